@@ -1,0 +1,36 @@
+# make demo   everything once, on phantom cases, in ./demo-bucket
+# make test   all tests;  make test-fast  those under two minutes altogether
+# make venv   .venv alone
+SHELL := /bin/bash
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check
+
+.PHONY: venv demo test test-fast clean
+
+venv: .venv/installed
+
+# A stamp a requirements file: touched only when pip has finished, so that an interrupted install is repeated.
+.venv/installed: requirements.txt
+	@echo "installing requirements.txt into .venv (once; about a minute)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+.venv/installed-test: requirements-test.txt .venv/installed
+	@echo "installing requirements-test.txt into .venv"
+	@$(PIP) -r requirements-test.txt
+	@touch $@
+
+demo: venv
+	@.venv/bin/python -m jobs.demo --bucket demo-bucket
+
+test: .venv/installed-test
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m pytest
+
+test-fast: .venv/installed-test
+	@.venv/bin/python -m pytest -m "not slow"
+
+clean:
+	rm -rf .venv demo-bucket mlflow.db mlruns .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

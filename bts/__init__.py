@@ -1,0 +1,1 @@
+"""Brain-tumour segmentation on MRI: everything that happens inside a task. No Ray in here."""

@@ -1,0 +1,193 @@
+"""One case's files → checked, oriented, brain-cropped voxels with statistics. Pure but for the reads.
+
+Nothing is changed on the way: the crop keeps every voxel that is not zero in some modality or labelled in
+the truth, so `CaseVolume.whole` gives back the exact source voxels over the whole canonical grid.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bts.cases import MODALITIES, MSD_CHANNELS, Case, to_internal
+from bts.errors import CaseError
+from bts.storage import Store
+from bts.volume import Grid, Volume, read_nifti
+
+
+@dataclass(frozen=True, slots=True)
+class CaseVolume:
+    """One case on the canonical grid, cropped to the brain."""
+
+    case_id: str
+    patient_id: str
+    dataset: str
+    group: str
+    labels: str
+    """Convention of the case's truth in its files, a key of bts.cases.CONVENTIONS, or empty."""
+    modalities: tuple[str, ...]
+    images: np.ndarray
+    """(C, D, H, W) int16, uint16 or float32: the source's own values, background 0."""
+    mask: np.ndarray | None
+    """(D, H, W) uint8 labels of the project, or None without a truth."""
+    origin: tuple[int, int, int]
+    """(z, y, x) of the crop's first voxel in the canonical grid."""
+    grid: Grid
+    mean: np.ndarray
+    """(C,) float32 over the brain (non-zero voxels), like std, p01 and p99."""
+    std: np.ndarray
+    p01: np.ndarray
+    p99: np.ndarray
+
+    def whole(self, cropped: np.ndarray) -> np.ndarray:
+        """An array over the crop (…, D, H, W) put back into the canonical grid, zeros around it."""
+        full = np.zeros((*cropped.shape[:-3], *self.grid.shape), cropped.dtype)
+        box = tuple(slice(o, o + n) for o, n in zip(self.origin, cropped.shape[-3:], strict=True))
+        full[(..., *box)] = cropped
+        return full
+
+
+def load_case(case: Case, store: Store, *, truth: bool = True) -> CaseVolume:
+    """Read, decode, check, orient and crop one case; without its truth if `truth` is False.
+
+    Raises CaseError with the case, the file, the stage ("read" or "check") and the mend.
+    """
+    try:
+        volumes = _read_images(case, store)
+        seg = read_role(case, store, "seg") if truth and "seg" in case.files else None
+        return assemble(case, volumes, seg)
+    except CaseError as error:
+        error.case = error.case or case.id
+        error.stage = error.stage or "check"
+        raise
+
+
+def read_role(case: Case, store: Store, role: str, *, channels: int = 0) -> Volume:
+    """One file of a case. Raises CaseError."""
+    key = case.files[role].key
+    try:
+        data = store.read(key)
+    except OSError as error:
+        mend = "check that it is still there and may be read, then run again"
+        raise CaseError(f"cannot be read: {error}", mend=mend, case=case.id, file=key, stage="read") from error
+    try:
+        return read_nifti(data, key, channels=channels)
+    except CaseError as error:
+        error.case, error.stage = case.id, "read"
+        raise
+
+
+def _read_images(case: Case, store: Store) -> dict[str, Volume]:
+    if "image" in case.files:
+        whole = read_role(case, store, "image", channels=len(MSD_CHANNELS))
+        stacked = dict(zip(MSD_CHANNELS, whole.voxels, strict=True))
+        return {m: Volume(stacked[m], whole.grid) for m in MODALITIES}
+    missing = [m for m in MODALITIES if m not in case.files]
+    if missing:
+        have = ", ".join(case.files)
+        raise CaseError(
+            f"{', '.join(missing)} missing (there is {have})", mend="add the missing files", stage="list"
+        )
+    return {m: read_role(case, store, m) for m in MODALITIES}
+
+
+def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> CaseVolume:
+    """Check that the volumes belong together, crop them to the brain, and measure them."""
+    grid = next(iter(volumes.values())).grid
+    for role, volume in {**volumes, **({"seg": seg} if seg else {})}.items():
+        if not volume.grid.same_place(grid):
+            raise CaseError(
+                f"{role} lies on another grid ({_describe(volume.grid)}) than {next(iter(volumes))} "
+                f"({_describe(grid)})",
+                mend="register and resample it to the others", file=_key(case, role),
+            )  # fmt: skip
+    mask = None if seg is None else to_internal(seg.voxels, case.labels, file=_key(case, "seg"))
+    box = _bounding_box([v.voxels for v in volumes.values()] + ([] if mask is None else [mask]))
+    crops = {role: volume.voxels[box] for role, volume in volumes.items()}
+    images = _one_dtype(list(crops.values()))
+    stats = np.array([_statistics(image, _key(case, role)) for role, image in zip(crops, images, strict=True)])
+    mean, std, p01, p99 = stats.T.astype(np.float32)
+    return CaseVolume(
+        case_id=case.id, patient_id=case.patient, dataset=case.dataset, group=case.group, labels=case.labels,
+        modalities=tuple(crops), images=images, mask=None if mask is None else np.ascontiguousarray(mask[box]),
+        origin=tuple(s.start for s in box), grid=grid, mean=mean, std=std, p01=p01, p99=p99,
+    )  # fmt: skip
+
+
+def _key(case: Case, role: str) -> str:
+    entry = case.files.get(role) or case.files.get("image")
+    return entry.key if entry else ""
+
+
+def _describe(grid: Grid) -> str:
+    x, y, z = grid.source_shape
+    return f"{x}×{y}×{z} {grid.orientation}"
+
+
+def _bounding_box(arrays: list[np.ndarray]) -> tuple[slice, slice, slice]:
+    """The smallest (z, y, x) box that holds every non-zero voxel of every array (D, H, W)."""
+    filled = arrays[0] != 0
+    for array in arrays[1:]:
+        np.logical_or(filled, array != 0, out=filled)
+    rows = filled.any(axis=2)  # (D, H)
+    lines = (rows.any(axis=1), rows.any(axis=0), filled.any(axis=0).any(axis=0))
+    ends = [np.flatnonzero(line)[[0, -1]] if line.any() else (0, len(line) - 1) for line in lines]
+    return tuple(slice(int(first), int(last) + 1) for first, last in ends)
+
+
+def _one_dtype(images: list[np.ndarray]) -> np.ndarray:
+    """Stack (D, H, W) images into (C, D, H, W): int16 where that is exact for all, else uint16, else float32."""
+    for dtype in (np.int16, np.uint16):
+        stacked = np.empty((len(images), *images[0].shape), dtype)
+        for image, small in zip(images, stacked, strict=True):
+            if not _exact(image, small):
+                break
+        else:
+            return stacked
+    return np.stack([image.astype(np.float32) for image in images])
+
+
+def _exact(image: np.ndarray, small: np.ndarray) -> bool:
+    """Fill `small` with the image; whether its dtype holds every value."""
+    if np.can_cast(image.dtype, small.dtype):
+        small[...] = image
+        return True
+    limits = np.iinfo(small.dtype)
+    if image.min() < limits.min or image.max() > limits.max:
+        return False
+    np.copyto(small, image, casting="unsafe")
+    return np.array_equal(small, image)
+
+
+def _statistics(image: np.ndarray, file: str) -> tuple[float, float, float, float]:
+    """Mean, standard deviation, 1st and 99th percentile (linear) of the non-zero voxels of one modality."""
+    if image.dtype.kind == "f":
+        brain = image[image != 0].astype(np.float64)
+        values = (brain.mean(), brain.std(), *np.percentile(brain, (1, 99))) if brain.size else None
+    else:
+        values = _statistics_of_counts(image)
+    if values is None:
+        raise CaseError("every voxel is zero", mend="replace the image; it holds nothing", file=file)
+    if values[1] == 0:
+        raise CaseError("every brain voxel has the same value", mend="replace the image", file=file)
+    return values
+
+
+def _statistics_of_counts(image: np.ndarray) -> tuple[float, float, float, float] | None:
+    """The same from a histogram of 16-bit values: exact, and ten times faster than sorting."""
+    low = int(image.min())
+    counts = np.bincount(image.reshape(-1).astype(np.int64) - low)
+    values = np.arange(low, low + len(counts))
+    counts[values == 0] = 0
+    n = int(counts.sum())
+    if n == 0:
+        return None
+    mean = float(values @ counts) / n
+    std = float(np.sqrt(((values - mean) ** 2) @ counts / n))
+    return mean, std, *(_percentile(values, counts.cumsum(), n, q) for q in (0.01, 0.99))
+
+
+def _percentile(values: np.ndarray, upto: np.ndarray, n: int, q: float) -> float:
+    """NumPy's linear percentile: between the two sorted values around rank q·(n − 1)."""
+    rank = q * (n - 1)
+    low, high = (values[np.searchsorted(upto, int(r), side="right")] for r in (np.floor(rank), np.ceil(rank)))
+    return float(low + (high - low) * (rank - np.floor(rank)))

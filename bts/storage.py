@@ -1,0 +1,191 @@
+"""The one door to buckets: list, read, put, delete below one prefix, local or in any fsspec store.
+
+`put` is atomic everywhere: a reader sees the old object, the new one or none, never half of one.
+Reading trouble is the case's (`OSError`, turned into a `CaseError` by who reads); writing trouble is the
+run's (`RunError`), for a store that takes no results ends every case alike.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import fsspec
+import pyarrow.fs
+
+from bts.errors import RunError, UsageError
+
+# Throttled or failing stores are retried by the client itself, with exponential backoff.
+S3_OPTIONS = {
+    "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 8}, "connect_timeout": 10, "read_timeout": 60},
+    "use_listings_cache": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object of a listing: key relative to the store's root, bytes, ETag or size+mtime."""
+
+    key: str
+    size: int
+    version: str
+
+
+class Store:
+    """One prefix of one store, such as `data/cases` or `s3://bucket/prefix`; cheap to pickle."""
+
+    def __init__(self, uri: str):
+        uri = str(uri)
+        if not uri.strip():
+            raise UsageError("an empty path or URI was given; give a folder or s3://bucket/prefix")
+        self.uri = uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+
+    def __reduce__(self):
+        return Store, (self.uri,)
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    @cached_property
+    def _fs_and_root(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        options = S3_OPTIONS if self.uri.startswith(("s3://", "s3a://")) else {}
+        try:
+            fs, root = fsspec.core.url_to_fs(self.uri, **options)
+        except (ValueError, ImportError) as error:
+            raise UsageError(f"{self.uri}: cannot be opened: {error}") from None
+        return fs, root.rstrip("/")
+
+    @property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        return self._fs_and_root[0]
+
+    @property
+    def root(self) -> str:
+        return self._fs_and_root[1]
+
+    @property
+    def local(self) -> bool:
+        return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+    def path(self, key: str) -> str:
+        """Where `key` is within the filesystem, as `fs` and `arrow_fs()` name it."""
+        return f"{self.root}/{key}" if key else self.root
+
+    def arrow_fs(self) -> pyarrow.fs.FileSystem:
+        """The same store for Ray and pyarrow; their own S3 client fails on many S3-compatible servers."""
+        if self.local:
+            return pyarrow.fs.LocalFileSystem()
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        """Every object below `prefix`, sorted by key. A folder that does not exist yet lists as empty.
+
+        Raises RunError when the bucket itself is missing or cannot be reached.
+        """
+        walk = self._walk_local if self.local else self._walk_remote
+        return sorted(walk(prefix), key=lambda entry: entry.key)
+
+    def _walk_local(self, prefix: str) -> Iterator[Entry]:
+        top = self.path(prefix)
+        try:
+            seen = {os.path.realpath(top)}
+            for folder, folders, files in os.walk(top, followlinks=True, onerror=_raise_unless_missing):
+                # A link back to a folder above would never end.
+                folders[:] = [f for f in folders if _unseen(os.path.join(folder, f), seen)]
+                for name in files:
+                    path = os.path.join(folder, name)
+                    if name.startswith(".tmp-") or not os.path.exists(path):
+                        continue
+                    stat = os.stat(path)
+                    key = os.path.relpath(path, self.root).replace(os.sep, "/")
+                    yield Entry(key, stat.st_size, f"{stat.st_size}+{stat.st_mtime_ns}")
+        except OSError as error:
+            raise RunError(f"{self.uri}: cannot be listed: {_reason(error)}") from error
+
+    def _walk_remote(self, prefix: str) -> Iterator[Entry]:
+        try:
+            found = self.fs.find(self.path(prefix), detail=True)
+            bucket = self.root.split("/")[0]
+            # A missing prefix is an empty one; a missing bucket is a mistake that must not look like that.
+            if not found and not self.fs.exists(bucket):
+                raise FileNotFoundError(f"there is no bucket {bucket}")
+        except FileNotFoundError as error:
+            raise RunError(f"{self.uri}: {_reason(error)}") from error
+        except Exception as error:  # each store raises its own classes
+            raise RunError(f"{self.uri}: cannot be listed: {_reason(error)}") from error
+        for path, info in found.items():
+            if info.get("type") != "directory":
+                etag = str(info.get("ETag") or f"{info['size']}+{info.get('LastModified', '')}").strip('"')
+                yield Entry(path[len(self.root) + 1 :], info["size"], etag)
+
+    def read(self, key: str) -> bytes:
+        """The whole object. Raises OSError (FileNotFoundError where there is none)."""
+        if self.local:
+            with open(self.path(key), "rb") as file:
+                return file.read()
+        try:
+            return self.fs.cat_file(self.path(key))
+        except OSError:
+            raise
+        except Exception as error:  # botocore's and aiohttp's own classes, after their retries
+            raise OSError(_reason(error)) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write the whole object at once, replacing what was there. Raises RunError."""
+        try:
+            if self.local:
+                self._put_local(self.path(key), data)
+            else:
+                self.fs.pipe_file(self.path(key), data)  # one PUT, or a multipart upload: both atomic
+        except Exception as error:
+            raise RunError(f"{self.uri}/{key}: cannot be written: {_reason(error)}") from error
+
+    @staticmethod
+    def _put_local(path: str, data: bytes) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        half = os.path.join(os.path.dirname(path), f".tmp-{uuid.uuid4().hex}")
+        try:
+            with open(half, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # the name must not appear before the bytes, even in a power cut
+            os.replace(half, path)
+        except BaseException:
+            if os.path.exists(half):
+                os.remove(half)
+            raise
+
+    def delete(self, key: str) -> None:
+        """Remove the object; one that is gone already is fine. Raises RunError."""
+        try:
+            self.fs.rm_file(self.path(key))
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise RunError(f"{self.uri}/{key}: cannot be deleted: {_reason(error)}") from error
+
+    def exists(self, key: str) -> bool:
+        return self.fs.exists(self.path(key))
+
+
+def split_uri(uri: str) -> tuple[Store, str]:
+    """The store and key of one file: `s3://b/models/fast.safetensors` → (Store s3://b/models, name)."""
+    parent, _, name = Store(uri).uri.rpartition("/")
+    return Store(parent or "/"), name
+
+
+def _unseen(folder: str, seen: set[str]) -> bool:
+    real = os.path.realpath(folder)
+    new = real not in seen
+    seen.add(real)
+    return new
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _reason(error: BaseException) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]

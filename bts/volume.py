@@ -1,0 +1,228 @@
+"""Bytes ↔ voxels: NIfTI files read to the canonical grid, labelmaps written back to the source's own.
+
+Inside the project a volume is (D, H, W) = (z, y, x) in LPS+ orientation: rows run front to back, columns
+from the patient's right to left. NIfTI's (x, y, z) and every other orientation live in this file only.
+"""
+
+import io
+import math
+import zlib
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+from isal import igzip, igzip_lib, isal_zlib
+from nibabel import orientations
+
+from bts.errors import CaseError
+
+CANONICAL = orientations.axcodes2ornt("LPS")
+MAX_BYTES = 4 << 30  # of one decoded file; a 240×240×155 int16 modality is 18 MB
+MAX_DEFLATE_RATIO = 1032  # no deflate stream expands further, so a header that claims more lies
+HEADER_SIZES = {n.to_bytes(4, order): n for n in (348, 540) for order in ("little", "big")}
+LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where voxels lie: the source's header, and how its axes turn into the canonical ones."""
+
+    header: bytes
+    """The source's NIfTI-1 or -2 header, 348 or 540 bytes, byte order as found."""
+
+    @property
+    def _nifti(self) -> nib.Nifti1Header:
+        return _parse(self.header)
+
+    @property
+    def source_shape(self) -> tuple[int, int, int]:
+        """(x, y, z) as in the source file."""
+        return tuple(int(n) for n in self._nifti["dim"][1:4])
+
+    @property
+    def source_affine(self) -> np.ndarray:
+        """4×4, source voxel indices (x, y, z) → mm in RAS+, as nibabel gives it."""
+        return self._nifti.get_best_affine()
+
+    @property
+    def orientation(self) -> str:
+        """Axis codes of the source, such as LPS or RAS."""
+        return "".join(nib.aff2axcodes(self.source_affine))
+
+    @property
+    def _to_canonical(self) -> np.ndarray:
+        return orientations.ornt_transform(orientations.io_orientation(self.source_affine), CANONICAL)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(D, H, W) of the canonical grid."""
+        x, y, z = (self.source_shape[int(a)] for a in np.argsort(self._to_canonical[:, 0]))
+        return z, y, x
+
+    @property
+    def zooms(self) -> tuple[float, float, float]:
+        """Voxel size in mm along (D, H, W)."""
+        size = np.sqrt((self.source_affine[:3, :3] ** 2).sum(axis=0))
+        x, y, z = (float(size[int(a)]) for a in np.argsort(self._to_canonical[:, 0]))
+        return z, y, x
+
+    def same_place(self, other: "Grid", tolerance_mm: float = 0.01) -> bool:
+        """Whether both have the same shape, and every voxel lies at the same place within the tolerance."""
+        if self.source_shape != other.source_shape:
+            return False
+        corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in self.source_shape), 1]], float).T
+        apart = (self.source_affine - other.source_affine) @ corners
+        columns = (self.source_affine - other.source_affine)[:3, :3] * self.source_shape
+        return bool(np.abs(apart).max() <= tolerance_mm and np.abs(columns).max() <= tolerance_mm)
+
+    def to_canonical(self, voxels_zyx: np.ndarray) -> np.ndarray:
+        """Source array, axes reversed to (z, y, x) → canonical (D, H, W); a view."""
+        return orientations.apply_orientation(voxels_zyx.T, self._to_canonical).T
+
+    def to_source(self, voxels_DHW: np.ndarray) -> np.ndarray:
+        """Canonical (D, H, W) → the source's own axes, reversed to (z, y, x); a view."""
+        back = orientations.ornt_transform(CANONICAL, orientations.io_orientation(self.source_affine))
+        return orientations.apply_orientation(voxels_DHW.T, back).T
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """Voxels on the canonical grid: (D, H, W), or (C, D, H, W) of a 4D file."""
+
+    voxels: np.ndarray
+    grid: Grid
+
+
+def read_nifti(data: bytes, name: str, *, channels: int = 0) -> Volume:
+    """Decode a .nii or .nii.gz (told by its first bytes, not its name).
+
+    `channels` = 0 wants a 3D image, n > 0 a 4D one with n volumes. Voxels keep the file's dtype in native
+    byte order; a file with a scale (scl_slope, scl_inter) gives float32 of the scaled value.
+    Raises CaseError, naming the file, for anything that is not a whole, sane image of that kind.
+    """
+    try:
+        with _opened(data) as file:
+            header = _read_header(file, name)
+            shape, dtype = _check_header(header, name, channels)
+            voxels = np.empty(shape[::-1], dtype)
+            if voxels.nbytes > MAX_DEFLATE_RATIO * len(data):
+                raise _bad(name, f"the header claims {voxels.nbytes:,} bytes, more than the file can hold")
+            _skip(file, int(header["vox_offset"]) - header.sizeof_hdr)
+            _fill(file, voxels, name)
+    except (EOFError, zlib.error, igzip.BadGzipFile, igzip_lib.error, isal_zlib.error, OSError) as error:
+        raise _bad(name, f"the gzip stream is truncated or corrupt ({error})") from error
+    voxels = voxels.astype(dtype.newbyteorder("="), copy=False)
+    voxels = _scaled(voxels, header, name)
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+        bad = int((~np.isfinite(voxels)).sum())
+        raise _bad(name, f"{bad:,} voxels are NaN or infinite", "mend or leave out this image")
+    grid = Grid(bytes(header.binaryblock))
+    if channels:
+        return Volume(np.stack([grid.to_canonical(v) for v in voxels]), grid)
+    return Volume(grid.to_canonical(voxels.reshape(voxels.shape[-3:])), grid)
+
+
+def write_labelmap(labels_DHW: np.ndarray, grid: Grid, descrip: str) -> bytes:
+    """Encode labels (D, H, W) uint8 on the canonical grid as .nii.gz on the source's own grid.
+
+    The header is the source's (affine, qform and sform codes, units), with uint8 data, no scale, the
+    intent "label" and `descrip` (79 characters at most). Equal voxels give equal bytes (gzip mtime 0).
+    """
+    if labels_DHW.shape != grid.shape or labels_DHW.dtype != np.uint8:
+        raise ValueError(f"labels {labels_DHW.dtype} {labels_DHW.shape} do not fit the grid {grid.shape}")
+    header = _parse(grid.header).as_byteswapped("<")
+    x, y, z = grid.source_shape
+    header["dim"] = [3, x, y, z, 1, 1, 1, 1]
+    header["datatype"], header["bitpix"] = 2, 8
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["cal_max"] = header["cal_min"] = 0
+    header["intent_code"], header["intent_name"] = LABEL_INTENT, b""
+    header["descrip"] = descrip.encode("ascii", "replace")[:79]
+    header["magic"] = header.single_magic
+    header["vox_offset"] = header.single_vox_offset
+    body = header.binaryblock.ljust(header.single_vox_offset, b"\0")
+    body += np.ascontiguousarray(grid.to_source(labels_DHW)).tobytes()
+    return igzip.compress(body, 2, mtime=0)
+
+
+def _bad(name: str, problem: str, mend: str = "copy the file again from its source") -> CaseError:
+    return CaseError(problem, mend=mend, file=name)
+
+
+def _opened(data: bytes) -> io.BufferedIOBase:
+    stream = io.BytesIO(data)
+    return igzip.IGzipFile(fileobj=stream, mode="rb") if data[:2] == b"\x1f\x8b" else stream
+
+
+def _parse(header: bytes) -> nib.Nifti1Header:
+    kind = nib.Nifti1Header if len(header) == 348 else nib.Nifti2Header
+    return kind(header, check=False)
+
+
+def _read_header(file: io.BufferedIOBase, name: str) -> nib.Nifti1Header:
+    start = file.read(348)
+    size = HEADER_SIZES.get(start[:4])
+    if len(start) < 348 or size is None:
+        raise _bad(name, f"not a NIfTI file ({len(start)} bytes of header, no NIfTI magic)")
+    header = _parse(start + file.read(size - 348))
+    if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
+        raise _bad(name, "not a single-file NIfTI (magic n+1)", "convert it to .nii.gz")
+    return header
+
+
+def _check_header(header: nib.Nifti1Header, name: str, channels: int) -> tuple[tuple[int, ...], np.dtype]:
+    """(shape on disk, x first; dtype) of a header that makes sense. Raises CaseError."""
+    rank = int(header["dim"][0])
+    if not 1 <= rank <= 7:
+        raise _bad(name, f"the header claims {rank} dimensions")
+    shape = [int(n) for n in header["dim"][1 : rank + 1]]
+    while len(shape) > 3 + bool(channels) and shape[-1] == 1:
+        shape.pop()
+    wanted = 4 if channels else 3
+    if len(shape) != wanted or min(shape) < 1 or (channels and shape[3] != channels):
+        what = f"{channels} volumes in a 4D image" if channels else "one 3D image"
+        raise _bad(name, f"shape {'×'.join(map(str, shape))} where {what} is due", "give one file a modality")
+    try:
+        dtype = header.get_data_dtype()
+    except nib.spatialimages.HeaderDataError:
+        dtype = np.dtype("V")
+    if dtype.kind not in "iuf":
+        raise _bad(name, f"data type code {int(header['datatype'])} is no plain number", "convert it to int16")
+    if math.prod(shape) * dtype.itemsize > MAX_BYTES:
+        raise _bad(name, f"the header claims {'×'.join(map(str, shape))} voxels, over {MAX_BYTES >> 30} GiB")
+    affine = header.get_best_affine()
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise _bad(name, "the affine is not finite or not invertible", "mend the header's qform or sform")
+    if np.isnan(orientations.io_orientation(affine)).any():
+        raise _bad(name, "the affine gives no orientation", "mend the header's qform or sform")
+    return tuple(shape), dtype
+
+
+def _skip(file: io.BufferedIOBase, count: int) -> None:
+    """Pass over extensions between header and voxels."""
+    while count > 0:
+        step = file.read(min(count, 1 << 20))
+        if not step:
+            raise EOFError("it ends before the voxels")
+        count -= len(step)
+
+
+def _fill(file: io.BufferedIOBase, voxels: np.ndarray, name: str) -> None:
+    """Read exactly the voxels; shorter or longer files are not what their header says."""
+    view, filled = memoryview(voxels).cast("B"), 0
+    while filled < len(view):
+        step = file.readinto(view[filled:])
+        if not step:
+            raise _bad(name, f"the file ends after {filled:,} of {len(view):,} bytes of voxels")
+        filled += step
+    if file.read(1):
+        raise _bad(name, "the file goes on after its last voxel")
+
+
+def _scaled(voxels: np.ndarray, header: nib.Nifti1Header, name: str) -> np.ndarray:
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or (slope == 1 and inter == 0) or math.isnan(slope):  # NIfTI: slope 0 means no scale
+        return voxels
+    if not (math.isfinite(slope) and math.isfinite(inter)):
+        raise _bad(name, f"the scale is {slope:g}, {inter:g}", "mend scl_slope and scl_inter in the header")
+    return (voxels.astype(np.float64) * slope + inter).astype(np.float32)

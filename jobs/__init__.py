@@ -1,0 +1,1 @@
+"""The Ray jobs, one file each: `python -m jobs.NAME --help`."""

@@ -1,0 +1,183 @@
+"""What every job does around its pipeline: flags, Ray, progress, run report, exit code, last line."""
+
+import json
+import logging
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import ray
+import ray.data
+import tyro
+
+from bts.cases import Listing, find_cases
+from bts.errors import CaseError, RunError, UsageError
+from bts.storage import Store
+
+DONE, COULD_NOT_RUN, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
+
+
+@dataclass
+class Outcome:
+    """What a job did: the counts of its last line, and the failed cases of its run report."""
+
+    output: Store
+    counts: dict[str, object]
+    failed: list[dict[str, str]] = field(default_factory=list)
+    details: dict[str, object] = field(default_factory=dict)
+    max_failed: str = "0"
+
+    @property
+    def exit_code(self) -> int:
+        return DONE if len(self.failed) <= self.allowed_failures() else SOME_FAILED
+
+    def allowed_failures(self) -> float:
+        if self.max_failed.endswith("%"):
+            return float(self.max_failed[:-1]) / 100 * float(self.counts.get("cases", 0))
+        return float(self.max_failed)
+
+
+def run_job(name: str, settings_class: type, main: Callable[..., Outcome], argv: list[str] | None = None) -> None:
+    """Parse the flags into `settings_class`, run `main(settings)`, and exit as DESIGN.md's Commands say."""
+    settings = tyro.cli(settings_class, prog=f"python -m jobs.{name}", description=_first_paragraph(main), args=argv)
+    sys.exit(guarded(name, lambda: main(settings)))
+
+
+def guarded(name: str, work: Callable[[], Outcome]) -> int:
+    """Run a job's work; its exit code. A user's mistake or a store's refusal is one line, no traceback."""
+    started = time.monotonic()
+    try:
+        outcome = work()
+    except BaseException as error:
+        cause = _cause(error)
+        if isinstance(cause, UsageError):
+            return _complain(name, cause, WRONG_USAGE)
+        if isinstance(cause, RunError):
+            return _complain(name, cause, COULD_NOT_RUN)
+        raise
+    try:
+        _close(name, outcome, time.monotonic() - started)
+    except RunError as error:
+        return _complain(name, error, COULD_NOT_RUN)
+    return outcome.exit_code
+
+
+def check_max_failed(value: str) -> str:
+    """`--max-failed` as typed, if it is a number or a percentage. Raises UsageError."""
+    try:
+        if float(value.removesuffix("%")) < 0:
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"--max-failed {value}: give a number of cases (3) or a share of them (5%)") from None
+    return value
+
+
+def start_ray() -> None:
+    """Join the cluster of `ray job submit` (RAY_ADDRESS), or start Ray on this machine alone."""
+    ray.data.DataContext.get_current().enable_progress_bars = False  # each job prints its own progress
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    remote = bool(os.environ.get("RAY_ADDRESS"))
+    # Local workers import this checkout wherever the command was started; a submitted job carries its own.
+    env = {} if remote else {"env_vars": {"PYTHONPATH": f"{here}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}}
+    ray.init(
+        address=os.environ.get("RAY_ADDRESS") or "local",
+        include_dashboard=None if remote else False,
+        logging_level="ERROR",
+        log_to_driver=True,
+        runtime_env=env,
+    )
+
+
+class Progress:
+    """Plain progress lines for the log: at most one a few seconds, always one at the end."""
+
+    def __init__(self, name: str, total: int, every_s: float = 5.0):
+        self.name, self.total, self.every_s = name, total, every_s
+        self.done = self.failed = 0
+        self.started = self.last = time.monotonic()
+
+    def step(self, *, failed: bool = False) -> None:
+        self.done += 1
+        self.failed += failed
+        now = time.monotonic()
+        if now - self.last >= self.every_s or self.done == self.total:
+            self.last = now
+            rate = self.done / max(now - self.started, 1e-9)
+            left = (self.total - self.done) / rate
+            trouble = f", {self.failed} failed" if self.failed else ""
+            say(f"{self.name}: {self.done}/{self.total} cases{trouble}, {rate:.2f} cases/s, {left:.0f} s left")
+
+
+def say(line: str) -> None:
+    """One line for the person who watches; standard output is kept for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def failure(case: str, error: CaseError, stage: str = "") -> dict[str, str]:
+    """A failed case as the run report lists it."""
+    return {
+        "case_id": case or error.case,
+        "stage": stage or error.stage,
+        "file": error.file,
+        "error": error.problem,
+        "mend": error.mend,
+        "message": str(error),
+    }
+
+
+def list_cases(source: Store, labels: str) -> Listing:
+    """The cases below a prefix, said in numbers; what is not a case is said too, not ignored.
+
+    Raises UsageError if there is none, RunError if the store cannot be listed.
+    """
+    listing = find_cases(source.list(), labels)
+    found = len(listing.cases) + len(listing.problems)
+    say(f"{source.uri}: {found} cases")
+    if listing.strays:
+        more = ", …" if len(listing.strays) > 3 else ""
+        say(f"{source.uri}: {len(listing.strays)} files belong to no case: {', '.join(listing.strays[:3])}{more}")
+    if not found and not listing.slices:
+        example = "BraTS2021_00000/BraTS2021_00000_flair.nii.gz"
+        raise UsageError(f"{source.uri}: no case found; expected files such as {example}")
+    return listing
+
+
+def _close(name: str, outcome: Outcome, seconds: float) -> None:
+    """Write the run report, name the failed cases, print the last line."""
+    for case in outcome.failed[:20]:
+        say(f"failed at {case['stage']}: {case['message']}")
+    if len(outcome.failed) > 20:
+        say(f"… and {len(outcome.failed) - 20} more, all in the run report")
+    key = f"_runs/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.json"
+    line = {"job": name, **outcome.counts, "failed": len(outcome.failed)}
+    line |= {"seconds": round(seconds, 2), "report": key}
+    report = {**line, "exit_code": outcome.exit_code, "failed_cases": outcome.failed, **outcome.details}
+    outcome.output.put(key, json.dumps(report, indent=1, ensure_ascii=False).encode())
+    print(json.dumps(line, ensure_ascii=False), flush=True)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The project's own error at the root of what Ray wrapped around it, or the error itself."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (UsageError, RunError)):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__ or seen.__context__
+    return error
+
+
+def _complain(name: str, error: BaseException, code: int) -> int:
+    print(f"jobs.{name}: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+def _first_paragraph(main: Callable) -> str:
+    return (sys.modules[main.__module__].__doc__ or "").strip().split("\n\n")[0]

