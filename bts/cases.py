@@ -70,8 +70,8 @@ class Listing:
 # Role in the file name → role here, for 2017–2021 names and 2023+ names.
 ROLES = {"flair": "flair", "t1": "t1", "t1ce": "t1ce", "t2": "t2", "seg": "seg"}
 ROLES |= {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
-NIFTI = re.compile(r"^(?P<name>.+)\.nii(\.gz)?$", re.IGNORECASE)
-BRATS = re.compile(rf"^(?P<id>.+)[_-](?P<role>{'|'.join(ROLES)})$", re.IGNORECASE)
+NIFTI = re.compile(r"^(?P<name>.+)\.nii(\.gz)?$", re.IGNORECASE | re.DOTALL)
+BRATS = re.compile(rf"^(?P<id>.+)[_-](?P<role>{'|'.join(ROLES)})$", re.IGNORECASE | re.DOTALL)
 MSD = re.compile(r"(^|/)(?P<folder>images|labels)(Tr|Ts)/(?P<id>BRATS_\d+)\.nii(\.gz)?$")
 FIGSHARE = re.compile(r"(^|/)\d+\.mat$")
 
@@ -165,27 +165,36 @@ def _dataset(case_id: str, files: dict[str, Entry]) -> tuple[str, str, str]:
 
 def _unsafe(case_id: str) -> CaseError | None:
     """A case id becomes a file name: refuse what could leave its folder or garble a terminal."""
-    bad = any(unicodedata.category(c)[0] == "C" for c in case_id) or case_id.startswith(".") or ".." in case_id
+    bad = (
+        any(unicodedata.category(c)[0] == "C" for c in case_id) or case_id.startswith(".") or ".." in case_id
+    )
     if not bad and len(case_id.encode()) <= 200:
         return None
     return CaseError(
         "its name cannot be used as a file name (control characters, '..', a leading dot, or over 200 bytes)",
-        mend="rename the case", case=repr(case_id), stage="list",
-    )  # fmt: skip
+        mend="rename the case",
+        case=repr(case_id),
+        stage="list",
+    )
 
 
 def _twice(case_id: str, folders: list[str], files: dict[str, list[Entry]]) -> CaseError | None:
     if len(folders) > 1:
         return CaseError(
             f"this case lies in {len(folders)} folders: {', '.join(sorted(f or '.' for f in folders)[:3])}",
-            mend="keep one, or give the others a name of their own", case=case_id, stage="list",
-        )  # fmt: skip
+            mend="keep one, or give the others a name of their own",
+            case=case_id,
+            stage="list",
+        )
     for role, entries in files.items():
         if len(entries) > 1:
             return CaseError(
                 f"{role} is there {len(entries)} times: {', '.join(e.key for e in entries)}",
-                mend="keep one of them", case=case_id, file=entries[0].key, stage="list",
-            )  # fmt: skip
+                mend="keep one of them",
+                case=case_id,
+                file=entries[0].key,
+                stage="list",
+            )
     return None
 
 
@@ -197,8 +206,9 @@ def to_internal(values: np.ndarray, convention: str, *, file: str = "") -> np.nd
     if convention == UNKNOWN:
         raise CaseError(
             "the name does not tell which labels its truth uses",
-            mend=f"say so with --labels {'|'.join(c for c in CONVENTIONS if c != 'figshare')}", file=file,
-        )  # fmt: skip
+            mend=f"say so with --labels {'|'.join(c for c in CONVENTIONS if c != 'figshare')}",
+            file=file,
+        )
     table = np.full(256, 255, np.uint8)
     table[0] = 0
     for outside, inside in CONVENTIONS[convention].items():
@@ -210,8 +220,9 @@ def to_internal(values: np.ndarray, convention: str, *, file: str = "") -> np.nd
         raise CaseError(
             f"labels {', '.join(f'{v:g}' for v in odd[:5])} are not of the convention {convention} "
             f"({{0, {', '.join(map(str, CONVENTIONS[convention]))}}})",
-            mend="name the right one with --labels, or mend the truth", file=file,
-        )  # fmt: skip
+            mend="name the right one with --labels, or mend the truth",
+            file=file,
+        )
     return labels
 
 
@@ -226,5 +237,7 @@ def from_internal(labels: np.ndarray, convention: str) -> np.ndarray:
         table[inside] = outside
     values = table[labels]
     if (values == 255).any():
-        raise ValueError(f"label {int(labels[values == 255].max())} has no value in the convention {convention}")
+        raise ValueError(
+            f"label {int(labels[values == 255].max())} has no value in the convention {convention}"
+        )
     return values

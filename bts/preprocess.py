@@ -4,14 +4,18 @@ Nothing is changed on the way: the crop keeps every voxel that is not zero in so
 the truth, so `CaseVolume.whole` gives back the exact source voxels over the whole canonical grid.
 """
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
 
+from bts import figshare
 from bts.cases import MODALITIES, MSD_CHANNELS, Case, to_internal
 from bts.errors import CaseError
 from bts.storage import Store
 from bts.volume import Grid, Volume, read_nifti
+
+STATISTICS = ("mean", "std", "p01", "p99")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,23 @@ class CaseVolume:
         full[(..., *box)] = cropped
         return full
 
+    def describe(self) -> str:
+        """All but the voxels, as JSON: for a row of a Ray dataset, beside the voxels."""
+        named = {
+            name: getattr(self, name) for name in ("case_id", "patient_id", "dataset", "group", "labels")
+        }
+        statistics = {name: getattr(self, name).tolist() for name in STATISTICS}
+        place = {"modalities": self.modalities, "origin": self.origin, "header": self.grid.header.hex()}
+        return json.dumps({**named, **statistics, **place})
+
+    @classmethod
+    def described(cls, images: np.ndarray, text: str) -> "CaseVolume":
+        """The inverse of `describe`, with voxels (C, D, H, W) of the same crop and without a mask."""
+        fields = json.loads(text)
+        fields |= {name: np.array(fields[name], np.float32) for name in STATISTICS}
+        fields |= {name: tuple(fields[name]) for name in ("modalities", "origin")}
+        return cls(images=images, mask=None, grid=Grid(bytes.fromhex(fields.pop("header"))), **fields)
+
 
 def load_case(case: Case, store: Store, *, truth: bool = True) -> CaseVolume:
     """Read, decode, check, orient and crop one case; without its truth if `truth` is False.
@@ -52,6 +73,9 @@ def load_case(case: Case, store: Store, *, truth: bool = True) -> CaseVolume:
     Raises CaseError with the case, the file, the stage ("read" or "check") and the mend.
     """
     try:
+        if case.dataset == "figshare":
+            image, seg = figshare.stack([_read_slice(key, store) for key in case.files])
+            return assemble(case, {"t1ce": image}, seg if truth else None)
         volumes = _read_images(case, store)
         seg = read_role(case, store, "seg") if truth and "seg" in case.files else None
         return assemble(case, volumes, seg)
@@ -65,15 +89,22 @@ def read_role(case: Case, store: Store, role: str, *, channels: int = 0) -> Volu
     """One file of a case. Raises CaseError."""
     key = case.files[role].key
     try:
-        data = store.read(key)
-    except OSError as error:
-        mend = "check that it is still there and may be read, then run again"
-        raise CaseError(f"cannot be read: {error}", mend=mend, case=case.id, file=key, stage="read") from error
-    try:
-        return read_nifti(data, key, channels=channels)
+        return read_nifti(_fetch(key, store), key, channels=channels)
     except CaseError as error:
         error.case, error.stage = case.id, "read"
         raise
+
+
+def _fetch(key: str, store: Store) -> bytes:
+    try:
+        return store.read(key)
+    except OSError as error:
+        mend = "check that it is still there and may be read, then run again"
+        raise CaseError(f"cannot be read: {error}", mend=mend, file=key, stage="read") from error
+
+
+def _read_slice(key: str, store: Store) -> figshare.Slice:
+    return figshare.read_slice(_fetch(key, store), key)
 
 
 def _read_images(case: Case, store: Store) -> dict[str, Volume]:
@@ -98,19 +129,33 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
             raise CaseError(
                 f"{role} lies on another grid ({_describe(volume.grid)}) than {next(iter(volumes))} "
                 f"({_describe(grid)})",
-                mend="register and resample it to the others", file=_key(case, role),
-            )  # fmt: skip
+                mend="register and resample it to the others",
+                file=_key(case, role),
+            )
     mask = None if seg is None else to_internal(seg.voxels, case.labels, file=_key(case, "seg"))
     box = _bounding_box([v.voxels for v in volumes.values()] + ([] if mask is None else [mask]))
     crops = {role: volume.voxels[box] for role, volume in volumes.items()}
     images = _one_dtype(list(crops.values()))
-    stats = np.array([_statistics(image, _key(case, role)) for role, image in zip(crops, images, strict=True)])
+    stats = np.array(
+        [_statistics(image, _key(case, role)) for role, image in zip(crops, images, strict=True)]
+    )
     mean, std, p01, p99 = stats.T.astype(np.float32)
     return CaseVolume(
-        case_id=case.id, patient_id=case.patient, dataset=case.dataset, group=case.group, labels=case.labels,
-        modalities=tuple(crops), images=images, mask=None if mask is None else np.ascontiguousarray(mask[box]),
-        origin=tuple(s.start for s in box), grid=grid, mean=mean, std=std, p01=p01, p99=p99,
-    )  # fmt: skip
+        case_id=case.id,
+        patient_id=case.patient,
+        dataset=case.dataset,
+        group=case.group,
+        labels=case.labels,
+        modalities=tuple(crops),
+        images=images,
+        mask=None if mask is None else np.ascontiguousarray(mask[box]),
+        origin=tuple(s.start for s in box),
+        grid=grid,
+        mean=mean,
+        std=std,
+        p01=p01,
+        p99=p99,
+    )
 
 
 def _key(case: Case, role: str) -> str:
@@ -135,7 +180,7 @@ def _bounding_box(arrays: list[np.ndarray]) -> tuple[slice, slice, slice]:
 
 
 def _one_dtype(images: list[np.ndarray]) -> np.ndarray:
-    """Stack (D, H, W) images into (C, D, H, W): int16 where that is exact for all, else uint16, else float32."""
+    """Stack (D, H, W) images into (C, D, H, W): int16 where exact for all, else uint16, else float32."""
     for dtype in (np.int16, np.uint16):
         stacked = np.empty((len(images), *images[0].shape), dtype)
         for image, small in zip(images, stacked, strict=True):

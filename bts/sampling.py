@@ -9,7 +9,9 @@ from bts.cases import MODALITIES
 from bts.shards import STATISTICS, pixels
 
 
-def split_patients(groups: dict[str, str], *, seed: int, fold: int, folds: int = 5) -> tuple[list[str], list[str]]:
+def split_patients(
+    groups: dict[str, str], *, seed: int, fold: int, folds: int = 5
+) -> tuple[list[str], list[str]]:
     """(training, held-out) patients of one fold of a patient-wise split, stratified by group.
 
     `groups` maps patient_id → group (tumour type, grade or data set). Within a group, patients are ordered
@@ -40,7 +42,9 @@ def collate_slices(
     images = np.zeros((rows.num_rows, len(modalities), *size), dtype)
     mask = np.zeros((rows.num_rows, *size), np.uint8)
     # `dtype` differs from case to case, so each row is read by itself.
-    places = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), rows["dtype"].to_pylist(), strict=True)
+    places = zip(
+        rows["height"].to_pylist(), rows["width"].to_pylist(), rows["dtype"].to_pylist(), strict=True
+    )
     for b, (height, width, kind) in enumerate(places):
         target, source = _window((height, width), size, rng)
         row = rows.slice(b, 1)

@@ -14,12 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bts.cases import MODALITIES
-from bts.preprocess import CaseVolume
+from bts.preprocess import STATISTICS, CaseVolume
 from bts.volume import Grid
 
 FORMAT = 1  # raised when a shard's content changes for the same input; part of every fingerprint
 ROW_GROUP = 32  # slices: the unit that a reader fetches
-STATISTICS = ("mean", "std", "p01", "p99")
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("case_id", "patient_id", "dataset", "group")]
@@ -70,12 +69,18 @@ def read_volume(data: bytes, modalities: tuple[str, ...] = MODALITIES) -> CaseVo
     rows = [MODALITIES.index(m) for m in modalities]
     mask = None if table["mask"].null_count else pixels(table["mask"], np.uint8).reshape(shape)
     return CaseVolume(
-        case_id=first["case_id"], patient_id=first["patient_id"], dataset=first["dataset"],
-        group=first["group"] or "", labels=meta["labels"], modalities=tuple(modalities),
-        images=np.stack([pixels(table[m], dtype).reshape(shape) for m in modalities]), mask=mask,
-        origin=(first["z"], first["y0"], first["x0"]), grid=Grid(base64.b64decode(meta["header"])),
+        case_id=first["case_id"],
+        patient_id=first["patient_id"],
+        dataset=first["dataset"],
+        group=first["group"] or "",
+        labels=meta["labels"],
+        modalities=tuple(modalities),
+        images=np.stack([pixels(table[m], dtype).reshape(shape) for m in modalities]),
+        mask=mask,
+        origin=(first["z"], first["y0"], first["x0"]),
+        grid=Grid(base64.b64decode(meta["header"])),
         **{name: np.array(first[name], np.float32)[rows] for name in STATISTICS},
-    )  # fmt: skip
+    )
 
 
 def pixels(column: pa.ChunkedArray, dtype: np.dtype) -> np.ndarray:
@@ -91,10 +96,9 @@ def _ends(chunk: pa.BinaryArray) -> tuple[int, int]:
 
 
 def _table(volume: CaseVolume) -> pa.Table:
-    channels, depth, height, width = volume.images.shape
-    if volume.modalities != MODALITIES:
-        raise ValueError(f"a shard of BraTS cases holds {MODALITIES}, not {volume.modalities}")
+    depth, height, width = volume.images.shape[1:]
     z0, y0, x0 = volume.origin
+    images = dict(zip(volume.modalities, volume.images, strict=True))
     columns = {
         "case_id": [volume.case_id] * depth,
         "patient_id": [volume.patient_id] * depth,
@@ -105,22 +109,33 @@ def _table(volume: CaseVolume) -> pa.Table:
         "width": np.full(depth, width, np.int16),
         "y0": np.full(depth, y0, np.int16),
         "x0": np.full(depth, x0, np.int16),
-        **{m: _binary(volume.images[c]) for c, m in enumerate(volume.modalities)},
-        "mask": pa.nulls(depth, pa.binary()) if volume.mask is None else _binary(volume.mask),
+        **{m: _binary(images.get(m), depth) for m in MODALITIES},
+        "mask": _binary(volume.mask, depth),
         "dtype": [volume.images.dtype.name] * depth,
-        **{name: [getattr(volume, name)] * depth for name in STATISTICS},
+        **{name: [_in_order(getattr(volume, name), volume.modalities)] * depth for name in STATISTICS},
         "brain_px": volume.images.any(axis=0).sum(axis=(1, 2), dtype=np.int32),
-        "tumour_px": None if volume.mask is None else (volume.mask > 0).sum(axis=(1, 2), dtype=np.int32),
+        "tumour_px": pa.nulls(depth, pa.int32()),
     }
-    columns["tumour_px"] = pa.nulls(depth, pa.int32()) if columns["tumour_px"] is None else columns["tumour_px"]
+    if volume.mask is not None:
+        columns["tumour_px"] = (volume.mask > 0).sum(axis=(1, 2), dtype=np.int32)
     return pa.table(columns, schema=SCHEMA)
 
 
-def _binary(slices: np.ndarray) -> pa.Array:
-    """(D, H, W) → one binary value a slice, without copying the pixels."""
+def _in_order(statistic: np.ndarray, modalities: tuple[str, ...]) -> np.ndarray:
+    """One value a modality in the schema's order; NaN for one that the case does not have."""
+    values = dict(zip(modalities, statistic, strict=True))
+    return np.array([values.get(m, np.nan) for m in MODALITIES], np.float32)
+
+
+def _binary(slices: np.ndarray | None, depth: int) -> pa.Array:
+    """(D, H, W) → one binary value a slice, without copying the pixels; nulls where there is no image."""
+    if slices is None:
+        return pa.nulls(depth, pa.binary())
     little = np.ascontiguousarray(slices, slices.dtype.newbyteorder("<"))
     offsets = np.arange(len(little) + 1, dtype=np.int32) * little[0].nbytes
-    return pa.Array.from_buffers(pa.binary(), len(little), [None, pa.py_buffer(offsets), pa.py_buffer(little)])
+    return pa.Array.from_buffers(
+        pa.binary(), len(little), [None, pa.py_buffer(offsets), pa.py_buffer(little)]
+    )
 
 
 def _metadata(volume: CaseVolume, inputs: dict[str, str]) -> dict:

@@ -18,7 +18,11 @@ from bts.errors import RunError, UsageError
 
 # Throttled or failing stores are retried by the client itself, with exponential backoff.
 S3_OPTIONS = {
-    "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 8}, "connect_timeout": 10, "read_timeout": 60},
+    "config_kwargs": {
+        "retries": {"mode": "standard", "max_attempts": 8},
+        "connect_timeout": 10,
+        "read_timeout": 60,
+    },
     "use_listings_cache": False,
 }
 

@@ -184,12 +184,16 @@ def _check_header(header: nib.Nifti1Header, name: str, channels: int) -> tuple[t
         raise _bad(name, f"shape {'×'.join(map(str, shape))} where {what} is due", "give one file a modality")
     try:
         dtype = header.get_data_dtype()
-    except nib.spatialimages.HeaderDataError:
+    except (nib.spatialimages.HeaderDataError, KeyError):
         dtype = np.dtype("V")
     if dtype.kind not in "iuf":
-        raise _bad(name, f"data type code {int(header['datatype'])} is no plain number", "convert it to int16")
+        raise _bad(
+            name, f"data type code {int(header['datatype'])} is no plain number", "convert it to int16"
+        )
     if math.prod(shape) * dtype.itemsize > MAX_BYTES:
         raise _bad(name, f"the header claims {'×'.join(map(str, shape))} voxels, over {MAX_BYTES >> 30} GiB")
+    if not header.sizeof_hdr <= float(header["vox_offset"]) <= MAX_BYTES:
+        raise _bad(name, f"the header puts the voxels at byte {float(header['vox_offset']):g}")
     affine = header.get_best_affine()
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
         raise _bad(name, "the affine is not finite or not invertible", "mend the header's qform or sform")

@@ -1,8 +1,7 @@
-"""What is left to do = cases listed − results listed. A result's name carries the fingerprint of its making."""
+"""What is left to do = cases listed − results listed; a result's name carries the fingerprint of its making."""
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -41,7 +40,7 @@ def plan(wanted: Iterable[tuple[Case, str]], results: Iterable[Entry], suffix: s
     """Subtract the results `…/CASE.FINGERPRINT.suffix` of a listing from the wanted (case, fingerprint)."""
     there: dict[str, dict[str, str]] = {}
     for entry in results:
-        folder, name = os.path.split(entry.key)
+        name = entry.key.rpartition("/")[2]
         stem, dot, mark = name.removesuffix(suffix).rpartition(".")
         if name.endswith(suffix) and dot:
             there.setdefault(stem, {})[mark] = entry.key

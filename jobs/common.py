@@ -41,9 +41,13 @@ class Outcome:
         return float(self.max_failed)
 
 
-def run_job(name: str, settings_class: type, main: Callable[..., Outcome], argv: list[str] | None = None) -> None:
+def run_job(
+    name: str, settings_class: type, main: Callable[..., Outcome], argv: list[str] | None = None
+) -> None:
     """Parse the flags into `settings_class`, run `main(settings)`, and exit as DESIGN.md's Commands say."""
-    settings = tyro.cli(settings_class, prog=f"python -m jobs.{name}", description=_first_paragraph(main), args=argv)
+    settings = tyro.cli(
+        settings_class, prog=f"python -m jobs.{name}", description=_first_paragraph(main), args=argv
+    )
     sys.exit(guarded(name, lambda: main(settings)))
 
 
@@ -72,7 +76,9 @@ def check_max_failed(value: str) -> str:
         if float(value.removesuffix("%")) < 0:
             raise ValueError
     except ValueError:
-        raise UsageError(f"--max-failed {value}: give a number of cases (3) or a share of them (5%)") from None
+        raise UsageError(
+            f"--max-failed {value}: give a number of cases (3) or a share of them (5%)"
+        ) from None
     return value
 
 
@@ -86,7 +92,11 @@ def start_ray() -> None:
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     remote = bool(os.environ.get("RAY_ADDRESS"))
     # Local workers import this checkout wherever the command was started; a submitted job carries its own.
-    env = {} if remote else {"env_vars": {"PYTHONPATH": f"{here}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}}
+    env = (
+        {}
+        if remote
+        else {"env_vars": {"PYTHONPATH": f"{here}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}}
+    )
     ray.init(
         address=os.environ.get("RAY_ADDRESS") or "local",
         include_dashboard=None if remote else False,
@@ -113,7 +123,9 @@ class Progress:
             rate = self.done / max(now - self.started, 1e-9)
             left = (self.total - self.done) / rate
             trouble = f", {self.failed} failed" if self.failed else ""
-            say(f"{self.name}: {self.done}/{self.total} cases{trouble}, {rate:.2f} cases/s, {left:.0f} s left")
+            say(
+                f"{self.name}: {self.done}/{self.total} cases{trouble}, {rate:.2f} cases/s, {left:.0f} s left"
+            )
 
 
 def say(line: str) -> None:
@@ -140,10 +152,11 @@ def list_cases(source: Store, labels: str) -> Listing:
     """
     listing = find_cases(source.list(), labels)
     found = len(listing.cases) + len(listing.problems)
-    say(f"{source.uri}: {found} cases")
+    slices = f", {len(listing.slices)} figshare slices" if listing.slices else ""
+    say(f"{source.uri}: {found} cases{slices}")
     if listing.strays:
-        more = ", …" if len(listing.strays) > 3 else ""
-        say(f"{source.uri}: {len(listing.strays)} files belong to no case: {', '.join(listing.strays[:3])}{more}")
+        examples = ", ".join(listing.strays[:3]) + (", …" if len(listing.strays) > 3 else "")
+        say(f"{source.uri}: {len(listing.strays)} files belong to no case: {examples}")
     if not found and not listing.slices:
         example = "BraTS2021_00000/BraTS2021_00000_flair.nii.gz"
         raise UsageError(f"{source.uri}: no case found; expected files such as {example}")

@@ -9,19 +9,19 @@ bad data fails alone, with stage and reason in the run report.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 
-from bts import shards, worklist
+from bts import figshare, shards, worklist
 from bts.cases import Case
 from bts.errors import CaseError
 from bts.preprocess import load_case
-from bts.storage import Store
+from bts.storage import Entry, Store
 from jobs import common
-
-ROLES = ("t1", "t1ce", "t2", "flair", "image", "seg")
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Settings:
     """Flags of jobs.preprocess."""
 
     cases: str
-    """Folder or s3://bucket/prefix with the cases, in any layout of BraTS or of MSD Task01."""
+    """Folder or s3://bucket/prefix with the cases, in any layout of BraTS, of MSD Task01 or figshare."""
     shards: str
     """Folder or s3://bucket/prefix for the shards."""
     labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
@@ -64,17 +64,21 @@ def main(settings: Settings) -> common.Outcome:
     max_failed = common.check_max_failed(settings.max_failed)
     source, output = Store(settings.cases), Store(settings.shards)
     listing = common.list_cases(source, settings.labels)
+    failed = [common.failure(problem.case, problem) for problem in listing.problems]
+    patients, unread = index_figshare(listing.slices, source, output)
+    listing.cases += patients
+    failed += unread
     work = worklist.plan(wanted(listing.cases), output.list(), ".parquet")
     for key in work.stale:
         output.delete(key)
-    failed = [common.failure(problem.case, problem) for problem in listing.problems]
     written = 0
     for result in run(work.todo, source, output):
         if result["failure"]:
             failed.append(result["failure"])
         else:
             written += 1
-    counts = {"cases": len(listing.cases) + len(listing.problems), "written": written, "unchanged": work.done}
+    cases = len(listing.cases) + len(listing.problems) + len(unread)
+    counts = {"cases": cases, "written": written, "unchanged": work.done}
     return common.Outcome(output, counts, failed, {"strays": listing.strays[:1000]}, max_failed)
 
 
@@ -82,7 +86,46 @@ def wanted(cases: list[Case]) -> Iterator[tuple[Case, str]]:
     """Each case with the fingerprint that its shard will carry."""
     for case in cases:
         options = {"labels": case.labels}
-        yield case, worklist.case_fingerprint(case, ROLES, options=options, version=shards.FORMAT)
+        yield case, worklist.case_fingerprint(case, case.files, options=options, version=shards.FORMAT)
+
+
+def index_figshare(slices: list[Entry], source: Store, output: Store) -> tuple[list[Case], list[dict]]:
+    """(cases, failures) of figshare's slices: files are opened once, the index is kept."""
+    if not slices:
+        return [], []
+    mark = worklist.fingerprint({e.key: e.version for e in slices}, options={}, version=shards.FORMAT)
+    key = f"_index/{mark}.parquet"
+    if output.exists(key):
+        table = pq.read_table(pa.BufferReader(output.read(key)))
+        return figshare.cases_of(figshare.IndexRow(**row) for row in table.to_pylist()), []
+    common.start_ray()
+    common.say(f"{source.uri}: reading the patients of {len(slices)} figshare slices")
+    results = ray.data.from_items([asdict(e) for e in slices]).map(IndexSlice(source).__call__).take_all()
+    failed = [r["failure"] for r in results if r["failure"]]
+    rows = [r["row"] for r in results if not r["failure"]]
+    if not failed:  # an index without the failed ones would hide them from the next run
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows), sink)
+        output.put(key, sink.getvalue().to_pybytes())
+    return figshare.cases_of(figshare.IndexRow(**row) for row in rows), failed
+
+
+class IndexSlice:
+    """One figshare file → its row of the index."""
+
+    def __init__(self, source: Store):
+        self.source = source
+
+    def __call__(self, row: dict) -> dict:
+        entry = Entry(**row)
+        try:
+            found = figshare.read_index_row(self.source.read(entry.key), entry)
+        except OSError as error:
+            problem = CaseError(f"cannot be read: {error}", mend="check it, then run again", file=entry.key)
+            return {"row": None, "failure": common.failure(entry.key, problem, "index")}
+        except CaseError as error:
+            return {"row": None, "failure": common.failure(entry.key, error, "index")}
+        return {"row": asdict(found), "failure": None}
 
 
 def run(todo: list, source: Store, output: Store) -> Iterator[dict]:

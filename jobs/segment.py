@@ -67,7 +67,7 @@ class Read:
             volume = load_case(case, self.cases, truth=False)
         except CaseError as error:
             return {**row, **_nothing(), "failure": json.dumps(common.failure(case.id, error))}
-        columns = {"images": volume.images, "volume": _pack(volume)}
+        columns = {"images": volume.images, "volume": volume.describe()}
         return {**row, **columns, "failure": "", "read_s": time.monotonic() - started}
 
 
@@ -86,7 +86,7 @@ class Predict:
         if row["failure"]:
             return {**row, "labelmap": np.zeros((1, 1, 1), np.uint8), "predict_s": 0.0}
         try:
-            labelmap = self.segmenter(_unpack(images, row["volume"]))
+            labelmap = self.segmenter(CaseVolume.described(images, row["volume"]))
         except CaseError as error:
             row["failure"] = json.dumps(common.failure(Case.from_json(row["case"]).id, error, "predict"))
             labelmap = np.zeros((1, 1, 1), np.uint8)
@@ -104,7 +104,7 @@ class Write:
         case = Case.from_json(row["case"])
         if row["failure"]:
             return {"case_id": case.id, "failure": row["failure"]}
-        volume = _unpack(row["labelmap"][None], row["volume"])
+        volume = CaseVolume.described(row["labelmap"][None], row["volume"])
         whole = volume.whole(volume.images[0])
         digests = "+".join(m["digest"] for m in self.models)
         convention = output_convention(case, self.labels)
@@ -118,8 +118,16 @@ class Write:
         self.output.put(marker_key(case.id, row["fingerprint"]), json.dumps(marker, indent=1).encode())
         return {"case_id": case.id, "failure": ""}
 
-    def marker(self, case: Case, fingerprint: str, convention: str, data: bytes, whole: np.ndarray,
-               grid: Grid, seconds: dict[str, float]) -> dict:  # fmt: skip
+    def marker(
+        self,
+        case: Case,
+        fingerprint: str,
+        convention: str,
+        data: bytes,
+        whole: np.ndarray,
+        grid: Grid,
+        seconds: dict[str, float],
+    ) -> dict:
         """The commit marker: what was made, from what, by what."""
         voxel_ml = float(np.prod(grid.zooms)) / 1000
         counts = np.bincount(whole.reshape(-1), minlength=5)
@@ -189,7 +197,8 @@ def main(settings: Settings) -> common.Outcome:
         else:
             written += 1
     counts = {"cases": len(listing.cases) + len(listing.problems), "written": written, "unchanged": work.done}
-    return common.Outcome(output, counts, failed, {"models": digests, "strays": listing.strays[:1000]}, max_failed)
+    details = {"models": digests, "strays": listing.strays[:1000]}
+    return common.Outcome(output, counts, failed, details, max_failed)
 
 
 def plan(cases: list[Case], output: Store, digests: list[dict], settings: Settings) -> worklist.Plan:
@@ -256,24 +265,6 @@ def _digest(data: bytes) -> str:
 
 def _nothing() -> dict:
     return {"images": np.zeros((1, 1, 1, 1), np.int16), "volume": "", "read_s": 0.0}
-
-
-def _pack(volume: CaseVolume) -> str:
-    """All of a CaseVolume but its voxels, as JSON."""
-    named = {name: getattr(volume, name) for name in ("case_id", "patient_id", "dataset", "group", "labels")}
-    statistics = {name: getattr(volume, name).tolist() for name in ("mean", "std", "p01", "p99")}
-    place = {"origin": volume.origin, "header": volume.grid.header.hex(), "modalities": volume.modalities}
-    return json.dumps({**named, **statistics, **place})
-
-
-def _unpack(images: np.ndarray, packed: str) -> CaseVolume:
-    fields = json.loads(packed)
-    statistics = {name: np.array(fields.pop(name), np.float32) for name in ("mean", "std", "p01", "p99")}
-    grid = Grid(bytes.fromhex(fields.pop("header")))
-    origin, modalities = tuple(fields.pop("origin")), tuple(fields.pop("modalities"))
-    return CaseVolume(
-        images=images, mask=None, origin=origin, modalities=modalities, grid=grid, **statistics, **fields
-    )
 
 
 if __name__ == "__main__":

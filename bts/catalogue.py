@@ -1,0 +1,74 @@
+"""What a folder of shards holds: case, patient, group and number of slices of each, read from the footers."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bts.errors import UsageError
+from bts.storage import Store
+
+READERS = 16  # threads; each waits for a few small ranged reads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One shard as its footer and first row group describe it."""
+
+    key: str
+    case: str
+    patient: str
+    group: str
+    """Tumour type or grade where known, else the data set: what splits are stratified by."""
+    slices: int
+    labelled: bool
+    """Has a truth."""
+    modalities: tuple[str, ...]
+
+
+def read_catalogue(store: Store) -> list[Shard]:
+    """Every shard below the store's root, sorted by key.
+
+    Raises UsageError where there is none, where one cannot be read, and where a case has two: a crash came
+    between writing a new shard and deleting the one it replaces.
+    """
+    keys = [e.key for e in store.list() if e.key.endswith(".parquet") and not e.key.startswith("_")]
+    if not keys:
+        raise UsageError(f"{store.uri}: no shards there; make them with python -m jobs.preprocess")
+    with ThreadPoolExecutor(READERS) as threads:
+        shards = list(threads.map(lambda key: _describe(store, key), keys))
+    seen: dict[str, str] = {}
+    for shard in shards:
+        if shard.case in seen:
+            raise UsageError(
+                f"{store.uri}: case {shard.case} has two shards, {seen[shard.case]} and {shard.key}; "
+                f"run jobs.preprocess again, which removes the outdated one"
+            )
+        seen[shard.case] = shard.key
+    return shards
+
+
+def _describe(store: Store, key: str) -> Shard:
+    try:
+        # No read-ahead: s3fs would fetch 50 MB for a footer of a few kB.
+        with store.fs.open(store.path(key), "rb", cache_type="none") as raw:
+            file = pq.ParquetFile(raw, pre_buffer=True)
+            meta = json.loads(file.schema_arrow.metadata[b"bts"])
+            first = file.read_row_group(0, columns=["case_id", "patient_id", "dataset", "group", "tumour_px"])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        problem = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"{store.uri}/{key}: not a shard of this project ({problem}); delete it and run jobs.preprocess again"
+        ) from error
+    row = {name: first[name][0].as_py() for name in first.column_names}
+    return Shard(
+        key=key,
+        case=row["case_id"],
+        patient=row["patient_id"],
+        group=row["group"] or row["dataset"] or "",
+        slices=file.metadata.num_rows,
+        labelled=row["tumour_px"] is not None,
+        modalities=tuple(meta["modalities"]),
+    )

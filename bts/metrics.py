@@ -1,0 +1,68 @@
+"""How well a labelmap agrees with the truth, region by region, as the BraTS challenge measures it.
+
+Axes: D z slices, H rows (y), W columns (x). Labels are the project's own: 1 necrosis/non-enhancing, 2 oedema,
+3 enhancing, 4 resection cavity.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+# The challenge scores nested regions, not labels: Menze et al. 2015, doi:10.1109/TMI.2014.2377694.
+REGIONS: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
+CAVITY: dict[str, tuple[int, ...]] = {"RC": (4,)}  # of BraTS 2024; scored only where it occurs
+METRICS = ("dice", "iou", "sensitivity", "specificity")
+LABELS = 5  # background and four
+
+
+def score(
+    truth_DHW: np.ndarray, prediction_DHW: np.ndarray, regions: Mapping[str, tuple[int, ...]] = REGIONS
+) -> dict[str, dict[str, float]]:
+    """Overlap of two labelmaps (uint8, any equal shape), as {region: {metric: value in 0…1}}.
+
+    RC joins the regions where label 4 occurs in either. Empty regions count as in the challenge's own code
+    (rachitsaluja/BraTS-2023-Metrics): empty on both sides scores 1 throughout, on one side Dice 0;
+    specificity counts every voxel of the grid. Raises ValueError for unequal shapes or unknown labels.
+    """
+    counts = confusion(truth_DHW, prediction_DHW)
+    if counts[4].any() or counts[:, 4].any():
+        regions = {**regions, **CAVITY}
+    return {name: _overlap(counts, list(labels)) for name, labels in regions.items()}
+
+
+def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:
+    """One number for a case: the mean Dice of WT, TC and ET; the cavity, which few cases have, is left out."""
+    return float(np.mean([scores[region]["dice"] for region in REGIONS]))
+
+
+def confusion(truth_DHW: np.ndarray, prediction_DHW: np.ndarray) -> np.ndarray:
+    """Voxels by (label in the truth, label in the prediction), (5, 5) int64, in one pass."""
+    if truth_DHW.shape != prediction_DHW.shape:
+        raise ValueError(f"truth {truth_DHW.shape} and prediction {prediction_DHW.shape} differ in shape")
+    for labels in (truth_DHW, prediction_DHW):
+        if labels.dtype != np.uint8 or (labels.size and labels.max() >= LABELS):
+            raise ValueError(f"labels must be uint8 of 0 to {LABELS - 1}, not {labels.dtype}")
+    pairs = (truth_DHW * np.uint8(LABELS) + prediction_DHW).ravel(order="K")
+    # Nearly all voxels are background twice: counting only the rest is four times as fast.
+    counts = np.bincount(pairs[pairs != 0], minlength=LABELS**2)
+    counts[0] = pairs.size - counts.sum()
+    return counts.reshape(LABELS, LABELS)
+
+
+def _overlap(counts: np.ndarray, labels: list[int]) -> dict[str, float]:
+    both = int(counts[np.ix_(labels, labels)].sum())
+    truth, prediction = int(counts[labels].sum()), int(counts[:, labels].sum())
+    either = truth + prediction - both
+    neither = int(counts.sum()) - either
+    only_one_empty = (truth == 0) != (prediction == 0)
+    return {
+        "dice": _ratio(2 * both, truth + prediction),
+        "iou": _ratio(both, either),
+        "sensitivity": 0.0 if only_one_empty else _ratio(both, truth),
+        "specificity": _ratio(neither, neither + prediction - both),
+    }
+
+
+def _ratio(part: int, whole: int) -> float:
+    """part / whole; 1 where there was nothing to get wrong."""
+    return part / whole if whole else 1.0

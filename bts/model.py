@@ -1,0 +1,88 @@
+"""One file = one model: `.safetensors`, weights and in its header all that is needed to run them.
+
+The header's metadata has one key, `bts`, with JSON: format, preset, modalities, normalisation, regions,
+provenance. The digest of the file's bytes is the model's identity. Never a pickle.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from bts.errors import UsageError
+from bts.nets import build
+from bts.presets import REGIONS, Preset, from_dict, to_dict
+
+FORMAT = 1
+NORMALISATION = "z-score per modality over the non-zero voxels of the whole volume; background stays 0"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A network with its weights, the preset that made it, its provenance and the digest of its file."""
+
+    network: torch.nn.Module
+    preset: Preset
+    meta: dict
+    digest: str
+
+
+def save_model(network: torch.nn.Module, preset: Preset, meta: dict) -> bytes:
+    """The model as bytes; equal weights, preset and meta (JSON values) give equal bytes."""
+    header = {
+        "format": FORMAT,
+        "preset": to_dict(preset),
+        "modalities": preset.modalities,
+        "normalisation": NORMALISATION,
+        "regions": REGIONS,
+        "provenance": meta,
+    }
+    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    return safetensors.torch.save(weights, metadata={"bts": json.dumps(header, sort_keys=True)})
+
+
+def load_model(data: bytes, name: str) -> Model:
+    """The model of a file's bytes, in eval mode on the CPU; `name` is for messages.
+
+    Raises UsageError for a file that is damaged, not a model of this project, or made by a newer version.
+    """
+    data = bytes(data)
+    header = read_header(data, name)
+    try:
+        preset = from_dict(header["preset"])
+        network = build(preset)
+        network.load_state_dict(safetensors.torch.load(data))
+    except SafetensorError as error:
+        raise UsageError(f"{name}: damaged or truncated ({error}); copy the model file again") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{name}: its weights and its preset do not go together ({error}); train it again") from None
+    network.eval().to(memory_format=torch.channels_last)
+    return Model(network, preset, header.get("provenance", {}), digest(data))
+
+
+def digest(data: bytes) -> str:
+    """blake2b of the bytes, 12 hex digits."""
+    return hashlib.blake2b(data).hexdigest()[:12]
+
+
+def read_header(data: bytes, name: str) -> dict:
+    """The `bts` part of a model file's header. Raises UsageError that names the file and what it is instead."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 10 or data[8:9] != b"{":
+        raise UsageError(f"{name}: not a .safetensors file; give a model written by jobs.train")
+    if 8 + length > len(data):
+        raise UsageError(f"{name}: truncated within its header; copy the model file again")
+    try:
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        header = json.loads(metadata["bts"])
+        version = int(header["format"])
+    except (KeyError, TypeError):
+        raise UsageError(f"{name}: a .safetensors file of another program; give one written by jobs.train") from None
+    except ValueError:
+        raise UsageError(f"{name}: not a .safetensors file, or damaged; give a model written by jobs.train") from None
+    if version > FORMAT:
+        raise UsageError(f"{name}: model format {version}, this version reads up to {FORMAT}; update the project")
+    return header

@@ -1,0 +1,98 @@
+"""Where a training stands: weights, counters and figures; how to begin it and how to resume it."""
+
+import copy
+import io
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from bts.errors import UsageError
+from bts.inference import Segmenter
+from bts.model import Model, save_model
+from bts.nets import build
+from bts.presets import Preset, to_dict
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a training stands: weights and counters; what `on_epoch` gets and `state` keeps."""
+
+    preset: Preset
+    network: nn.Module
+    average: nn.Module
+    """Running average of the weights (the network itself where the preset wants none): validated and saved."""
+    optimiser: torch.optim.Optimizer
+    epoch: int = 0
+    """Epochs done; the last one of a run on minutes may be a part."""
+    step: int = 0
+    """Steps done."""
+    seconds: float = 0.0
+    """Wall-clock seconds of training, over all resumes together."""
+    lr: float = 0.0
+    """Learning rate of the last step."""
+    losses: list[float] = field(default_factory=list)
+    """Mean loss of each epoch."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the last epoch: loss, lr, slices_per_second, wait_share, and the validation's figures when it ran."""
+    validations: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Figures of each validation, by epochs done."""
+    best_score: float | None = None
+    """Mean figure of the best validation so far."""
+    best: dict[str, torch.Tensor] | None = None
+    """Averaged weights of the best validation so far."""
+    done: bool = False
+    """The budget is spent: this was the last epoch."""
+
+    def state(self) -> bytes:
+        """Everything that resuming needs, as bytes that `torch.load(weights_only=True)` reads."""
+        kept = {name: getattr(self, name) for name in COUNTERS}
+        modules = {name: getattr(self, name).state_dict() for name in ("network", "average", "optimiser")}
+        buffer = io.BytesIO()
+        torch.save({"preset": to_dict(self.preset), **kept, **modules}, buffer)
+        return buffer.getvalue()
+
+    def restore(self, state: bytes) -> None:
+        """Go on from the bytes of `state`. Raises UsageError when another preset wrote them."""
+        values = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+        if _identity(values["preset"]) != _identity(to_dict(self.preset)):
+            raise UsageError("the checkpoint belongs to a training with other settings; give this one another name")
+        for name in COUNTERS:
+            setattr(self, name, values[name])
+        for name in ("network", "average", "optimiser"):
+            getattr(self, name).load_state_dict(values[name])
+
+    def segmenter(self) -> Segmenter:
+        """Segments with the averaged weights as they are now."""
+        device = next(self.average.parameters()).device
+        return Segmenter([Model(self.average, self.preset, {}, "")], device=device)
+
+    def model_file(self, meta: dict) -> bytes:
+        """The model with the best validated weights, or the last where nothing was validated."""
+        network = copy.deepcopy(self.average)
+        if self.best is not None:
+            network.load_state_dict(self.best)
+        return save_model(network, self.preset, meta)
+
+
+COUNTERS = ("epoch", "step", "seconds", "lr", "losses", "metrics", "validations", "best_score", "best", "done")
+
+
+def _identity(preset: dict) -> dict:
+    """A preset without what may change between two runs of one training."""
+    return {key: value for key, value in preset.items() if key not in ("budget", "inference", "summary")}
+
+
+def start(preset: Preset, device: torch.device, checkpoint: bytes | None = None) -> Progress:
+    """Fresh weights by the preset's seed, or those of a checkpoint."""
+    with torch.random.fork_rng():
+        torch.manual_seed(preset.seed)
+        network = build(preset)
+    network.to(device, memory_format=torch.channels_last)
+    average = copy.deepcopy(network) if preset.optimiser.ema else network
+    settings = preset.optimiser
+    optimiser = torch.optim.AdamW(network.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True)
+    progress = Progress(preset=preset, network=network, average=average, optimiser=optimiser)
+    if checkpoint is not None:
+        progress.restore(checkpoint)
+        progress.done = False
+    return progress

@@ -1,0 +1,168 @@
+"""MLflow in one place: a run per training, its curves, and its model as a registered version.
+
+Every call names the run by its id and goes through a client, so there is no hidden "active run". One process
+logs (the driver of a job): many processes on one SQLite file would lock each other out. Without
+MLFLOW_TRACKING_URI all goes to `mlflow.db` and `mlartifacts/` in the current directory.
+"""
+
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from bts.errors import RunError, UsageError
+
+EXPERIMENT = "bts"
+FINGERPRINT = "bts.fingerprint"  # tag by which a resumed training finds its run again
+CHAMPION = "champion"
+PARAMS_A_CALL, METRICS_A_CALL, LONGEST_VALUE = 100, 1000, 6000  # MLflow's own limits
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+class Tracker:
+    """The tracking server or file of one process. Raises RunError when it cannot be reached."""
+
+    def __init__(self, uri: str | None = None):
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{os.path.abspath('mlflow.db')}"
+        self.client = _client(self.uri)
+
+    def start(self, name: str, fingerprint: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
+        """Id of a new run, or of the run with this fingerprint, which goes on where it was cut off."""
+        experiment = self._experiment()
+        found = self.client.search_runs([experiment], f"tags.`{FINGERPRINT}` = '{fingerprint}'", max_results=1)
+        if found:
+            self.client.update_run(found[0].info.run_id, status="RUNNING")
+            return found[0].info.run_id
+        run = self.client.create_run(experiment, run_name=name, tags={FINGERPRINT: fingerprint, **tags})
+        self._log_params(run.info.run_id, params)
+        return run.info.run_id
+
+    def log(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """One point of each curve."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        points = [Metric(key, float(value), now, step) for key, value in metrics.items()]
+        for start in range(0, len(points), METRICS_A_CALL):
+            self.client.log_batch(run_id, metrics=points[start : start + METRICS_A_CALL])
+
+    def attach(self, run_id: str, name: str, data: bytes, folder: str = "") -> None:
+        """Keep one small file with the run."""
+        with tempfile.TemporaryDirectory() as here:
+            path = Path(here, name)
+            path.write_bytes(data)
+            self.client.log_artifact(run_id, str(path), folder or None)
+
+    def register(self, run_id: str, name: str, data: bytes, digest: str) -> str:
+        """Keep a model file with the run, as the next version of the registered model `name`.
+
+        The same bytes of the same run are registered once. The first version ever becomes the champion;
+        later ones have to earn it (jobs.promote).
+        """
+        for version in self.client.search_model_versions(f"name = '{name}'"):
+            if version.run_id == run_id and version.tags.get("digest") == digest:
+                return str(version.version)
+        self.attach(run_id, f"{name}.safetensors", data, folder=f"model-{digest}")
+        model = self._registered(name)
+        source = f"{self.client.get_run(run_id).info.artifact_uri}/model-{digest}"
+        version = self.client.create_model_version(name, source, run_id, tags={"digest": digest}).version
+        if CHAMPION not in model.aliases:
+            self.client.set_registered_model_alias(name, CHAMPION, version)
+        return str(version)
+
+    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+        """FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(run_id, status)
+
+    def read(self, uri: str) -> bytes:
+        """The .safetensors file behind `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Raises UsageError."""
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        parts = _MODEL_URI.fullmatch(uri)
+        if not parts:
+            raise UsageError(f"{uri}: name a registered model as models:/NAME@ALIAS or models:/NAME/VERSION")
+        name, alias, version = parts["name"], parts["alias"], parts["version"]
+        try:
+            if alias:
+                version = self.client.get_model_version_by_alias(name, alias).version
+            source = self.client.get_model_version_download_uri(name, version)
+            with tempfile.TemporaryDirectory() as here:
+                folder = download_artifacts(artifact_uri=source, dst_path=here, tracking_uri=self.uri)
+                files = sorted(Path(folder).rglob("*.safetensors"))
+                if len(files) != 1:
+                    raise UsageError(f"{uri}: holds {len(files)} .safetensors files; one is a model of this project")
+                return files[0].read_bytes()
+        except (MlflowException, OSError) as error:
+            where = without_login(self.uri)
+            raise UsageError(f"{uri}: not found in {where}: {_first_line(error)}") from error
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found:
+            return found.experiment_id
+        # A tracking server knows its own artifact store; a local database must be told, or it would use the
+        # working directory of whichever process asks.
+        local = self.uri.removeprefix("sqlite:///") if self.uri.startswith("sqlite:///") else ""
+        place = Path(local).resolve().parent.joinpath("mlartifacts").as_uri() if local else None
+        return self.client.create_experiment(EXPERIMENT, artifact_location=place)
+
+    def _registered(self, name: str):
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_registered_model(name)
+        except MlflowException:
+            return self.client.create_registered_model(name)
+
+    def _log_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        from mlflow.entities import Param
+
+        items = [Param(key, str(value)[:LONGEST_VALUE]) for key, value in params.items()]
+        for start in range(0, len(items), PARAMS_A_CALL):
+            self.client.log_batch(run_id, params=items[start : start + PARAMS_A_CALL])
+
+
+def resolve(uri: str) -> bytes:
+    """The model file behind `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Raises UsageError, RunError."""
+    return Tracker().read(uri)
+
+
+def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested settings → {"loss.smooth": 1.0, …}, the names of the flags."""
+    flat: dict[str, object] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def without_login(uri: str) -> str:
+    """The URI with neither user nor password, which must not reach a log or a tag."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+def _client(uri: str):
+    """MLflow's client, without telemetry, migration chatter and progress bars; it takes seconds to import."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.get_experiment_by_name(EXPERIMENT)
+    except (MlflowException, OSError) as error:
+        raise RunError(f"MLflow at {without_login(uri)} cannot be used: {_first_line(error)}") from error
+    return client
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,200 @@
+"""The training loop: one process or DDP, no Ray inside.
+
+The caller feeds batches and validates; the loop owns the network, its average, the optimiser and the clock.
+Axes: B batch, C channel (modality), H rows (y), W columns (x).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from bts.augment import augment
+from bts.device import autocast, pick_device
+from bts.errors import RunError
+from bts.inference import Segmenter
+from bts.losses import region_loss
+from bts.normalise import zscore
+from bts.presets import Preset
+from bts.progress import Progress, start
+
+CHECK_EVERY = 16
+"""Steps between looks at the loss: each look makes the CPU wait for a GPU."""
+
+
+def train(
+    preset: Preset,
+    *,
+    batches: Callable[[int], Iterable[dict]],
+    on_epoch: Callable[[Progress], None],
+    validate: Callable[[Segmenter], dict[str, float]] | None = None,
+    checkpoint: bytes | None = None,
+    device: str | torch.device | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> Progress:
+    """Train until the budget is spent.
+
+    batches(epoch): this rank's batches of one epoch, dicts of arrays or tensors: images (B, C, H, W) raw pixels,
+      mask (B, H, W) uint8 internal labels, mean and std (B, C). The ranks may have uneven numbers of them.
+    validate(segmenter) → figures, the higher the better ("dice/WT": …); rank 0's count. Other ranks may pass None.
+    on_epoch(progress): called by every rank after every epoch.
+    checkpoint: `Progress.state()` to go on from. With world > 1 torch.distributed must be initialised.
+    Equal seeds and batches give equal losses. Raises RunError when the loss is not finite.
+    """
+    progress = start(preset, pick_device(device), checkpoint)
+    clock = Clock(preset, progress, world)
+    stepper = nn.parallel.DistributedDataParallel(progress.network) if world > 1 else progress.network
+    while not (progress.done or clock.share() >= 1):
+        run_epoch(progress, stepper, batches(progress.epoch), clock, rank)
+        progress.done = clock.share() >= 1
+        if progress.done or progress.epoch % preset.budget.validate_every == 0:
+            _validate(progress, validate, world)
+        progress.seconds = clock.seconds()
+        on_epoch(progress)
+    return progress
+
+
+def run_epoch(progress: Progress, stepper: nn.Module, batches: Iterable[dict], clock: "Clock", rank: int) -> None:
+    """One pass over the batches, or what of it the budget allows; updates the progress in place."""
+    device = next(progress.network.parameters()).device
+    # A generator of the epoch's own: a resumed run draws the same.
+    seed = (progress.preset.seed * 1_000_003 + progress.epoch) * 1009 + rank
+    generator = torch.Generator(device).manual_seed(seed)
+    stepper.train()
+    losses, slices, waited, began = [], 0, 0.0, time.perf_counter()
+    batches = iter(batches)
+    while True:
+        asked = time.perf_counter()
+        batch = next(batches, None)
+        waited += time.perf_counter() - asked
+        share = clock.agree(batch is None)
+        if share is None or share >= 1:
+            break
+        loss = train_step(progress, stepper, _to(device, batch), share, generator)
+        losses.append(loss)
+        slices += len(batch["mask"])
+        if len(losses) % CHECK_EVERY == 0:
+            _check(losses, progress)
+    if not losses and share is None:
+        raise RunError(f"epoch {progress.epoch + 1} had no batch; there are fewer training slices than one batch")
+    _check(losses, progress)
+    progress.epoch += 1
+    took = time.perf_counter() - began
+    progress.losses.append(torch.stack(losses).mean().item() if losses else progress.losses[-1])
+    progress.metrics = {
+        "loss": progress.losses[-1],
+        "lr": progress.lr,
+        "slices_per_second": slices / took,
+        "wait_share": waited / took,
+    }
+
+
+def train_step(progress: Progress, stepper: nn.Module, batch: dict, share: float, generator) -> torch.Tensor:
+    """One optimiser step on one batch → its loss. share: of the budget that is spent."""
+    preset = progress.preset
+    settings = preset.optimiser
+    images = zscore(batch["images"], batch["mean"], batch["std"])
+    images, mask = augment(images, batch["mask"], preset.augmentation, generator)
+    progress.lr = learning_rate(preset, share, progress.step)
+    for group in progress.optimiser.param_groups:
+        group["lr"] = progress.lr
+    with autocast(images.device):
+        logits = stepper(images.contiguous(memory_format=torch.channels_last))
+    loss = region_loss(logits, mask, preset.loss)
+    progress.optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(progress.network.parameters(), settings.clip)
+    progress.optimiser.step()
+    progress.step += 1
+    if settings.ema:
+        update_average(progress.average, progress.network, settings.ema, progress.step)
+    return loss.detach()
+
+
+def learning_rate(preset: Preset, share: float, step: int) -> float:
+    """Linear warm-up by steps, times polynomial decay by the share of the budget spent."""
+    settings = preset.optimiser
+    warmup = min(1.0, (step + 1) / max(1, settings.warmup))
+    return settings.lr * warmup * max(0.0, 1 - share) ** settings.poly
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move the running average towards the network; early steps count more, to forget the random start."""
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, weight)
+        else:
+            old.copy_(new)
+
+
+class Clock:
+    """The share of the budget that is spent, the same on every rank."""
+
+    def __init__(self, progress: Progress, world: int):
+        self.progress, self.world, self.budget = progress, world, progress.preset.budget
+        self.device = next(progress.network.parameters()).device
+        self.began = time.monotonic() - progress.seconds
+
+    def seconds(self) -> float:
+        """Wall-clock seconds of training so far, earlier runs included; this rank's own clock."""
+        return time.monotonic() - self.began
+
+    def share(self, seconds: float | None = None) -> float:
+        """Of the budget, 1 when spent: by rank 0's time or by whole epochs, whichever is further."""
+        if seconds is None:
+            seconds = self.agree(False)[1]
+        epochs, minutes = self.budget.epochs, self.budget.minutes
+        by_epochs = self.progress.epoch / epochs if epochs else 0.0
+        by_time = seconds / (60 * minutes) if minutes else 0.0
+        return max(by_epochs, by_time)
+
+    def agree(self, exhausted: bool) -> tuple[bool, float]:
+        """(whether any rank has no more batches, rank 0's seconds): one small collective of all ranks."""
+        if self.world == 1:
+            return exhausted, self.seconds()
+        mine = torch.tensor([float(exhausted), self.seconds() if dist.get_rank() == 0 else 0.0])
+        shared = mine.double().to(self.device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return bool(shared[0].item()), shared[1].item()
+
+
+def _validate(progress: Progress, validate: Callable | None, world: int) -> None:
+    """Figures of the averaged weights on held-out patients: rank 0's, shared with all."""
+    figures = validate(progress.segmenter()) if validate else None
+    progress.average.train()
+    if world > 1:
+        shared = [figures]
+        dist.broadcast_object_list(shared, src=0)
+        figures = shared[0]
+    if not figures:
+        return
+    progress.validations[progress.epoch] = figures
+    progress.metrics.update(figures)
+    score = sum(figures.values()) / len(figures)
+    if progress.best_score is None or score >= progress.best_score:
+        progress.best_score = score
+        progress.best = {key: value.detach().cpu().clone() for key, value in progress.average.state_dict().items()}
+
+
+def _check(losses: list[torch.Tensor], progress: Progress) -> None:
+    """Raise RunError that names the first step whose loss is not finite."""
+    values = torch.stack(losses).tolist()
+    for index, value in enumerate(values):
+        if not math.isfinite(value):
+            raise RunError(
+                f"the loss became {value} in epoch {progress.epoch + 1} at its step {index + 1}; "
+                "try a lower --optimiser.lr"
+            )
+
+
+def _to(device: torch.device, batch: dict) -> dict[str, torch.Tensor]:
+    """Arrays or tensors of a batch → tensors on the device."""
+    return {
+        key: torch.as_tensor(batch[key]).to(device, non_blocking=True) for key in ("images", "mask", "mean", "std")
+    }

@@ -1,0 +1,95 @@
+import os
+import pickle
+import subprocess
+
+import pytest
+
+from bts.errors import RunError, UsageError
+from bts.storage import Store, split_uri
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request, tmp_path):
+    return Store(str(tmp_path / "a b") if request.param == "local" else request.getfixturevalue("bucket").uri)
+
+
+def test_what_is_put_is_listed_and_read(store):
+    assert store.list() == []
+    store.put("x/ü 1.bin", b"one")
+    store.put("y.bin", b"")
+    assert [(e.key, e.size) for e in store.list()] == [("x/ü 1.bin", 3), ("y.bin", 0)]
+    assert [e.key for e in store.list("x")] == ["x/ü 1.bin"]
+    assert store.read("x/ü 1.bin") == b"one" and store.exists("y.bin") and not store.exists("z")
+
+
+def test_a_new_content_is_a_new_version(store):
+    store.put("k", b"one")
+    (before,) = store.list()
+    store.put("k", b"two")
+    (after,) = store.list()
+    assert before.version != after.version and store.read("k") == b"two"
+
+
+def test_delete_is_done_once_and_may_be_said_twice(store):
+    store.put("k", b"one")
+    store.delete("k")
+    store.delete("k")
+    assert store.list() == []
+
+
+def test_reading_what_is_not_there_is_an_os_error(store):
+    with pytest.raises(OSError):
+        store.read("nothing")
+
+
+def test_stores_travel_to_workers(store):
+    store.put("k", b"one")
+    assert pickle.loads(pickle.dumps(store)).read("k") == b"one"
+
+
+def test_arrow_reads_the_same_bytes(store):
+    store.put("k", b"one")
+    with store.arrow_fs().open_input_file(store.path("k")) as file:
+        assert file.read() == b"one"
+
+
+def test_a_missing_bucket_is_no_empty_folder(s3):
+    with pytest.raises(RunError, match="no-such-bucket"):
+        Store("s3://no-such-bucket/x").list()
+
+
+def test_an_unknown_scheme_is_a_usage_error():
+    with pytest.raises(UsageError, match="nosuch://"):
+        Store("nosuch://x/y").list()
+
+
+def test_one_file_of_a_bucket():
+    store, key = split_uri("s3://b/models/fast.safetensors")
+    assert (store.uri, key) == ("s3://b/models", "fast.safetensors")
+
+
+def test_a_half_written_file_never_shows(tmp_path):
+    store = Store(str(tmp_path))
+    (tmp_path / ".tmp-123").write_bytes(b"half")  # what a killed writer leaves
+    assert store.list() == []
+
+
+def test_linked_cases_are_followed_and_loops_end(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "f").write_bytes(b"1")
+    (tmp_path / "cases").mkdir()
+    os.symlink(tmp_path / "real", tmp_path / "cases" / "link")
+    os.symlink(tmp_path / "cases", tmp_path / "real" / "loop")
+    assert [e.key for e in Store(str(tmp_path / "cases")).list()] == ["link/f"]
+
+
+def test_a_full_disk_ends_the_run_and_leaves_nothing(tmp_path):
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], capture_output=True)
+    if mount.returncode:
+        pytest.skip("a small disk cannot be mounted here (needs root)")
+    try:
+        with pytest.raises(RunError, match="No space left"):
+            Store(str(tmp_path)).put("big", bytes(1 << 20))
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
