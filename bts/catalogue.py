@@ -50,10 +50,14 @@ def read_catalogue(store: Store) -> list[Shard]:
     return shards
 
 
+def open_shard(store: Store, key: str):
+    """A shard as a file for pyarrow, read range by range: s3fs's read-ahead would fetch 50 MB for a footer."""
+    return store.fs.open(store.path(key), "rb", cache_type="none")
+
+
 def _describe(store: Store, key: str) -> Shard:
     try:
-        # No read-ahead: s3fs would fetch 50 MB for a footer of a few kB.
-        with store.fs.open(store.path(key), "rb", cache_type="none") as raw:
+        with open_shard(store, key) as raw:
             file = pq.ParquetFile(raw, pre_buffer=True)
             meta = json.loads(file.schema_arrow.metadata[b"bts"])
             first = file.read_row_group(0, columns=["case_id", "patient_id", "dataset", "group", "tumour_px"])

@@ -1,7 +1,7 @@
-"""Which slices an epoch draws, who gets them, and batches made ahead of the network.
+"""Which slices an epoch draws, who gets them, in which order, and batches made ahead of the network.
 
 Each choice is a pure function of (seed, epoch, case), so a resumed training sees what an uninterrupted one
-would have seen, whatever the number of files read at once.
+would have seen.
 """
 
 import zlib
@@ -12,17 +12,14 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from bts.catalogue import Shard
+from bts.catalogue import Shard, open_shard
 from bts.shards import STATISTICS
+from bts.storage import Store
 
 T = TypeVar("T")
 MOST_SLICES = 2048  # z of a row is below this; one draw a slice, by z
-
-
-def columns(modalities: Sequence[str]) -> list[str]:
-    """The columns of a shard that training reads; the other modalities stay on the disk."""
-    return ["case_id", "z", "height", "width", *modalities, "mask", "dtype", *STATISTICS, "brain_px", "tumour_px"]
 
 
 def deal(shards: Sequence[Shard], ranks: int, *, seed: int, epoch: int) -> list[list[Shard]]:
@@ -36,15 +33,48 @@ def deal(shards: Sequence[Shard], ranks: int, *, seed: int, epoch: int) -> list[
     return hands
 
 
+def read_slices(
+    store: Store, key: str, modalities: Sequence[str], *, empty_slices: float, seed: int, epoch: int
+) -> pa.Table:
+    """The slices that an epoch draws from one shard, of the columns that training uses."""
+    columns = ["case_id", "z", "height", "width", *modalities, "mask", "dtype", *STATISTICS, "brain_px", "tumour_px"]
+    with open_shard(store, key) as file:
+        rows = pq.read_table(file, columns=columns)
+    return draw_slices(rows, empty_slices, seed, epoch)
+
+
 def draw_slices(rows: pa.Table, empty_slices: float, seed: int, epoch: int) -> pa.Table:
     """Every slice with tumour, and this share of the others that show brain, anew each epoch."""
     tumour = rows["tumour_px"].to_numpy() > 0
     brain = rows["brain_px"].to_numpy() > 0
-    cases, which = np.unique(rows["case_id"].to_numpy(), return_inverse=True)
-    draws = [np.random.default_rng([seed, epoch, zlib.crc32(c.encode())]).random(MOST_SLICES) for c in cases]
-    # By z and not by position: how a reader cuts a shard into blocks must not matter.
-    lucky = np.stack(draws)[which, rows["z"].to_numpy()] < empty_slices if len(cases) else tumour
+    lucky = np.zeros(len(rows), bool)
+    cases = rows["case_id"].to_numpy(zero_copy_only=False)
+    for case in np.unique(cases):
+        draws = np.random.default_rng([seed, epoch, zlib.crc32(case.encode())]).random(MOST_SLICES)
+        mine = cases == case
+        lucky[mine] = draws[rows["z"].to_numpy()[mine]] < empty_slices
     return rows.filter(pa.array(tumour | (brain & lucky)))
+
+
+def shuffled(tables: Iterable[pa.Table], batch: int, pool: int, rng: np.random.Generator) -> Iterator[pa.Table]:
+    """Tables of slices → tables of `batch` rows drawn at random from the `pool` rows that came last."""
+    waiting: list[tuple[pa.Table, int]] = []  # rows stay where they are until drawn: no copy of the pixels
+    for table in tables:
+        waiting += [(table, row) for row in range(table.num_rows)]
+        while len(waiting) >= pool + batch:
+            yield _draw(waiting, batch, rng)
+    while waiting:
+        yield _draw(waiting, batch, rng)
+
+
+def _draw(waiting: list[tuple[pa.Table, int]], batch: int, rng: np.random.Generator) -> pa.Table:
+    rows = []
+    for _ in range(min(batch, len(waiting))):
+        index = int(rng.integers(len(waiting)))
+        waiting[index], waiting[-1] = waiting[-1], waiting[index]
+        table, row = waiting.pop()
+        rows.append(table.slice(row, 1))
+    return pa.concat_tables(rows)
 
 
 def ahead(items: Iterable[T], depth: int) -> Iterator[T]:

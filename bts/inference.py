@@ -9,24 +9,27 @@ from torch.nn import functional
 
 from bts.device import autocast, pick_device
 from bts.errors import CaseError
+from bts.metrics import REGIONS
 from bts.model import Model
 from bts.normalise import zscore
-from bts.presets import REGIONS
 
 SPACING_TOLERANCE = 0.05
 """In-plane spacing this far from 1 mm (as a share) is predicted as it is."""
 
 LABELS = {"WT": 2, "TC": 1, "ET": 3}
-"""Label that each region paints, in this order: what is tumour but not core is oedema, core that does not
-enhance is necrosis. A later region overrides, so enhancing pixels outside the predicted core stay enhancing."""
+"""Label that each region paints, in this order: tumour that is not core is oedema, core that does not enhance
+is necrosis. A later region overrides, so enhancing pixels outside the predicted core stay enhancing."""
 
 
 class Segmenter:
     """Predicts labels of whole cases; the same case gives the same bytes on the same machine."""
 
     def __init__(self, models: list[Model], device=None, flips: bool = False, batch: int | None = None):
-        """models: their probabilities are averaged, thresholds are the first one's; flips: average also over the
-        left-right mirror image, at twice the time; batch: slices at once, None for the preset's."""
+        """models: their probabilities are averaged, the first one's inference settings count.
+
+        flips: average also over the left-right mirror image, at twice the time.
+        batch: slices predicted at once, None for the preset's.
+        """
         if not models:
             raise ValueError("a Segmenter needs at least one model")
         self.device, self.flips = pick_device(device), flips
@@ -56,16 +59,15 @@ class Segmenter:
     def _predict(self, model: Model, volume) -> torch.Tensor:
         channels = pick_modalities(volume, model.preset.modalities)
         images_DCHW = torch.from_numpy(_signed(np.asarray(volume.images)[channels])).transpose(0, 1)
-        mean, std = (torch.from_numpy(np.asarray(v, np.float32)[channels])[None] for v in (volume.mean, volume.std))
+        mean, std = (torch.tensor(v, device=self.device)[None, channels] for v in (volume.mean, volume.std))
         source = tuple(images_DCHW.shape[-2:])
         work = working_size(source, tuple(volume.grid.zooms)[-2:])
         parts = []
         for images_BCHW in images_DCHW.split(self.batch):
             images = resize_images(images_BCHW.to(self.device), work)
-            normal = zscore(images, mean.to(self.device), std.to(self.device))
-            probabilities = self._forward(model, normal)
+            probabilities = self._forward(model, zscore(images, mean, std))
             if work != source:
-                probabilities = functional.interpolate(probabilities, source, mode="bilinear", align_corners=False)
+                probabilities = functional.interpolate(probabilities, source, mode="bilinear")
             parts.append(probabilities.cpu())
         return torch.cat(parts).transpose(0, 1)
 
@@ -112,11 +114,11 @@ def resize_images(images_BCHW: torch.Tensor, size: tuple[int, int]) -> torch.Ten
     if tuple(images.shape[-2:]) == size:
         return images
     brain = functional.interpolate((images != 0).float(), size, mode="nearest-exact")
-    return functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True) * brain
+    return functional.interpolate(images, size, mode="bilinear", antialias=True) * brain
 
 
 def region_labels(probabilities_RDHW: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Probabilities of overlapping regions → uint8 (D, H, W) internal labels, painted in the order of LABELS."""
+    """Probabilities of overlapping regions → uint8 (D, H, W) labels, painted in the order of LABELS."""
     labels = torch.zeros(probabilities_RDHW.shape[1:], dtype=torch.uint8)
     order = list(REGIONS)
     for region, label in LABELS.items():

@@ -3,12 +3,14 @@
 import torch
 from torch.nn import functional
 
-from bts.presets import REGIONS, Loss
+from bts.metrics import REGIONS
+from bts.presets import Loss
 
 
 def region_targets(mask_BHW: torch.Tensor) -> torch.Tensor:
     """Internal labels (B, H, W) → float32 (B, R, H, W), 1 inside the region, in the order of REGIONS."""
-    regions = [torch.isin(mask_BHW, torch.tensor(labels, device=mask_BHW.device)) for labels in REGIONS.values()]
+    device = mask_BHW.device
+    regions = [torch.isin(mask_BHW, torch.tensor(labels, device=device)) for labels in REGIONS.values()]
     return torch.stack(regions, dim=1).float()
 
 

@@ -21,8 +21,9 @@ def score(
     """Overlap of two labelmaps (uint8, any equal shape), as {region: {metric: value in 0…1}}.
 
     RC joins the regions where label 4 occurs in either. Empty regions count as in the challenge's own code
-    (rachitsaluja/BraTS-2023-Metrics): empty on both sides scores 1 throughout, on one side Dice 0;
-    specificity counts every voxel of the grid. Raises ValueError for unequal shapes or unknown labels.
+    (rachitsaluja/BraTS-2023-Metrics): empty on both sides scores 1 throughout, on one side Dice and
+    sensitivity 0; specificity counts every voxel of the grid. Raises ValueError for unequal shapes and
+    unknown labels.
     """
     counts = confusion(truth_DHW, prediction_DHW)
     if counts[4].any() or counts[:, 4].any():
@@ -31,7 +32,7 @@ def score(
 
 
 def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:
-    """One number for a case: the mean Dice of WT, TC and ET; the cavity, which few cases have, is left out."""
+    """One number for a case: the mean Dice of WT, TC and ET, without the cavity that few cases have."""
     return float(np.mean([scores[region]["dice"] for region in REGIONS]))
 
 

@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError
 
 from bts.errors import UsageError
+from bts.metrics import REGIONS
 from bts.nets import build
-from bts.presets import REGIONS, Preset, from_dict, to_dict
+from bts.presets import Preset, from_dict, to_dict
 
 FORMAT = 1
 NORMALISATION = "z-score per modality over the non-zero voxels of the whole volume; background stays 0"
@@ -58,7 +59,7 @@ def load_model(data: bytes, name: str) -> Model:
     except SafetensorError as error:
         raise UsageError(f"{name}: damaged or truncated ({error}); copy the model file again") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{name}: its weights and its preset do not go together ({error}); train it again") from None
+        raise UsageError(f"{name}: weights and preset do not match ({error}); train it again") from None
     network.eval().to(memory_format=torch.channels_last)
     return Model(network, preset, header.get("provenance", {}), digest(data))
 
@@ -69,10 +70,10 @@ def digest(data: bytes) -> str:
 
 
 def read_header(data: bytes, name: str) -> dict:
-    """The `bts` part of a model file's header. Raises UsageError that names the file and what it is instead."""
+    """The `bts` part of a model file's header. Raises UsageError that says what the file is instead."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 10 or data[8:9] != b"{":
-        raise UsageError(f"{name}: not a .safetensors file; give a model written by jobs.train")
+        raise UsageError(f"{name}: no .safetensors file; give a model of jobs.train")
     if 8 + length > len(data):
         raise UsageError(f"{name}: truncated within its header; copy the model file again")
     try:
@@ -80,9 +81,11 @@ def read_header(data: bytes, name: str) -> dict:
         header = json.loads(metadata["bts"])
         version = int(header["format"])
     except (KeyError, TypeError):
-        raise UsageError(f"{name}: a .safetensors file of another program; give one written by jobs.train") from None
+        raise UsageError(
+            f"{name}: a .safetensors file, but not by jobs.train; give one of its models"
+        ) from None
     except ValueError:
-        raise UsageError(f"{name}: not a .safetensors file, or damaged; give a model written by jobs.train") from None
+        raise UsageError(f"{name}: no .safetensors file, or damaged; give a model of jobs.train") from None
     if version > FORMAT:
-        raise UsageError(f"{name}: model format {version}, this version reads up to {FORMAT}; update the project")
+        raise UsageError(f"{name}: its format {version} is newer than {FORMAT}; update the project")
     return header

@@ -13,6 +13,7 @@ import numpy as np
 from isal import igzip
 
 SIZE = (240, 240, 155)  # voxels (x, y, z) of a BraTS image, 1 mm each
+LEAST = 32  # voxels an axis; with fewer the tumours are gone
 CENTRE = (76.0, 126.0, 120.0)  # (z, y, x) mm in that image: the origin of all coordinates below
 BOX = (78.0, 92.0, 76.0)  # (z, y, x) half-widths in mm of the box that holds the brain
 NAMES = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg"}  # BraTS 2023's file names
@@ -25,13 +26,13 @@ KINDS = ("ring", "ring", "ring", "ring", "multifocal", "multifocal", "non-enhanc
 # threshold on one modality finds a tumour.
 TISSUES = ("csf", "grey", "white", "oedema", "necrosis", "rim", "solid", "vessel", "cap")
 SIGNAL = {
-    "t1": (0.33, 0.77, 1.00, 0.80, 0.58, 0.80, 0.66, 0.60, 0.88),
-    "t1ce": (0.33, 0.80, 1.00, 0.80, 0.60, 1.60, 0.70, 1.60, 0.88),
+    "t1": (0.36, 0.82, 1.00, 0.80, 0.58, 0.80, 0.66, 0.60, 0.88),
+    "t1ce": (0.36, 0.84, 1.00, 0.80, 0.60, 1.60, 0.70, 1.60, 0.88),
     "t2": (2.50, 1.15, 0.85, 1.50, 1.95, 1.35, 1.90, 0.55, 1.15),
-    "flair": (0.38, 1.12, 0.92, 1.50, 1.15, 1.38, 1.30, 0.75, 1.35),
+    "flair": (0.38, 1.14, 0.92, 1.36, 1.10, 1.30, 1.26, 0.80, 1.36),
 }
 BRIGHTNESS = {"t1": 700.0, "t1ce": 900.0, "t2": 550.0, "flair": 650.0}  # scanner units of signal 1
-NOISE = 0.03  # standard deviation, in units of white matter's T1 signal
+NOISE = 0.035  # standard deviation, in units of white matter's T1 signal
 
 
 def make_case(seed: int, index: int, size: tuple[int, int, int] = SIZE) -> tuple[dict, np.ndarray, dict]:
@@ -72,7 +73,18 @@ def case_keys(index: int) -> dict[str, str]:
 def write_case(seed: int, index: int, size: tuple[int, int, int] = SIZE) -> dict[str, bytes]:
     """The five files of a case as BraTS 2023 lays them out, {key: .nii.gz}: int16, labels 1 2 3 in uint8."""
     images, mask, _ = make_case(seed, index, size)
-    return {key: _nifti((images | {"seg": mask})[role]) for role, key in case_keys(index).items()}
+    return {key: to_nifti((images | {"seg": mask})[role]) for role, key in case_keys(index).items()}
+
+
+def to_nifti(voxels: np.ndarray) -> bytes:
+    """(D, H, W) canonical LPS → .nii.gz with the affine of BraTS: the last row lies at y = 0 mm."""
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    affine[1, 3] = voxels.shape[1] - 1
+    image = nib.Nifti1Image(voxels.T, affine)
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    return igzip.compress(image.to_bytes(), 1, mtime=0)  # mtime 0: equal voxels, equal bytes
 
 
 def smooth_field(rng: np.random.Generator, axes: tuple, cell: float) -> np.ndarray:
@@ -143,28 +155,28 @@ def _brain_depth(rng: np.random.Generator, axes: tuple, z, y, x) -> np.ndarray:
 
 
 def _tissues(rng: np.random.Generator, axes: tuple, zyx: list, depth: np.ndarray, soft: float) -> dict:
-    """Weights 0–1 (D, H, W) of csf, grey, vessel and cap, each painted over the one before; white is the rest."""
+    """Weights 0–1 (D, H, W) of what is painted over white matter, one after the other."""
     z, y, x = zyx
     side = np.abs(x)
-    fold, spread = smooth_field(rng, axes, 9.5), smooth_field(rng, axes, 14)
+    fold, spread = smooth_field(rng, axes, 8), smooth_field(rng, axes, 14)
     # Sulci: sheets where a field crosses zero, open near the surface, closed below it.
-    sulcus = np.abs(fold) * 4.2 + np.maximum(depth - 9, 0) * 0.25
-    callosum = np.maximum(1 - (y / 42) ** 2 - ((z - 4) / 24) ** 2, 0)
-    fissure = side + 14 * callosum + 0.4 * np.maximum(-30 - z, 0)
+    sulcus = np.abs(fold) * 4 + np.maximum(depth - 8, 0) * 0.2
+    callosum = np.maximum(1 - ((y - 5) / 46) ** 2 - ((z + 5) / 32) ** 2, 0)
+    fissure = side + 20 * callosum + 0.4 * np.maximum(-30 - z, 0)
     gap = np.minimum(np.minimum(sulcus, fissure), np.maximum(depth, 0) + 0.5)
     big = rng.uniform(0.75, 1.35)
     horn = side - 7 - 0.0034 * (y + 26) ** 2  # lateral ventricles part towards the back
     ventricle = (1 - np.sqrt((horn / (5 * big)) ** 2 + ((y - 2) / 40) ** 2 + ((z - 10) / (9 * big)) ** 2)) * 5
     for centre, radii in (((-6, 6, 0), (9, 12, 2.2)), ((-38, 32, 0), (8, 5, 6))):  # third and fourth
         ventricle = np.maximum(ventricle, _blob(z, y, x, centre, radii))
-    grey = 2.8 - gap
+    grey = 3.2 - gap
     for centre, radii in (((0, -2, 25), (13, 18, 7)), ((2, 14, 11), (9, 13, 8)), ((10, -20, 15), (9, 10, 5))):
         grey = np.maximum(grey, _blob(z, y, side, centre, radii))  # putamen, thalamus, caudate
     vessel = np.minimum(0.9 - gap, 0.5 - np.abs(spread) * 3)  # where two sheets cross: lines
     plexus = _blob(z, y, side, (7, 24, 17), (3, 6, 2.5))
     cap = np.minimum(ventricle + 4, spread * 2)
     return {
-        "grey": _edge(grey, 2 * soft) * np.float32(0.95),
+        "grey": _edge(grey, 2.5 * soft) * np.float32(0.95),
         "cap": _edge(cap, 2 * soft) * np.float32(0.8),
         "csf": np.maximum(_edge(0.7 - gap, 1.5 * soft), _edge(ventricle, 1.5 * soft)),
         "vessel": np.maximum(_edge(vessel, soft), _edge(plexus, 2 * soft)),
@@ -172,7 +184,7 @@ def _tissues(rng: np.random.Generator, axes: tuple, zyx: list, depth: np.ndarray
 
 
 def _lesions(rng: np.random.Generator, kind: str, axes: tuple, depth, weights: dict, soft: float) -> dict:
-    """Weights (D, H, W) of oedema, core and necrosis, one within the other, of all lesions; and their count."""
+    """Weights (D, H, W) of oedema, core, necrosis, one within the other, of all lesions; their count."""
     out = {name: np.zeros(depth.shape, np.float32) for name in ("oedema", "core", "necrosis")}
     white = 1 - np.maximum(weights["grey"], weights["csf"])
     # Deep enough that the oedema stays within the brain for the most part.
@@ -248,17 +260,17 @@ def _paint(rng, role: str, kind: str, axes: tuple, weights: dict, texture, insid
 
     `weights` and `texture` hold the voxels `inside` the brain alone.
     """
-    signal = dict(zip(TISSUES, np.array(SIGNAL[role]) * rng.normal(1, 0.05, len(TISSUES)), strict=True))
+    signal = dict(zip(TISSUES, np.array(SIGNAL[role]) * rng.uniform(0.92, 1.08, len(TISSUES)), strict=True))
     signal["core"] = signal["solid" if kind == "non-enhancing" else "rim"]
     if kind == "non-enhancing":
         signal["necrosis"] = signal["solid"]
     image = np.full(texture.shape, signal["white"], np.float32)
     for name, weight in weights.items():
         image += weight * (np.float32(signal[name]) - image)
-    uneven = 0.02 + 0.08 * np.maximum(weights["oedema"], weights["core"])  # tumours are less uniform
+    uneven = 0.02 + 0.04 * np.maximum(weights["oedema"], weights["core"])  # tumours are less uniform
     image *= 1 + uneven * (np.float32(rng.choice((-1, 1))) * texture)
     for axis, shape in zip(axes, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True):
-        slope, bow = rng.uniform(-0.05, 0.05, 2).astype(np.float32)
+        slope, bow = rng.uniform(-0.07, 0.07, 2).astype(np.float32)
         t = (axis / 80).reshape(shape)
         image *= np.broadcast_to(1 + slope * t + bow * t * t, inside.shape)[inside]
     image += np.float32(NOISE) * rng.standard_normal(texture.shape, np.float32)
@@ -266,14 +278,3 @@ def _paint(rng, role: str, kind: str, axes: tuple, weights: dict, texture, insid
     out = np.zeros(size[::-1], np.int16)
     out[box][inside] = np.clip(np.rint(image * units), 1, 32000)
     return out
-
-
-def _nifti(voxels: np.ndarray) -> bytes:
-    """(D, H, W) canonical LPS → .nii.gz with BraTS's affine (RAS+ mm of LPS voxels, the last row at y = 0)."""
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
-    affine[1, 3] = voxels.shape[1] - 1
-    image = nib.Nifti1Image(voxels.T, affine)
-    image.set_qform(affine, 1)
-    image.set_sform(affine, 1)
-    image.header.set_xyzt_units("mm")
-    return igzip.compress(image.to_bytes(), 1, mtime=0)  # mtime 0: equal voxels, equal bytes

@@ -9,9 +9,6 @@ import typing
 from dataclasses import dataclass
 from typing import Literal
 
-REGIONS: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
-"""Nested tumour regions of BraTS by internal label: whole tumour, tumour core, enhancing tumour."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
@@ -20,8 +17,8 @@ class Network:
     widths: tuple[int, ...] = (32, 64, 128, 256)
     """Filters a level, finest first; each level below halves height and width."""
     stem: int = 2
-    """Pixels folded into channels before the first level (space to depth, undone by the head); full-resolution
-    convolutions cost two thirds of a step on a CPU and gain nothing here."""
+    """Rows and columns folded into channels before the first level, unfolded by the head: with 2, a step on a
+    CPU takes a quarter of the time."""
     norm: Literal["batch", "instance"] = "batch"
     """Normalisation after each convolution; batch is twice as fast on a CPU."""
 
@@ -90,7 +87,7 @@ class Optimiser:
     clip: float = 1.0
     """Largest norm of the gradient; longer ones are scaled down."""
     ema: float = 0.995
-    """Decay a step of the running average of the weights, which is what validates and is saved; 0: no average."""
+    """Decay a step of the running average of the weights, which is validated and saved; 0: no average."""
 
     def __post_init__(self):
         if not (self.lr > 0 and 0 <= self.ema < 1 and self.clip > 0):
@@ -110,7 +107,7 @@ class Budget:
 
     def __post_init__(self):
         if self.epochs is None and self.minutes is None:
-            raise ValueError("budget.epochs and budget.minutes are both None: the run would never end; set one")
+            raise ValueError("budget.epochs and budget.minutes are both None: no end; set one")
         if (self.epochs is not None and self.epochs < 1) or (self.minutes is not None and self.minutes <= 0):
             raise ValueError("budget.epochs and budget.minutes must be positive where they are set")
         if self.validate_every < 1:
@@ -126,8 +123,8 @@ class Inference:
     threshold: float = 0.5
     """Probability above which a pixel belongs to a region."""
     min_et_ml: float = 0.05
-    """Enhancing tumour of fewer millilitres in a whole case is relabelled necrosis: specks of it in a case that
-    has none would score Dice 0 instead of 1 (the BraTS rule for empty truths)."""
+    """Enhancing tumour of fewer millilitres in a whole case becomes necrosis: specks in a case that has none
+    would score Dice 0 instead of 1 (the BraTS rule for empty truths)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

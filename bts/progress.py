@@ -13,6 +13,10 @@ from bts.model import Model, save_model
 from bts.nets import build
 from bts.presets import Preset, to_dict
 
+COUNTERS = ("epoch", "step", "seconds", "lr", "losses", "metrics", "validations", "best_score", "best")
+"""What a checkpoint keeps besides the weights."""
+
+
 @dataclass(kw_only=True)
 class Progress:
     """Where a training stands: weights and counters; what `on_epoch` gets and `state` keeps."""
@@ -20,7 +24,7 @@ class Progress:
     preset: Preset
     network: nn.Module
     average: nn.Module
-    """Running average of the weights (the network itself where the preset wants none): validated and saved."""
+    """Running average of the weights (the network itself where none is wanted): validated and saved."""
     optimiser: torch.optim.Optimizer
     epoch: int = 0
     """Epochs done; the last one of a run on minutes may be a part."""
@@ -33,7 +37,7 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     """Mean loss of each epoch."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Of the last epoch: loss, lr, slices_per_second, wait_share, and the validation's figures when it ran."""
+    """Of the last epoch: loss, lr, slices_per_second, wait_share; the validation's figures when it ran."""
     validations: dict[int, dict[str, float]] = field(default_factory=dict)
     """Figures of each validation, by epochs done."""
     best_score: float | None = None
@@ -55,7 +59,7 @@ class Progress:
         """Go on from the bytes of `state`. Raises UsageError when another preset wrote them."""
         values = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
         if _identity(values["preset"]) != _identity(to_dict(self.preset)):
-            raise UsageError("the checkpoint belongs to a training with other settings; give this one another name")
+            raise UsageError("the checkpoint is of a training with other settings; name this one otherwise")
         for name in COUNTERS:
             setattr(self, name, values[name])
         for name in ("network", "average", "optimiser"):
@@ -74,9 +78,6 @@ class Progress:
         return save_model(network, self.preset, meta)
 
 
-COUNTERS = ("epoch", "step", "seconds", "lr", "losses", "metrics", "validations", "best_score", "best", "done")
-
-
 def _identity(preset: dict) -> dict:
     """A preset without what may change between two runs of one training."""
     return {key: value for key, value in preset.items() if key not in ("budget", "inference", "summary")}
@@ -90,9 +91,9 @@ def start(preset: Preset, device: torch.device, checkpoint: bytes | None = None)
     network.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(network) if preset.optimiser.ema else network
     settings = preset.optimiser
-    optimiser = torch.optim.AdamW(network.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True)
+    decay = settings.weight_decay
+    optimiser = torch.optim.AdamW(network.parameters(), settings.lr, weight_decay=decay, fused=True)
     progress = Progress(preset=preset, network=network, average=average, optimiser=optimiser)
     if checkpoint is not None:
         progress.restore(checkpoint)
-        progress.done = False
     return progress

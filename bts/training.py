@@ -38,17 +38,17 @@ def train(
 ) -> Progress:
     """Train until the budget is spent.
 
-    batches(epoch): this rank's batches of one epoch, dicts of arrays or tensors: images (B, C, H, W) raw pixels,
-      mask (B, H, W) uint8 internal labels, mean and std (B, C). The ranks may have uneven numbers of them.
-    validate(segmenter) → figures, the higher the better ("dice/WT": …); rank 0's count. Other ranks may pass None.
+    batches(epoch): this rank's batches of one epoch, dicts of arrays or tensors: images (B, C, H, W) raw
+      pixels, mask (B, H, W) uint8 internal labels, mean and std (B, C). Ranks may have uneven numbers.
+    validate(segmenter) → figures, the higher the better ("dice_WT": …); rank 0's count, others may pass None.
     on_epoch(progress): called by every rank after every epoch.
     checkpoint: `Progress.state()` to go on from. With world > 1 torch.distributed must be initialised.
     Equal seeds and batches give equal losses. Raises RunError when the loss is not finite.
     """
     progress = start(preset, pick_device(device), checkpoint)
-    clock = Clock(preset, progress, world)
+    clock = Clock(progress, world)
     stepper = nn.parallel.DistributedDataParallel(progress.network) if world > 1 else progress.network
-    while not (progress.done or clock.share() >= 1):
+    while clock.share() < 1:
         run_epoch(progress, stepper, batches(progress.epoch), clock, rank)
         progress.done = clock.share() >= 1
         if progress.done or progress.epoch % preset.budget.validate_every == 0:
@@ -58,8 +58,10 @@ def train(
     return progress
 
 
-def run_epoch(progress: Progress, stepper: nn.Module, batches: Iterable[dict], clock: "Clock", rank: int) -> None:
-    """One pass over the batches, or what of it the budget allows; updates the progress in place."""
+def run_epoch(
+    progress: Progress, stepper: nn.Module, batches: Iterable[dict], clock: "Clock", rank: int
+) -> None:
+    """One pass over the batches, or what of it the budget allows (at least a step); updates the progress."""
     device = next(progress.network.parameters()).device
     # A generator of the epoch's own: a resumed run draws the same.
     seed = (progress.preset.seed * 1_000_003 + progress.epoch) * 1009 + rank
@@ -71,20 +73,20 @@ def run_epoch(progress: Progress, stepper: nn.Module, batches: Iterable[dict], c
         asked = time.perf_counter()
         batch = next(batches, None)
         waited += time.perf_counter() - asked
-        share = clock.agree(batch is None)
-        if share is None or share >= 1:
+        exhausted, seconds = clock.agree(batch is None)
+        share = clock.share(seconds)
+        if exhausted or (losses and share >= 1):
             break
-        loss = train_step(progress, stepper, _to(device, batch), share, generator)
-        losses.append(loss)
+        losses.append(train_step(progress, stepper, _to(device, batch), share, generator))
         slices += len(batch["mask"])
         if len(losses) % CHECK_EVERY == 0:
-            _check(losses, progress)
-    if not losses and share is None:
-        raise RunError(f"epoch {progress.epoch + 1} had no batch; there are fewer training slices than one batch")
-    _check(losses, progress)
+            _check(losses[-CHECK_EVERY:], progress)
+    if not losses:
+        raise RunError(f"epoch {progress.epoch + 1} has no batch; give more cases or a smaller --batch")
+    _check(losses[-CHECK_EVERY:], progress)
     progress.epoch += 1
     took = time.perf_counter() - began
-    progress.losses.append(torch.stack(losses).mean().item() if losses else progress.losses[-1])
+    progress.losses.append(torch.stack(losses).mean().item())
     progress.metrics = {
         "loss": progress.losses[-1],
         "lr": progress.lr,
@@ -167,7 +169,6 @@ class Clock:
 def _validate(progress: Progress, validate: Callable | None, world: int) -> None:
     """Figures of the averaged weights on held-out patients: rank 0's, shared with all."""
     figures = validate(progress.segmenter()) if validate else None
-    progress.average.train()
     if world > 1:
         shared = [figures]
         dist.broadcast_object_list(shared, src=0)
@@ -179,22 +180,22 @@ def _validate(progress: Progress, validate: Callable | None, world: int) -> None
     score = sum(figures.values()) / len(figures)
     if progress.best_score is None or score >= progress.best_score:
         progress.best_score = score
-        progress.best = {key: value.detach().cpu().clone() for key, value in progress.average.state_dict().items()}
+        weights = progress.average.state_dict()
+        progress.best = {key: value.detach().cpu().clone() for key, value in weights.items()}
 
 
 def _check(losses: list[torch.Tensor], progress: Progress) -> None:
-    """Raise RunError that names the first step whose loss is not finite."""
-    values = torch.stack(losses).tolist()
-    for index, value in enumerate(values):
+    """Raise RunError that names the first of the latest losses that is not finite."""
+    for back, value in enumerate(torch.stack(losses).tolist()):
         if not math.isfinite(value):
+            step = progress.step - len(losses) + back + 1
             raise RunError(
-                f"the loss became {value} in epoch {progress.epoch + 1} at its step {index + 1}; "
+                f"the loss became {value} in epoch {progress.epoch + 1} at step {step}; "
                 "try a lower --optimiser.lr"
             )
 
 
 def _to(device: torch.device, batch: dict) -> dict[str, torch.Tensor]:
     """Arrays or tensors of a batch → tensors on the device."""
-    return {
-        key: torch.as_tensor(batch[key]).to(device, non_blocking=True) for key in ("images", "mask", "mean", "std")
-    }
+    keys = ("images", "mask", "mean", "std")
+    return {key: torch.as_tensor(batch[key]).to(device, non_blocking=True) for key in keys}

@@ -74,10 +74,10 @@ class Read:
 class Predict:
     """Voxels → labels of the project on the crop. One actor a GPU, or a few CPU threads."""
 
-    def __init__(self, models: ray.ObjectRef, threads: int, flips: bool):
+    def __init__(self, models: list[ray.ObjectRef], threads: int, flips: bool):
         if not torch.cuda.is_available():
             torch.set_num_threads(threads)
-        loaded = [model.load_model(data, name) for name, data in ray.get(models)]
+        loaded = [model.load_model(data, name) for name, data in ray.get(models[0])]
         self.segmenter = inference.Segmenter(loaded, flips=flips)
 
     def __call__(self, row: dict) -> dict:
@@ -229,7 +229,7 @@ def run(todo: list, source: Store, write: Write, models: list[tuple[str, bytes]]
         .map(Read(source).__call__, **io)
         .map(
             Predict,
-            fn_constructor_args=(ray.put(models), threads, write.flips),
+            fn_constructor_args=([ray.put(models)], threads, write.flips),
             compute=ActorPoolStrategy(size=actors),
             **resources,
         )

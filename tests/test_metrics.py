@@ -36,7 +36,9 @@ def test_worked_by_hand():
     assert scores["TC"] == pytest.approx(
         {"dice": 4 / 6, "iou": 2 / 4, "sensitivity": 2 / 3, "specificity": 4 / 5}
     )
-    assert scores["ET"] == pytest.approx({"dice": 2 / 3, "iou": 1 / 2, "sensitivity": 1 / 2, "specificity": 1})
+    assert scores["ET"] == pytest.approx(
+        {"dice": 2 / 3, "iou": 1 / 2, "sensitivity": 1 / 2, "specificity": 1}
+    )
     assert mean_dice(scores) == pytest.approx((0.8 + 2 / 3 + 2 / 3) / 3)
 
 
@@ -64,7 +66,9 @@ def test_other_regions():
     assert score(truth, truth, {"meningioma": (1,)})["meningioma"]["dice"] == 1
 
 
-@pytest.mark.parametrize("other", [np.zeros((1, 2), np.uint8), np.zeros((1, 3)), np.full((1, 3), 5, np.uint8)])
+@pytest.mark.parametrize(
+    "other", [np.zeros((1, 2), np.uint8), np.zeros((1, 3)), np.full((1, 3), 5, np.uint8)]
+)
 def test_refuses_what_is_no_labelmap(other):
     with pytest.raises(ValueError, match=r"shape|labels"):
         score(np.zeros((1, 3), np.uint8), other)

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from bts import figshare, shards
-from bts.cases import MODALITIES, find_cases, from_internal
+from bts.cases import MODALITIES, find_cases, from_internal, to_internal
 from bts.errors import CaseError
-from bts.preprocess import CaseVolume, load_case
+from bts.preprocess import CaseVolume, load_case, read_role
 from bts.storage import Store
 from bts.volume import write_labelmap
 from tests import builders
@@ -155,9 +155,6 @@ def test_a_relabelled_truth_is_not_taken_for_its_year(real_data):
     """BraTS 2021 by name, with 4 rewritten to 3: {1, 2, 3} must not pass as {1, 2, 4}."""
     store = Store(str(real_data / "oddities"))
     (case,) = [c for c in find_cases(store.list()).cases if c.id == "BraTS2021_00006"]
-    from bts.cases import to_internal
-    from bts.preprocess import read_role
-
     with pytest.raises(CaseError, match="labels 3 are not of the convention brats2021"):
         to_internal(read_role(case, store, "seg").voxels, case.labels)
 

@@ -2,8 +2,9 @@
 
 from torch import nn
 
+from bts.metrics import REGIONS
 from bts.nets.unet import UNet
-from bts.presets import REGIONS, Preset
+from bts.presets import Preset
 
 
 def build(preset: Preset) -> nn.Module:

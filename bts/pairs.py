@@ -1,0 +1,159 @@
+"""Which labelmap is of which case, and both read as labels of the project on one grid.
+
+Labelmaps may be another tool's: they are told by name, and checked like any input. Axes: D z slices, H rows
+(y), W columns (x), canonical LPS.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bts.cases import CONVENTIONS, MSD_CHANNELS, Case, to_internal
+from bts.errors import CaseError
+from bts.preprocess import read_role
+from bts.storage import Entry, Store
+from bts.volume import Grid, read_nifti
+
+LABELMAP = re.compile(r"(?P<case>[^/.][^/]*?)([-_]seg)?\.nii(\.gz)?", re.IGNORECASE)
+MARKER = re.compile(r"_done/(?P<case>[^/]+)\.[^./]+\.json")  # what jobs.segment writes beside a labelmap
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A case with a truth, and the key of its labelmap."""
+
+    case: Case
+    labelmap: str
+    markers: tuple[str, ...] = ()
+    """Keys of the markers that jobs.segment left for this labelmap: one, or none of another tool's."""
+
+    def to_row(self) -> dict:
+        """For a Ray dataset."""
+        return {"case": self.case.to_json(), "labelmap": self.labelmap, "markers": json.dumps(self.markers)}
+
+    @classmethod
+    def from_row(cls, row: dict) -> "Pair":
+        return cls(Case.from_json(row["case"]), row["labelmap"], tuple(json.loads(row["markers"])))
+
+
+@dataclass(slots=True)
+class Matched:
+    """What two listings have in common, and what they have not."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    problems: list[CaseError] = field(default_factory=list)
+    without_labelmap: list[str] = field(default_factory=list)
+    """Ids of the cases with a truth that have no labelmap."""
+    without_truth: list[str] = field(default_factory=list)
+    """Keys of the labelmaps that are of no case with a truth."""
+
+
+def match(cases: Iterable[Case], entries: Iterable[Entry]) -> Matched:
+    """Pair the cases that have a truth with the labelmaps at a folder's top: CASE.nii.gz, CASE-seg.nii, …"""
+    labelmaps: dict[str, list[str]] = {}
+    markers: dict[str, list[str]] = {}
+    for entry in entries:
+        for pattern, found in ((LABELMAP, labelmaps), (MARKER, markers)):
+            if named := pattern.fullmatch(entry.key):
+                found.setdefault(named["case"], []).append(entry.key)
+    matched = Matched()
+    for case in cases:
+        if "seg" not in case.files:
+            continue
+        keys = labelmaps.pop(case.id, [])
+        if not keys:
+            matched.without_labelmap.append(case.id)
+        elif len(keys) > 1:
+            problem = f"there are {len(keys)} labelmaps of this case: {', '.join(keys)}"
+            matched.problems.append(
+                CaseError(problem, mend="keep the one to score", case=case.id, file=keys[0], stage="list")
+            )
+        else:
+            # A marker speaks of CASE.nii.gz, as jobs.segment names its labelmaps, and of no other.
+            own = markers.get(case.id, []) if keys[0] == f"{case.id}.nii.gz" else []
+            matched.pairs.append(Pair(case, keys[0], tuple(own)))
+    matched.without_truth = sorted(key for keys in labelmaps.values() for key in keys)
+    return matched
+
+
+def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> tuple[np.ndarray, np.ndarray, Grid]:
+    """(truth, prediction, grid): uint8 (D, H, W) labels of the project, the prediction on the truth's grid.
+
+    Raises CaseError with the case, the file and the stage: "read", "grid" (another shape or affine) or
+    "labels" (values outside the convention).
+    """
+    try:
+        truth = read_role(pair.case, cases, "seg")
+        found = read_nifti(_fetch(pair.labelmap, labelmaps), pair.labelmap)
+        if not found.grid.same_place(truth.grid):
+            raise CaseError(
+                f"the labelmap's grid ({_describe(found.grid)}) is not the truth's ({_describe(truth.grid)})",
+                mend="write it with the shape and affine of the case's own images",
+                file=pair.labelmap, stage="grid",
+            )  # fmt: skip
+        truth_DHW = _labels(truth.voxels, pair.case.labels, pair.case.files["seg"].key)
+        convention = written_in(pair, labelmaps)
+        prediction_DHW = _labels(
+            found.voxels, convention, pair.labelmap, f"write the labelmap in the convention {convention}"
+        )
+    except CaseError as error:
+        error.case, error.stage = pair.case.id, error.stage or "read"
+        raise
+    return truth_DHW, prediction_DHW, truth.grid
+
+
+def written_in(pair: Pair, labelmaps: Store) -> str:
+    """Label convention of the labelmap: what its marker says, else the case's own. Raises CaseError."""
+    if not pair.markers:
+        return pair.case.labels
+    try:
+        said = {json.loads(_fetch(key, labelmaps))["labels"] for key in pair.markers}
+    except (ValueError, KeyError, TypeError):
+        said = set()
+    if len(said) != 1 or not said <= CONVENTIONS.keys():
+        raise CaseError(
+            "the labelmap's markers do not tell one label convention",
+            mend="delete them and run jobs.segment again", file=pair.markers[0], stage="labels",
+        )  # fmt: skip
+    return said.pop()
+
+
+def read_images(
+    case: Case, cases: Store, grid: Grid, wanted: Iterable[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(modality, (D, H, W)) of those wanted that are there, sound and on the truth's grid."""
+    stacked = "image" in case.files
+    for name in wanted:
+        role = "image" if stacked else name
+        if role not in case.files:
+            continue
+        try:
+            volume = read_role(case, cases, role, channels=len(MSD_CHANNELS) if stacked else 0)
+        except CaseError:
+            continue
+        if volume.grid.same_place(grid):
+            yield name, volume.voxels[MSD_CHANNELS.index(name)] if stacked else volume.voxels
+
+
+def _labels(values: np.ndarray, convention: str, file: str, mend: str = "") -> np.ndarray:
+    try:
+        return to_internal(values, convention, file=file)
+    except CaseError as error:
+        raise CaseError(error.problem, mend=mend or error.mend, file=file, stage="labels") from None
+
+
+def _fetch(key: str, store: Store) -> bytes:
+    try:
+        return store.read(key)
+    except OSError as error:
+        mend = "check that it is still there and may be read, then run again"
+        raise CaseError(f"cannot be read: {error}", mend=mend, file=key, stage="read") from error
+
+
+def _describe(grid: Grid) -> str:
+    x, y, z = grid.source_shape
+    origin = ", ".join(f"{mm + 0.0:g}" for mm in grid.source_affine[:3, 3])
+    return f"{x}×{y}×{z} {grid.orientation}, origin {origin}"

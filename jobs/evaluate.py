@@ -1,0 +1,215 @@
+"""Labelmaps against truths → Dice and other scores of every case, as a table, Parquet, CSV and an HTML page.
+
+Scores any folder of labelmaps, another tool's too; a case whose labelmap cannot be scored fails alone, with
+stage and reason. The truths of the cases suffice; where their images are there, the page shows them.
+
+    python -m jobs.evaluate --labelmaps data/labelmaps --cases data/cases --report data/reports/first
+    ray job submit --working-dir . -- python -m jobs.evaluate --labelmaps s3://b/labelmaps \\
+        --cases s3://b/cases --report s3://b/reports/first
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from bts import metrics, pictures, report
+from bts.errors import CaseError, UsageError
+from bts.pairs import Matched, Pair, match, read_images, read_pair
+from bts.report import Scored
+from bts.storage import Store
+from jobs import common
+
+TEXTS = ("case_id", "group", "dataset", "region", "metric")  # columns of the score tables, before `value`
+NAMED = 1000  # at most this many unmatched files by name in the run report
+
+
+@dataclass
+class Settings:
+    """Flags of jobs.evaluate."""
+
+    labelmaps: str
+    """Folder or s3://bucket/prefix with the labelmaps: CASE.nii.gz, CASE.nii or CASE-seg.nii.gz each."""
+    cases: str
+    """Folder or s3://bucket/prefix with the cases; those with a truth are scored."""
+    report: str
+    """Folder or s3://bucket/prefix for index.html, scores.parquet and scores.csv."""
+    labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
+    """Label convention of truths and labelmaps; auto tells it by the name of each case. A labelmap of
+    jobs.segment carries its own."""
+    max_failed: str = "0"
+    """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
+
+
+class Score:
+    """Pair → its scores as JSON, or its failure."""
+
+    def __init__(self, cases: Store, labelmaps: Store):
+        self.cases, self.labelmaps = cases, labelmaps
+
+    def __call__(self, row: dict) -> dict:
+        pair = Pair.from_row(row)
+        named = {"case_id": pair.case.id, "group": pair.case.group, "dataset": pair.case.dataset}
+        try:
+            truth, prediction, _ = read_pair(pair, self.cases, self.labelmaps)
+        except CaseError as error:
+            return {**named, "scores": "", "failure": json.dumps(common.failure(pair.case.id, error))}
+        return {**named, "scores": json.dumps(metrics.score(truth, prediction)), "failure": ""}
+
+
+class Draw:
+    """Pair → PNG panels of its fullest axial slice; without panels if a file has gone bad since scoring."""
+
+    def __init__(self, cases: Store, labelmaps: Store):
+        self.cases, self.labelmaps = cases, labelmaps
+
+    def __call__(self, row: dict) -> dict:
+        pair = Pair.from_row(row)
+        try:
+            truth, prediction, grid = read_pair(pair, self.cases, self.labelmaps)
+        except CaseError:
+            return {"case_id": pair.case.id, "z": 0, "captions": [], "panels": []}
+        z = pictures.fullest_slice(truth, prediction)
+        images = read_images(pair.case, self.cases, grid, pictures.BACKGROUNDS)
+        slices = {name: image[z] for name, image in images}
+        panels = pictures.draw(truth[z], prediction[z], slices, grid.zooms[1:])
+        return {"case_id": pair.case.id, "z": z, "captions": list(panels), "panels": list(panels.values())}
+
+
+def main(settings: Settings) -> common.Outcome:
+    max_failed = common.check_max_failed(settings.max_failed)
+    source, labelmaps, output = Store(settings.cases), Store(settings.labelmaps), Store(settings.report)
+    listing = common.list_cases(source, settings.labels)
+    matched = match(listing.cases, labelmaps.list())
+    say_matched(matched, source, labelmaps)
+    failed = [common.failure(problem.case, problem) for problem in listing.problems + matched.problems]
+    scored = []
+    for row in run(matched.pairs, Score(source, labelmaps)):
+        if row["failure"]:
+            failed.append(json.loads(row["failure"]))
+        else:
+            scored.append(Scored(row["case_id"], row["group"], row["dataset"], json.loads(row["scores"])))
+    failed.sort(key=lambda failure: failure["case_id"])
+    write_tables(scored, output)
+    contents = report.Contents(
+        title="Segmentation scores",
+        when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        labelmaps=labelmaps.uri,
+        cases=source.uri,
+        scored=scored,
+        failed=failed,
+        without_labelmap=matched.without_labelmap,
+        without_truth=matched.without_truth,
+        pictures=draw(scored, matched.pairs, Draw(source, labelmaps)),
+    )
+    output.put("index.html", report.render(contents).encode())
+    print_summary(scored, output)
+    return outcome(output, contents, listing.strays, max_failed)
+
+
+def outcome(output: Store, contents: report.Contents, strays: list[str], max_failed: str) -> common.Outcome:
+    scored, failed = contents.scored, contents.failed
+    dice = {r: round(report.summarise(scored, r, "dice")["mean"], 4) for r in report.regions_of(scored)}
+    counts = {
+        "cases": len(scored) + len(failed),
+        "scored": len(scored),
+        "without_labelmap": len(contents.without_labelmap),
+        "without_truth": len(contents.without_truth),
+        "dice": dice,
+    }
+    details = {
+        "cases_without_labelmap": contents.without_labelmap[:NAMED],
+        "labelmaps_without_truth": contents.without_truth[:NAMED],
+        "strays": strays[:NAMED],
+    }
+    return common.Outcome(output, counts, list(failed), details, max_failed)
+
+
+def say_matched(matched: Matched, source: Store, labelmaps: Store) -> None:
+    """What will not be scored, by number and example. Raises UsageError if nothing can be."""
+    for names, what in (
+        (matched.without_labelmap, f"cases with a truth have no labelmap in {labelmaps.uri}"),
+        (matched.without_truth, f"labelmaps are of no case with a truth in {source.uri}"),
+    ):
+        if names:
+            common.say(f"{len(names)} {what}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}")
+    if not matched.pairs and not matched.problems:
+        raise UsageError(
+            f"nothing to score: no labelmap in {labelmaps.uri} is named after a case with a truth "
+            f"in {source.uri} (CASE.nii.gz is due)"
+        )
+
+
+def run(pairs: Sequence[Pair], score: Callable[[dict], dict]) -> Iterator[dict]:
+    """Stream the pairs through Ray, one task a case."""
+    if not pairs:
+        return
+    common.start_ray()
+    progress = common.Progress("evaluate", len(pairs))
+    rows = [pair.to_row() for pair in pairs]
+    for row in ray.data.from_items(rows, override_num_blocks=len(rows)).map(score.__call__).iter_rows():
+        progress.step(failed=bool(row["failure"]))
+        yield row
+
+
+def draw(scored: Sequence[Scored], pairs: Sequence[Pair], drawer: Draw) -> list[report.Picture]:
+    """Pictures of the best, median and worst case, made in tasks: only PNGs come to the driver."""
+    chosen = report.choose(scored)
+    if not chosen:
+        return []
+    ids = {one.case_id for one in chosen.values()}
+    rows = [pair.to_row() for pair in pairs if pair.case.id in ids]
+    drawn = ray.data.from_items(rows, override_num_blocks=len(rows)).map(drawer.__call__)
+    panels = {
+        r["case_id"]: (r["z"], dict(zip(r["captions"], r["panels"], strict=True))) for r in drawn.iter_rows()
+    }
+    return [
+        report.Picture(title, one, *panels[one.case_id])
+        for title, one in chosen.items()
+        if panels[one.case_id][1]
+    ]
+
+
+def write_tables(scored: Sequence[Scored], output: Store) -> None:
+    """scores.parquet and scores.csv: a row a case, region and metric, sorted."""
+    rows = sorted(
+        (one.case_id, one.group, one.dataset, region, metric, value)
+        for one in scored
+        for region, of in one.scores.items()
+        for metric, value in of.items()
+    )
+    schema = pa.schema([*((name, pa.string()) for name in TEXTS), ("value", pa.float64())])
+    table = pa.table(list(zip(*rows, strict=True)) or [[]] * len(schema), schema=schema)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    output.put("scores.parquet", sink.getvalue().to_pybytes())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(schema.names)
+    writer.writerows((*map(plain, row[:-1]), row[-1]) for row in rows)
+    output.put("scores.csv", text.getvalue().encode())
+
+
+def plain(cell: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def print_summary(scored: Sequence[Scored], output: Store) -> None:
+    """The table for the person who watches, on standard output: it is the result."""
+    print(f"{'region':8}{'mean Dice':>10}{'median':>10}{'n':>7}")
+    for region in report.regions_of(scored):
+        of = report.summarise(scored, region, "dice")
+        print(f"{region:8}{of['mean']:10.4f}{of['median']:10.4f}{of['n']:7}")
+    print(f"report: {output.uri}/index.html", flush=True)
+
+
+if __name__ == "__main__":
+    common.run_job("evaluate", Settings, main)

@@ -1,0 +1,85 @@
+"""Draws synthetic BraTS-like cases, as many as wanted, in the layout and conventions of BraTS 2023.
+
+Case k of a seed is the same whatever the count; cases that are complete already are left alone.
+
+    python -m jobs.phantom --cases data/cases --count 16 --seed 0
+    ray job submit --working-dir . -- python -m jobs.phantom --cases s3://b/cases --count 2000 --seed 0
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray.data
+
+from bts import phantom
+from bts.errors import UsageError
+from bts.storage import Store
+from jobs import common
+
+
+@dataclass
+class Settings:
+    """Flags of jobs.phantom."""
+
+    cases: str
+    """Folder or s3://bucket/prefix for the cases: a folder each, five .nii.gz, about 9 MB at full size."""
+    count: int
+    """How many cases the folder is to hold, from --start on."""
+    seed: int = 0
+    """Another seed, other cases under the same names: give it another folder."""
+    start: int = 0
+    """Number of the first case."""
+    size: tuple[int, int, int] = phantom.SIZE
+    """Voxels in x, y, z; fewer draw the same anatomy smaller, at 1 mm still."""
+
+
+def main(settings: Settings) -> common.Outcome:
+    check(settings)
+    output = Store(settings.cases)
+    there = {entry.key for entry in output.list()}
+    wanted = range(settings.start, settings.start + settings.count)
+    todo = [index for index in wanted if not there.issuperset(phantom.case_keys(index).values())]
+    written = sum(run(todo, settings, output))
+    counts = {"cases": settings.count, "written": len(todo), "unchanged": settings.count - len(todo)}
+    return common.Outcome(output, counts | {"bytes": written})
+
+
+def check(settings: Settings) -> None:
+    """Raises UsageError for numbers that make no cases."""
+    for flag, least in (("count", 1), ("seed", 0), ("start", 0)):
+        if getattr(settings, flag) < least:
+            raise UsageError(f"--{flag} {getattr(settings, flag)}: must be at least {least}")
+    if min(settings.size) < phantom.LEAST:
+        raise UsageError(f"--size {settings.size}: at least {phantom.LEAST} voxels along each axis")
+
+
+class MakeCase:
+    """One index → the five files of its case, written at once; the truth last."""
+
+    def __init__(self, settings: Settings, output: Store):
+        self.settings, self.output = settings, output
+
+    def __call__(self, row: dict) -> dict:
+        started = time.monotonic()
+        files = phantom.write_case(self.settings.seed, int(row["item"]), self.settings.size)
+        for key, data in files.items():
+            self.output.put(key, data)
+        return {"bytes": sum(map(len, files.values())), "seconds": time.monotonic() - started}
+
+
+def run(todo: list[int], settings: Settings, output: Store) -> Iterator[int]:
+    """Bytes of each case as it is done: Ray draws them in parallel, one task a case."""
+    if not todo:
+        common.say("nothing to do: every case is there")
+        return
+    common.start_ray()
+    progress = common.Progress("phantom", len(todo))
+    rows = ray.data.from_items(todo, override_num_blocks=len(todo))
+    for result in rows.map(MakeCase(settings, output).__call__).iter_rows():
+        progress.step()
+        yield result["bytes"]
+
+
+if __name__ == "__main__":
+    common.run_job("phantom", Settings, main)

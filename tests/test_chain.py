@@ -1,0 +1,230 @@
+"""preprocess and segment as commands: from a folder and from a bucket, again, after changes and kills."""
+
+import gzip
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from bts.model import save_model
+from bts.nets import build
+from bts.presets import PRESETS, Network, Preset
+from bts.storage import Store
+from tests import builders
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """An untrained network that fits the small cases: its labels are arbitrary, but not constant."""
+    torch.manual_seed(1)
+    preset = Preset(name="tiny", size=(32, 32), network=Network(widths=(4, 8), stem=1))
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    path.write_bytes(save_model(build(preset), preset, {}))
+    return str(path)
+
+
+def write_cases(uri: str) -> dict[str, bytes]:
+    """Three good cases of two years and two orientations, one bad one, one file that is no case."""
+    files = builders.case_files("BraTS2021_00001", names=builders.NAMES_2021, enhancing=4, seed=1)
+    files |= builders.case_files("BraTS-SSA-00002-000", matrix=builders.affine("RAS"), seed=2)
+    files |= builders.case_files("hospital 3", names=builders.NAMES_2021, truth=False, seed=3)
+    bad = builders.case_files("BraTS2021_00009", names=builders.NAMES_2021, enhancing=4, seed=4)
+    bad["BraTS2021_00009/BraTS2021_00009_t2.nii.gz"] = b"\x1f\x8b rubbish"
+    builders.put_all(Store(uri), {**files, **bad, "readme.txt": b"not a case"})
+    return files
+
+
+def keys(uri: str, suffix: str) -> list[str]:
+    return [e.key for e in Store(uri).list() if e.key.endswith(suffix)]
+
+
+def pixels_of(uri: str) -> dict[str, list]:
+    """Rows of every shard by case, without names that carry the store's own versions."""
+    store = Store(uri)
+    return {
+        k.split(".")[0]: pq.read_table(io.BytesIO(store.read(k))).to_pylist() for k in keys(uri, ".parquet")
+    }
+
+
+def test_the_same_from_a_folder_and_from_a_bucket(run_job, bucket, tmp_path, model):
+    results = []
+    for root in (str(tmp_path), bucket.uri):
+        cases, shards, labelmaps = (f"{root}/{name}" for name in ("cases", "shards", "labelmaps"))
+        files = write_cases(cases)
+        first = run_job("preprocess", "--cases", cases, "--shards", shards)
+        assert (first.code, first.summary["written"], first.summary["failed"]) == (3, 3, 1), first.stderr
+        assert "readme.txt" in first.stderr and "BraTS2021_00009_t2.nii.gz" in first.stderr
+        report = json.loads(Store(shards).read(first.summary["report"]))
+        assert [(f["case_id"], f["stage"]) for f in report["failed_cases"]] == [("BraTS2021_00009", "read")]
+        done = run_job("segment", "--cases", cases, "--model", model, "--labelmaps", labelmaps)
+        assert (done.code, done.summary["written"], done.summary["failed"]) == (3, 3, 1), done.stderr
+        store = Store(labelmaps)
+        results.append((pixels_of(shards), {k: store.read(k) for k in keys(labelmaps, ".nii.gz")}))
+        check_grids(files, results[-1][1])
+    assert results[0] == results[1] and len(results[0][0]) == len(results[0][1]) == 3
+
+
+def check_grids(files: dict[str, bytes], labelmaps: dict[str, bytes]) -> None:
+    """Every labelmap lies on its source's grid and holds labels of its convention alone."""
+    allowed = {
+        "BraTS2021_00001": {0, 1, 2, 4},
+        "BraTS-SSA-00002-000": {0, 1, 2, 3},
+        "hospital 3": {0, 1, 2, 3},
+    }
+    for key, data in labelmaps.items():
+        case = key.removesuffix(".nii.gz")
+        image = nib.Nifti1Image.from_bytes(gzip.decompress(data))
+        (t1,) = [v for k, v in files.items() if k.startswith(f"{case}/") and k[:-7].endswith(("_t1", "-t1n"))]
+        source = nib.Nifti1Image.from_bytes(gzip.decompress(t1))
+        assert image.shape == source.shape and np.array_equal(image.affine, source.affine)
+        assert image.header.get_zooms() == source.header.get_zooms()
+        assert (int(image.header["qform_code"]), int(image.header["sform_code"])) == (1, 1)
+        labels = set(np.unique(np.asarray(image.dataobj)).tolist())
+        assert labels <= allowed[case] and len(labels) > 1
+
+
+def test_again_does_nothing_and_a_change_redoes_its_case_alone(run_job, tmp_path, model):
+    cases, shards, labelmaps = (str(tmp_path / name) for name in ("cases", "shards", "labelmaps"))
+    builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00001-000", seed=1))
+    builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00002-000", seed=2))
+    jobs = {
+        "preprocess": ("--cases", cases, "--shards", shards),
+        "segment": ("--cases", cases, "--model", model, "--labelmaps", labelmaps),
+    }
+    for name, flags in jobs.items():
+        assert run_job(name, *flags).summary["written"] == 2
+        again = run_job(name, *flags)
+        assert (again.code, again.summary["written"], again.summary["unchanged"]) == (0, 0, 2)
+        assert "nothing to do" in again.stderr and again.summary["seconds"] < 5
+    before = {e.key: e.version for uri in (shards, labelmaps) for e in Store(uri).list()}
+    builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00002-000", seed=5))
+    for name, flags in jobs.items():
+        changed = run_job(name, *flags)
+        assert (changed.summary["written"], changed.summary["unchanged"]) == (1, 1)
+    after = {e.key: e.version for uri in (shards, labelmaps) for e in Store(uri).list()}
+    assert {k for k in before if "00001" in k} == {k for k in after if "00001" in k}
+    assert all(after[k] == before[k] for k in before if "00001" in k)
+    # One shard and one marker a case: those that the change made stale are gone.
+    assert len(keys(shards, ".parquet")) == 2 and len([k for k in after if k.startswith("_done/")]) == 2
+    os.remove(f"{labelmaps}/BraTS-SSA-00001-000.nii.gz")
+    assert run_job("segment", *jobs["segment"]).summary["written"] == 1
+
+
+def test_another_convention_can_be_asked_for(run_job, tmp_path, model):
+    cases, labelmaps = str(tmp_path / "cases"), str(tmp_path / "labelmaps")
+    builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00001-000", seed=1))
+    flags = ("--cases", cases, "--model", model, "--labelmaps", labelmaps)
+    run_job("segment", *flags)
+    own = np.asarray(nib.load(f"{labelmaps}/BraTS-SSA-00001-000.nii.gz").dataobj)
+    assert run_job("segment", *flags, "--labels", "brats2021").summary["written"] == 1
+    asked = np.asarray(nib.load(f"{labelmaps}/BraTS-SSA-00001-000.nii.gz").dataobj)
+    assert np.array_equal(asked, np.where(own == 3, 4, own)) and (own == 3).any()
+    (marker,) = keys(labelmaps, ".json")[:1]
+    assert json.loads(Store(labelmaps).read(marker))["labels"] == "brats2021"
+
+
+def test_killed_half_way_and_run_again(run_job, tmp_path, model):
+    """SIGKILL of the driver: the next run makes what is missing and touches nothing that is whole."""
+    cases, labelmaps = str(tmp_path / "cases"), str(tmp_path / "labelmaps")
+    names = [f"BraTS-SSA-{n:05d}-000" for n in range(60)]
+    for n, name in enumerate(names):
+        builders.put_all(Store(cases), builders.case_files(name, seed=n % 3, truth=False))
+    flags = ("--cases", cases, "--model", model, "--labelmaps", labelmaps)
+    job = subprocess.Popen(
+        [sys.executable, "-m", "jobs.segment", *flags], cwd=ROOT, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while len(markers(labelmaps)) < 5 and time.monotonic() < end and job.poll() is None:
+        time.sleep(0.002)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    before = settled(labelmaps)
+    assert 5 <= len(before) < len(names)
+    again = run_job("segment", *flags)
+    assert (again.code, again.summary["failed"]) == (0, 0), again.stderr
+    assert again.summary["written"] == len(names) - len(before)
+    after = markers(labelmaps)
+    assert len(after) == len(names) and all(after[key] == version for key, version in before.items())
+    for name in names:
+        assert nib.load(f"{labelmaps}/{name}.nii.gz").get_fdata().shape == (20, 24, 12)
+
+
+def markers(labelmaps: str) -> dict[str, str]:
+    return {e.key: e.version for e in Store(labelmaps).list("_done")}
+
+
+def settled(labelmaps: str) -> dict[str, str]:
+    """The markers once the killed run's last tasks have ended too."""
+    before = markers(labelmaps)
+    while True:
+        time.sleep(3)
+        now = markers(labelmaps)
+        if now == before:
+            return now
+        before = now
+
+
+def wrong(tmp_path, model: str) -> dict[str, tuple[list[str], int, str]]:
+    """What a user may get wrong → (command, exit code, what the one line must say)."""
+    cases = str(tmp_path / "cases")
+    builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00001-000"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.safetensors").write_bytes(b"hello, I am no model")
+    (tmp_path / "half.safetensors").write_bytes(Path(model).read_bytes()[:-100])
+    out, empty = str(tmp_path / "out"), str(tmp_path / "empty")
+    preprocess = ["preprocess", "--shards", out, "--cases"]
+    segment = ["segment", "--cases", cases, "--labelmaps", out, "--model"]
+    return {
+        "missing bucket": ([*preprocess, "s3://no-such-bucket/x"], 1, "no-such-bucket"),
+        "missing folder": ([*preprocess, str(tmp_path / "no")], 2, "no case found"),
+        "empty folder": ([*preprocess, empty], 2, "no case found"),
+        "no such model": ([*segment, str(tmp_path / "no.safetensors")], 2, "no.safetensors"),
+        "text for a model": ([*segment, str(tmp_path / "text.safetensors")], 2, "not a .safetensors file"),
+        "half a model": ([*segment, str(tmp_path / "half.safetensors")], 2, "half.safetensors"),
+        "unknown preset": (["train", "nonsense", "--shards", empty, "--models", out], 2, "fast"),
+        "no shards": (["train", "fast", "--shards", empty, "--models", out], 2, "empty"),
+        "bad bound": ([*preprocess, cases, "--max-failed", "few"], 2, "few"),
+        "unknown flag": ([*preprocess, cases, "--colour", "red"], 2, "colour"),
+        "file for a folder": (["preprocess", "--cases", cases, "--shards", f"{model}/x"], 1, "cannot be"),
+    }  # fmt: skip
+
+
+def test_every_mistake_is_one_clear_line(run_job, s3, tmp_path, model):
+    for what, (command, code, said) in wrong(tmp_path, model).items():
+        run = run_job(*command)
+        assert run.code == code, (what, run.stderr)
+        assert said in run.stderr + run.stdout, (what, run.stderr)
+        assert "Traceback" not in run.stderr, (what, run.stderr)
+
+
+def test_a_full_disk_ends_the_run_in_one_line(run_job, tmp_path):
+    cases, small = str(tmp_path / "cases"), tmp_path / "small"
+    small.mkdir()
+    builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00001-000", shape=(64, 64, 64)))
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", small], capture_output=True
+    ).returncode:
+        pytest.skip("a small disk cannot be mounted here (needs root)")
+    try:
+        run = run_job("preprocess", "--cases", cases, "--shards", small)
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert run.code == 1 and "No space left" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_fast_is_the_preset_that_the_readme_names():
+    assert "fast" in PRESETS

@@ -1,0 +1,141 @@
+"""jobs.evaluate as a user meets it: a folder of labelmaps in, scores, a page and a run report out."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from builders import affine, case_files, nifti, put_all, voxels
+
+from bts.metrics import METRICS, score
+from bts.storage import Store
+from jobs import common, evaluate
+
+SHAPE = (40, 48, 24)  # x, y, z
+RAS = affine("RAS")
+PERFECT, SHIFTED, ASKEW, MISSING, EMPTY = (f"BraTS-GLI-{n:05}-000" for n in range(5))
+TRUTH = voxels(shape=SHAPE)[1]
+MOVED = np.roll(TRUTH, 2, axis=1)
+
+
+def run(capsys, *folders: Store, **flags) -> tuple[int, str, dict]:
+    """(exit code, standard output and error, run report) of the job on labelmaps, cases and report."""
+    uris = dict(zip(("labelmaps", "cases", "report"), (f.uri for f in folders), strict=True))
+    settings = evaluate.Settings(**uris, **flags)
+    code = common.guarded("evaluate", lambda: evaluate.main(settings))
+    said = capsys.readouterr()
+    summary = json.loads(said.out.splitlines()[-1]) if code in (0, 3) else {}
+    details = json.loads(folders[-1].read(summary["report"])) if summary else {}
+    return code, said.out + said.err, details
+
+
+def parquet(report: Store) -> list[dict]:
+    return pq.read_table(pa.BufferReader(report.read("scores.parquet"))).to_pylist()
+
+
+def folders(root: str) -> list[Store]:
+    return [Store(f"{root}/{name}") for name in ("labelmaps", "cases", "report")]
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory) -> list[Store]:
+    """Five cases, one of them with its images, and labelmaps for four; one labelmap is nobody's."""
+    labelmaps, cases, report = folders(str(tmp_path_factory.mktemp("five")))
+    put_all(cases, case_files(PERFECT, matrix=RAS, shape=SHAPE))
+    for case in (SHIFTED, ASKEW, MISSING, EMPTY):
+        cases.put(f"{case}/{case}-seg.nii.gz", nifti(TRUTH * (case != EMPTY), RAS))
+    labelmaps.put(f"{PERFECT}.nii.gz", nifti(TRUTH, RAS))
+    labelmaps.put(f"{SHIFTED}-seg.nii.gz", nifti(MOVED.astype(np.float32), RAS))
+    labelmaps.put(f"{ASKEW}.nii", nifti(TRUTH[:-1], RAS, compress=False))
+    labelmaps.put(f"{EMPTY}.nii.gz", nifti(MOVED, RAS))
+    labelmaps.put("Nobody.nii.gz", nifti(TRUTH, RAS))
+    return [labelmaps, cases, report]
+
+
+def test_scores_report_and_failures(ray_local, five, capsys):
+    code, said, details = run(capsys, *five)
+    assert code == 3
+    assert {k: details[k] for k in ("cases", "scored", "failed", "without_labelmap", "without_truth")} == {
+        "cases": 4, "scored": 3, "failed": 1, "without_labelmap": 1, "without_truth": 1,
+    }  # fmt: skip
+    assert details["cases_without_labelmap"] == [MISSING] and MISSING in said
+    assert details["labelmaps_without_truth"] == ["Nobody.nii.gz"] and "Nobody.nii.gz" in said
+    (failure,) = details["failed_cases"]
+    assert (failure["case_id"], failure["stage"], failure["file"]) == (ASKEW, "grid", f"{ASKEW}.nii")
+
+    rows = parquet(five[-1])
+    assert list(rows[0]) == ["case_id", "group", "dataset", "region", "metric", "value"]
+    keys = [(r["case_id"], r["region"], r["metric"]) for r in rows]
+    assert keys == sorted(keys) and len(keys) == 3 * 3 * len(METRICS)
+    values = {key: r["value"] for key, r in zip(keys, rows, strict=True)}
+    for case, truth, prediction in (
+        (PERFECT, TRUTH, TRUTH),
+        (SHIFTED, TRUTH, MOVED),
+        (EMPTY, TRUTH * 0, MOVED),
+    ):
+        expected = {(case, r, m): v for r, of in score(truth, prediction).items() for m, v in of.items()}
+        assert {key: value for key, value in values.items() if key[0] == case} == pytest.approx(expected)
+    assert 0 < values[SHIFTED, "WT", "dice"] < 1
+    median = values[SHIFTED, "WT", "dice"]
+    assert f"{'WT':8}{(1 + median) / 3:10.4f}{median:10.4f}{3:7}" in said and "index.html" in said
+
+
+def test_csv_says_what_parquet_says(ray_local, five, capsys):
+    run(capsys, *five)
+    table = list(csv.DictReader(io.StringIO(five[-1].read("scores.csv").decode())))
+    assert [{**row, "value": float(row["value"])} for row in table] == parquet(five[-1])
+
+
+def test_page_shows_best_median_and_worst(ray_local, five, capsys):
+    run(capsys, *five)
+    html = five[-1].read("index.html").decode()
+    for title, case in (("Best", PERFECT), ("Median", SHIFTED), ("Worst", EMPTY)):
+        assert f"{title} case: {case}" in html
+    assert html.count("data:image/png;base64,") == 4 + 2 + 2, "images and labels; labels alone; labels alone"
+    assert ASKEW in html and "shape and affine" in html and MISSING in html
+
+
+def test_max_failed(ray_local, five, capsys):
+    assert run(capsys, *five, max_failed="1")[0] == 0
+    assert run(capsys, *five, max_failed="5%")[0] == 3
+
+
+def test_a_bucket_a_marker_and_a_formula(ray_local, bucket, capsys):
+    labelmaps, cases, report = folders(bucket.uri)
+    case = "=1+1"
+    cases.put(f"{case}/{case}_seg.nii.gz", nifti(TRUTH))
+    labelmaps.put(f"{case}.nii.gz", nifti(np.array([0, 2, 1, 3], np.uint8)[TRUTH]))
+    labelmaps.put(f"_done/{case}.0123456789ab.json", b'{"labels": "msd"}')
+    code, said, details = run(capsys, labelmaps, cases, report, labels="brats2023")
+    assert code == 0 and details["dice"] == {"WT": 1, "TC": 1, "ET": 1}, said
+    assert parquet(report)[0]["case_id"] == case
+    assert report.read("scores.csv").decode().splitlines()[1].startswith("'=1+1,")
+    assert "Only case: =1+1" in report.read("index.html").decode()
+
+
+def test_all_failed_is_still_a_report(ray_local, tmp_path, capsys):
+    labelmaps, cases, report = folders(str(tmp_path))
+    cases.put(f"{PERFECT}/{PERFECT}-seg.nii.gz", nifti(TRUTH))
+    labelmaps.put(f"{PERFECT}.nii.gz", b"")
+    code, _, details = run(capsys, labelmaps, cases, report)
+    assert code == 3 and details["failed_cases"][0]["stage"] == "read" and parquet(report) == []
+    assert PERFECT in report.read("index.html").decode()
+
+
+def test_nothing_to_score_is_a_mistake(tmp_path, capsys):
+    labelmaps, cases, report = folders(str(tmp_path))
+    cases.put(f"{PERFECT}/{PERFECT}-seg.nii.gz", nifti(TRUTH))
+    labelmaps.put("other.nii.gz", nifti(TRUTH))
+    code, said, _ = run(capsys, labelmaps, cases, report)
+    assert code == 2 and "nothing to score" in said and report.list() == []
+
+
+@pytest.mark.slow
+def test_the_command(run_job, five, tmp_path):
+    labelmaps, cases, _ = five
+    done = run_job("evaluate", "--labelmaps", labelmaps.uri, "--cases", cases.uri, "--report", tmp_path / "r")
+    assert done.code == 3 and done.summary["scored"] == 3, done.stderr
+    assert (tmp_path / "r/index.html").exists() and (tmp_path / "r" / done.summary["report"]).exists()

@@ -1,0 +1,173 @@
+"""The HTML page and its pictures, as a browser and a reader see them."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bts import metrics, pictures, report
+from bts.report import Contents, Picture, Scored
+
+EVIL = '<script>alert("x")</script>&'
+
+
+def scored(case_id: str, dice: float, **more: float) -> Scored:
+    scores = {region: dict.fromkeys(metrics.METRICS, dice) for region in metrics.REGIONS}
+    scores |= {region: dict.fromkeys(metrics.METRICS, value) for region, value in more.items()}
+    return Scored(case_id, "", "brats2021", scores)
+
+
+def page(**contents) -> str:
+    nothing = {"scored": [], "failed": [], "without_labelmap": [], "without_truth": [], "pictures": []}
+    texts = {"title": "Scores", "when": "today", "labelmaps": "s3://b/l", "cases": "s3://b/c"}
+    return report.render(Contents(**{**texts, **nothing, **contents}))
+
+
+def tumour() -> np.ndarray:
+    """(D, H, W) labels with most tumour at z 2."""
+    labels = np.zeros((4, 20, 30), np.uint8)
+    labels[1:3, 5:10, 5:10] = 2
+    labels[2, 6:9, 10:14] = 3
+    return labels
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+class Tags(HTMLParser):
+    """Every start tag with its attributes; whether they nest."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.found, self.open = [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_loads_nothing():
+    one = scored("A", 0.5)
+    picture = Picture("Only case", one, 2, pictures.draw(tumour()[2], tumour()[2], {}, (1, 1)))
+    html = page(scored=[one], pictures=[picture])
+    tags = Tags(html)
+    assert tags.open == []
+    assert not {tag for tag, _ in tags.found} & {"script", "link", "iframe", "object"}
+    sources = [attrs["src"] for tag, attrs in tags.found if tag == "img"]
+    assert len(sources) == 2 and all(s.startswith("data:image/png;base64,") for s in sources)
+    assert base64.b64decode(sources[0].split(",")[1]) == picture.panels["Truth"]
+    assert not re.search(r"https?://|url\(|@import", html)
+
+
+def test_everything_from_outside_is_escaped():
+    one = Scored(EVIL, EVIL, EVIL, scored("", 1).scores)
+    failure = dict.fromkeys(("case_id", "stage", "file", "error", "mend"), EVIL)
+    drawn = Picture(EVIL, one, 0, {EVIL: b"png"})
+    names = {
+        "without_labelmap": [EVIL],
+        "without_truth": [EVIL],
+        "labelmaps": EVIL,
+        "cases": EVIL,
+        "title": EVIL,
+    }
+    html = page(scored=[one], failed=[failure], pictures=[drawn], when=EVIL, **names)
+    assert "script" not in {tag for tag, _ in Tags(html).found}
+    assert html.count("&lt;script&gt;") >= 15
+
+
+def test_cases_are_sorted_by_mean_dice_and_the_failed_are_named():
+    failure = {
+        "case_id": "D",
+        "stage": "grid",
+        "file": "D.nii.gz",
+        "error": "is askew",
+        "mend": "straighten it",
+    }
+    html = page(scored=[scored("A", 0.5), scored("B", 0.125), scored("C", 1.0)], failed=[failure])
+    table = html[html.index("All cases") :]
+    assert table.index(">B<") < table.index(">A<") < table.index(">C<")
+    assert "0.125" in table and "--v: 12.5%" in table
+    assert all(text in html for text in (">D<", ">grid<", "is askew", "straighten it", "D.nii.gz"))
+
+
+def test_summary():
+    some = [scored("A", 0.5), scored("B", 0.7), scored("C", 0.9, RC=0.25)]
+    assert report.summarise(some, "WT", "dice") == pytest.approx(
+        {"n": 3, "mean": 0.7, "std": 0.2, "median": 0.7}
+    )
+    assert report.regions_of(some) == ["WT", "TC", "ET", "RC"]
+    html = page(scored=some)
+    assert "0.700 ± 0.200" in html and "resection cavity" in html
+    assert "0.250 ± –" in html, "one case has no deviation"
+    assert "RC" not in page(scored=some[:2])
+
+
+def test_page_of_nothing():
+    assert ">0</b>cases scored" in page()
+
+
+@pytest.mark.parametrize(
+    ("dice", "expected"),
+    [
+        ([], {}),
+        ([0.3], {"Only case": 0.3}),
+        ([0.3, 0.6], {"Best case": 0.6, "Worst case": 0.3}),
+        ([0.9, 0.1, 0.4], {"Best case": 0.9, "Median case": 0.4, "Worst case": 0.1}),
+    ],
+)
+def test_choose(dice, expected):
+    chosen = report.choose([scored(f"C{i}", value) for i, value in enumerate(dice)])
+    assert {title: metrics.mean_dice(one.scores) for title, one in chosen.items()} == pytest.approx(expected)
+
+
+def test_fullest_slice():
+    labels = tumour()
+    assert pictures.fullest_slice(labels, np.zeros_like(labels)) == 2
+    assert pictures.fullest_slice(np.zeros_like(labels), np.roll(labels, 1, axis=0)) == 3
+
+
+def test_panels_over_images():
+    labels, ramp = tumour()[2], np.arange(1, 161, dtype=np.int16).reshape(10, 16)
+    brain = np.pad(ramp, ((5, 5), (0, 14)))
+    panels = pictures.draw(labels, labels * 0, {"t1ce": brain[::-1], "flair": brain}, (1, 1))
+    assert list(panels) == ["FLAIR", "T1ce", "Truth", "Prediction"]
+    flair, t1ce, truth, prediction = (pixels(png) for png in panels.values())
+    assert flair.shape[:2] == (round(18 / 20 * pictures.PICTURE_PX), pictures.PICTURE_PX), "cut to the brain"
+    assert np.array_equal(prediction, flair) and not np.array_equal(truth, flair)
+    assert flair[300, 200, 0] > flair[120, 200, 0] and t1ce[300, 200, 0] < t1ce[120, 200, 0]
+
+
+def test_labels_keep_their_colours_and_sides():
+    panels = pictures.draw(tumour()[2], np.zeros((20, 30), np.uint8), {}, (1, 1))
+    assert list(panels) == ["Truth", "Prediction"]
+    truth, scale = pixels(panels["Truth"]), pictures.PICTURE_PX / 30
+    assert truth.shape == (round(20 * scale), pictures.PICTURE_PX, 3)
+    for label, (row, column) in {2: (7, 7), 3: (7.5, 12), 0: (2, 28)}.items():
+        colour = pictures.LABELS[label][1] if label else (0, 0, 0)
+        assert tuple(truth[int(row * scale), int(column * scale)]) == colour
+    # Nothing but the letters R and L, in white, where nothing is predicted.
+    empty = pixels(panels["Prediction"])
+    assert np.ptp(empty, axis=2).max() == 0 and empty[:, 40:-40].max() == 0
+    assert empty[:, :40].max() == 255 and empty[:, -40:].max() == 255
+
+
+def test_pixels_have_their_size_in_mm():
+    panels = pictures.draw(tumour()[2], tumour()[2], {}, (3.0, 1.0))
+    high, wide, _ = pixels(panels["Truth"]).shape
+    assert high / wide == pytest.approx(60 / 30, rel=0.01)
+
+
+def test_constant_and_empty_images_are_drawn():
+    images = {"flair": np.zeros((20, 30), np.float32), "t1ce": np.full((20, 30), -3.0, np.float32)}
+    assert len(pictures.draw(tumour()[2], tumour()[0], images, (1, 1))) == 4
