@@ -67,6 +67,7 @@ class Listing:
     """figshare's numbered .mat files; the patient is inside, so they become cases by an index pass."""
 
 
+OURS = {"_runs", "_index", "_done"}  # folders that this project's jobs keep beside their results
 # Role in the file name → role here, for 2017–2021 names and 2023+ names.
 ROLES = {"flair": "flair", "t1": "t1", "t1ce": "t1ce", "t2": "t2", "seg": "seg"}
 ROLES |= {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
@@ -98,6 +99,8 @@ def find_cases(entries: Iterable[Entry], labels: str = "auto") -> Listing:
     listing = Listing()
     found: dict[tuple[str, str], dict[str, list[Entry]]] = {}
     for entry in entries:
+        if OURS & set(entry.key.split("/")):
+            continue
         place = _place(entry.key)
         if place is None:
             _set_aside(entry, listing)

@@ -51,7 +51,7 @@ def read_catalogue(store: Store) -> list[Shard]:
 
 
 def open_shard(store: Store, key: str):
-    """A shard as a file for pyarrow, read range by range: s3fs's read-ahead would fetch 50 MB for a footer."""
+    """A shard as a file for pyarrow, read range by range: s3fs would read 50 MB ahead for a footer."""
     return store.fs.open(store.path(key), "rb", cache_type="none")
 
 
@@ -63,9 +63,8 @@ def _describe(store: Store, key: str) -> Shard:
             first = file.read_row_group(0, columns=["case_id", "patient_id", "dataset", "group", "tumour_px"])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         problem = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(
-            f"{store.uri}/{key}: not a shard of this project ({problem}); delete it and run jobs.preprocess again"
-        ) from error
+        mend = "delete it and run jobs.preprocess again"
+        raise UsageError(f"{store.uri}/{key}: not a shard of this project ({problem}); {mend}") from error
     row = {name: first[name][0].as_py() for name in first.column_names}
     return Shard(
         key=key,

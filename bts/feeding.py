@@ -19,11 +19,12 @@ from bts.shards import STATISTICS
 from bts.storage import Store
 
 T = TypeVar("T")
+COLUMNS = ("case_id", "z", "height", "width", "mask", "dtype", "brain_px", "tumour_px")
 MOST_SLICES = 2048  # z of a row is below this; one draw a slice, by z
 
 
 def deal(shards: Sequence[Shard], ranks: int, *, seed: int, epoch: int) -> list[list[Shard]]:
-    """Shards in this epoch's random order, each to exactly one rank: the one with the fewest slices so far."""
+    """Shards in this epoch's random order, each to one rank: the one with the fewest slices so far."""
     hands: list[list[Shard]] = [[] for _ in range(ranks)]
     slices = [0] * ranks
     for index in np.random.default_rng([seed, epoch]).permutation(len(shards)):
@@ -37,7 +38,7 @@ def read_slices(
     store: Store, key: str, modalities: Sequence[str], *, empty_slices: float, seed: int, epoch: int
 ) -> pa.Table:
     """The slices that an epoch draws from one shard, of the columns that training uses."""
-    columns = ["case_id", "z", "height", "width", *modalities, "mask", "dtype", *STATISTICS, "brain_px", "tumour_px"]
+    columns = [*COLUMNS, *modalities, *STATISTICS]
     with open_shard(store, key) as file:
         rows = pq.read_table(file, columns=columns)
     return draw_slices(rows, empty_slices, seed, epoch)
@@ -56,7 +57,9 @@ def draw_slices(rows: pa.Table, empty_slices: float, seed: int, epoch: int) -> p
     return rows.filter(pa.array(tumour | (brain & lucky)))
 
 
-def shuffled(tables: Iterable[pa.Table], batch: int, pool: int, rng: np.random.Generator) -> Iterator[pa.Table]:
+def shuffled(
+    tables: Iterable[pa.Table], batch: int, pool: int, rng: np.random.Generator
+) -> Iterator[pa.Table]:
     """Tables of slices → tables of `batch` rows drawn at random from the `pool` rows that came last."""
     waiting: list[tuple[pa.Table, int]] = []  # rows stay where they are until drawn: no copy of the pixels
     for table in tables:

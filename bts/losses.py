@@ -1,5 +1,7 @@
 """Losses on overlapping tumour regions, each region a sigmoid of its own. Axes: B batch, R region, H, W."""
 
+from functools import reduce
+
 import torch
 from torch.nn import functional
 
@@ -9,8 +11,8 @@ from bts.presets import Loss
 
 def region_targets(mask_BHW: torch.Tensor) -> torch.Tensor:
     """Internal labels (B, H, W) → float32 (B, R, H, W), 1 inside the region, in the order of REGIONS."""
-    device = mask_BHW.device
-    regions = [torch.isin(mask_BHW, torch.tensor(labels, device=device)) for labels in REGIONS.values()]
+    # Comparisons of bytes: torch.isin takes eight times as long, a twentieth of a training step.
+    regions = [reduce(torch.logical_or, (mask_BHW == n for n in labels)) for labels in REGIONS.values()]
     return torch.stack(regions, dim=1).float()
 
 

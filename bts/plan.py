@@ -45,7 +45,7 @@ class Plan:
 
 
 def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
-    """Split the patients of the labelled shards. Raises UsageError where they do not suffice for the preset."""
+    """Split the patients of the labelled shards. Raises UsageError where they do not suffice."""
     usable = [s for s in shards if s.labelled]
     for shard in usable:
         if missing := [m for m in preset.modalities if m not in shard.modalities]:

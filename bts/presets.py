@@ -50,6 +50,10 @@ class Augmentation:
 
     flip: float = 0.5
     """Probability of a left-right mirror, the only symmetry that a brain has."""
+    rotate: float = 0.0
+    """Slices are turned by up to ± this many degrees."""
+    zoom: float = 0.0
+    """Slices are enlarged by 1 ± up to this much."""
     scale: float = 0.1
     """Each modality's z-scores are multiplied by 1 ± up to this much (contrast)."""
     shift: float = 0.1

@@ -5,6 +5,7 @@ logs (the driver of a job): many processes on one SQLite file would lock each ot
 MLFLOW_TRACKING_URI all goes to `mlflow.db` and `mlartifacts/` in the current directory.
 """
 
+import functools
 import logging
 import os
 import re
@@ -23,17 +24,37 @@ PARAMS_A_CALL, METRICS_A_CALL, LONGEST_VALUE = 100, 1000, 6000  # MLflow's own l
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
-class Tracker:
-    """The tracking server or file of one process. Raises RunError when it cannot be reached."""
+def _or_run_error(method):
+    """Turn whatever a kind of store raises into a RunError of one line, without the login of its URI."""
 
+    @functools.wraps(method)
+    def asked(self, *args, **kwargs):
+        try:
+            return method(self, *args, **kwargs)
+        except (RunError, UsageError):
+            raise
+        except Exception as error:
+            raise RunError(f"MLflow at {without_login(self.uri)}: {self._reason(error)}") from None
+
+    return asked
+
+
+class Tracker:
+    """The tracking server or file of one process. Raises RunError when it cannot be used."""
+
+    @_or_run_error
     def __init__(self, uri: str | None = None):
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{os.path.abspath('mlflow.db')}"
         self.client = _client(self.uri)
 
-    def start(self, name: str, fingerprint: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
+    @_or_run_error
+    def start(
+        self, name: str, fingerprint: str, params: Mapping[str, object], tags: Mapping[str, str]
+    ) -> str:
         """Id of a new run, or of the run with this fingerprint, which goes on where it was cut off."""
         experiment = self._experiment()
-        found = self.client.search_runs([experiment], f"tags.`{FINGERPRINT}` = '{fingerprint}'", max_results=1)
+        same = f"tags.`{FINGERPRINT}` = '{fingerprint}'"
+        found = self.client.search_runs([experiment], same, max_results=1)
         if found:
             self.client.update_run(found[0].info.run_id, status="RUNNING")
             return found[0].info.run_id
@@ -41,6 +62,7 @@ class Tracker:
         self._log_params(run.info.run_id, params)
         return run.info.run_id
 
+    @_or_run_error
     def log(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
         """One point of each curve."""
         from mlflow.entities import Metric
@@ -50,6 +72,7 @@ class Tracker:
         for start in range(0, len(points), METRICS_A_CALL):
             self.client.log_batch(run_id, metrics=points[start : start + METRICS_A_CALL])
 
+    @_or_run_error
     def attach(self, run_id: str, name: str, data: bytes, folder: str = "") -> None:
         """Keep one small file with the run."""
         with tempfile.TemporaryDirectory() as here:
@@ -57,6 +80,7 @@ class Tracker:
             path.write_bytes(data)
             self.client.log_artifact(run_id, str(path), folder or None)
 
+    @_or_run_error
     def register(self, run_id: str, name: str, data: bytes, digest: str) -> str:
         """Keep a model file with the run, as the next version of the registered model `name`.
 
@@ -74,6 +98,7 @@ class Tracker:
             self.client.set_registered_model_alias(name, CHAMPION, version)
         return str(version)
 
+    @_or_run_error
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run_id, status)
@@ -95,11 +120,15 @@ class Tracker:
                 folder = download_artifacts(artifact_uri=source, dst_path=here, tracking_uri=self.uri)
                 files = sorted(Path(folder).rglob("*.safetensors"))
                 if len(files) != 1:
-                    raise UsageError(f"{uri}: holds {len(files)} .safetensors files; one is a model of this project")
+                    raise UsageError(f"{uri}: holds {len(files)} .safetensors files, a model of ours has one")
                 return files[0].read_bytes()
         except (MlflowException, OSError) as error:
             where = without_login(self.uri)
-            raise UsageError(f"{uri}: not found in {where}: {_first_line(error)}") from error
+            raise UsageError(f"{uri}: not found in {where}: {self._reason(error)}") from None
+
+    def _reason(self, error: Exception) -> str:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        return first.replace(self.uri, without_login(self.uri))
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(EXPERIMENT)
@@ -151,18 +180,11 @@ def _client(uri: str):
     """MLflow's client, without telemetry, migration chatter and progress bars; it takes seconds to import."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # 30 s; its own 7 take minutes to give up
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.get_experiment_by_name(EXPERIMENT)
-    except (MlflowException, OSError) as error:
-        raise RunError(f"MLflow at {without_login(uri)} cannot be used: {_first_line(error)}") from error
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.get_experiment_by_name(EXPERIMENT)
     return client
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

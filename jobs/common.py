@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import ray
 import ray.data
@@ -41,14 +42,16 @@ class Outcome:
         return float(self.max_failed)
 
 
-def run_job(
-    name: str, settings_class: type, main: Callable[..., Outcome], argv: list[str] | None = None
-) -> None:
+def run_job(name: str, settings_class: type, main: Callable[..., Outcome]) -> None:
     """Parse the flags into `settings_class`, run `main(settings)`, and exit as DESIGN.md's Commands say."""
-    settings = tyro.cli(
-        settings_class, prog=f"python -m jobs.{name}", description=_first_paragraph(main), args=argv
-    )
+    settings = parse(name, settings_class, main)
     sys.exit(guarded(name, lambda: main(settings)))
+
+
+def parse(name: str, settings_class: type, main: Callable) -> Any:
+    """The command line as a value of `settings_class`; exits with 2 and the reason if it is none."""
+    about = sys.modules[main.__module__].__doc__.split("\n\n")[0]
+    return tyro.cli(settings_class, prog=f"python -m jobs.{name}", description=about)
 
 
 def guarded(name: str, work: Callable[[], Outcome]) -> int:
@@ -89,21 +92,13 @@ def start_ray() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if cluster := os.environ.get("RAY_ADDRESS"):
+        ray.init(address=cluster, logging_level="ERROR")
+        return
+    # Workers import this checkout wherever the command was started; a submitted job carries its own.
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    remote = bool(os.environ.get("RAY_ADDRESS"))
-    # Local workers import this checkout wherever the command was started; a submitted job carries its own.
-    env = (
-        {}
-        if remote
-        else {"env_vars": {"PYTHONPATH": f"{here}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}}
-    )
-    ray.init(
-        address=os.environ.get("RAY_ADDRESS") or "local",
-        include_dashboard=None if remote else False,
-        logging_level="ERROR",
-        log_to_driver=True,
-        runtime_env=env,
-    )
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    ray.init(address="local", include_dashboard=False, logging_level="ERROR")
 
 
 class Progress:
@@ -130,7 +125,8 @@ class Progress:
 
 def say(line: str) -> None:
     """One line for the person who watches; standard output is kept for results."""
-    print(line, file=sys.stderr, flush=True)
+    # A file name may hold bytes that are no text.
+    print(line.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
 
 
 def failure(case: str, error: CaseError, stage: str = "") -> dict[str, str]:
@@ -173,8 +169,8 @@ def _close(name: str, outcome: Outcome, seconds: float) -> None:
     line = {"job": name, **outcome.counts, "failed": len(outcome.failed)}
     line |= {"seconds": round(seconds, 2), "report": key}
     report = {**line, "exit_code": outcome.exit_code, "failed_cases": outcome.failed, **outcome.details}
-    outcome.output.put(key, json.dumps(report, indent=1, ensure_ascii=False).encode())
-    print(json.dumps(line, ensure_ascii=False), flush=True)
+    outcome.output.put(key, json.dumps(report, indent=1).encode())
+    print(json.dumps(line), flush=True)
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -190,7 +186,3 @@ def _cause(error: BaseException) -> BaseException:
 def _complain(name: str, error: BaseException, code: int) -> int:
     print(f"jobs.{name}: {error}", file=sys.stderr, flush=True)
     return code
-
-
-def _first_paragraph(main: Callable) -> str:
-    return (sys.modules[main.__module__].__doc__ or "").strip().split("\n\n")[0]

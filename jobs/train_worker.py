@@ -1,0 +1,179 @@
+"""One DDP worker of jobs.train: its slices, streamed by Ray Data, its share of validation, its reports."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray.train import Checkpoint
+from ray.train.torch import get_device
+from ray.util.queue import Queue
+
+from bts import feeding, metrics, training
+from bts.inference import Segmenter
+from bts.plan import Plan
+from bts.progress import Progress
+from bts.sampling import collate_slices
+from bts.shards import read_volume
+from bts.storage import Store
+
+SHUFFLE = 1024  # slices of the local shuffle: about 200 MB of four modalities
+AHEAD = 4  # batches made beforehand
+STREAM = 2000  # shards a rank reads in one go, over several epochs where there are fewer
+READERS = 4  # shards read at a time, a rank
+BUFFER = 2**29  # bytes of slices that wait in the object store, a rank: 20 to 40 cases
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every worker gets."""
+
+    plan: Plan
+    shards: Store
+    news: Queue
+    """From rank 0 to the driver: (epoch, minutes, figures) once an epoch's checkpoint is in the store."""
+
+
+def work(config: dict) -> dict:
+    """One worker, from the last checkpoint to the end of the budget → the model, of rank 0."""
+    job: Job = config["job"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    if get_device().type == "cpu":  # Ray gives a worker as many threads as it asked for CPUs
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+
+    def on_epoch(progress: Progress) -> None:
+        figures = {**progress.metrics, "slices_per_second": progress.metrics["slices_per_second"] * world}
+        with tempfile.TemporaryDirectory() as folder:
+            if rank == 0:
+                Path(folder, "state.pt").write_bytes(progress.state())
+            ray.train.report(
+                figures,
+                checkpoint=Checkpoint.from_directory(folder) if rank == 0 else None,
+                checkpoint_dir_name=f"epoch-{progress.epoch:05d}",
+            )
+        if rank == 0:
+            job.news.put((progress.epoch, progress.seconds / 60, figures))
+
+    feed = Feed(job, rank, world)
+    progress = training.train(
+        job.plan.preset,
+        batches=feed.batches,
+        validate=lambda segmenter: validate(job, segmenter, rank, world),
+        on_epoch=on_epoch,
+        checkpoint=last_state(),
+        device=get_device(),
+        rank=rank,
+        world=world,
+    )
+    if rank != 0:
+        return {}
+    best = best_epoch(progress.validations)
+    figures = {"epochs": progress.epoch, "best_epoch": best, "validation": progress.validations[best]}
+    return {
+        "model": progress.model_file({**job.plan.provenance(), **figures}),
+        "losses": progress.losses,
+        "validations": progress.validations,
+    }
+
+
+def best_epoch(validations: dict[int, dict[str, float]]) -> int:
+    """The epoch whose weights are kept: of the highest mean figure, the last one of equals."""
+    return max(validations, key=lambda epoch: (sum(validations[epoch].values()), epoch))
+
+
+def last_state() -> bytes | None:
+    """State of the newest checkpoint of this run, if there is one."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return Path(folder, "state.pt").read_bytes()
+
+
+class Feed:
+    """This rank's slices of all epochs as one stream of Ray Data, so that no epoch waits for a cold start.
+
+    Not `streaming_split`: with equal=True it drops rows, with equal=False it gave one of two workers all of a
+    small set, and it does not know in which epoch a resumed run is.
+    """
+
+    def __init__(self, job: Job, rank: int, world: int):
+        self.job, self.rank, self.world = job, rank, world
+        self.tables, self.next_epoch, self.held = iter(()), None, None
+
+    def batches(self, epoch: int) -> Iterator[dict[str, np.ndarray]]:
+        """The batches of an epoch, the same in every run with as many workers."""
+        preset = self.job.plan.preset
+        rng = np.random.default_rng([preset.seed, epoch, self.rank])
+        tables = feeding.shuffled(self._slices(epoch), preset.batch, SHUFFLE, rng)
+        return feeding.ahead((collate_slices(t, preset.modalities, preset.size, rng) for t in tables), AHEAD)
+
+    def _slices(self, epoch: int) -> Iterator[pa.Table]:
+        while True:
+            if self.next_epoch is None or self.next_epoch <= epoch:
+                self.tables, self.held = self._stream(epoch), None
+            table = self.held or next(self.tables, None)
+            self.held = None
+            if table is None:
+                return
+            at = table["epoch"][0].as_py()
+            if at > epoch:
+                self.held = table
+                return
+            if at == epoch:  # else the rest of an epoch that was broken off
+                yield table
+
+    def _stream(self, epoch: int) -> Iterator[pa.Table]:
+        """Drawn slices of this and the following epochs, a table a shard."""
+        plan, seed = self.job.plan, self.job.plan.preset.seed
+        self.next_epoch = epoch + max(1, STREAM * self.world // len(plan.training))
+        items = [
+            {"epoch": e, "key": shard.key}
+            for e in range(epoch, self.next_epoch)
+            for shard in feeding.deal(plan.training, self.world, seed=seed, epoch=e)[self.rank]
+        ]
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        limits = ray.data.ExecutionResources.for_limits(object_store_memory=BUFFER)
+        context.execution_options.resource_limits = limits
+        data = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            read,
+            fn_args=(self.job,),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.TaskPoolStrategy(size=READERS),
+            num_cpus=0.5,  # a machine with one CPU must be able to read beside a worker
+        )
+        return iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+
+
+def read(items: pa.Table, job: Job) -> pa.Table:
+    """One item of the stream → its drawn slices, with the epoch as a column."""
+    (item,) = items.to_pylist()
+    preset = job.plan.preset
+    rows = feeding.read_slices(
+        job.shards, item["key"], preset.modalities,
+        empty_slices=preset.sampling.empty_slices, seed=preset.seed, epoch=item["epoch"],
+    )  # fmt: skip
+    return rows.append_column("epoch", pa.array([item["epoch"]] * rows.num_rows, pa.int32()))
+
+
+def validate(job: Job, segmenter: Segmenter, rank: int, world: int) -> dict[str, float]:
+    """Mean Dice by region over the held-out cases, whole volumes; each rank takes its share of the cases."""
+    mine, modalities = job.plan.held_out[rank::world], job.plan.preset.modalities
+    volumes = feeding.ahead((read_volume(job.shards.read(s.key), modalities) for s in mine), 1)
+    scores = [metrics.score(volume.mask, segmenter(volume)) for volume in volumes]
+    everyone = [scores]
+    if world > 1:
+        everyone = [None] * world
+        torch.distributed.all_gather_object(everyone, scores)
+    cases = [case for part in everyone for case in part]
+    regions = metrics.REGIONS
+    return {f"dice/{region}": float(np.mean([case[region]["dice"] for case in cases])) for region in regions}

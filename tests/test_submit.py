@@ -1,0 +1,72 @@
+"""The four jobs by `ray job submit` to a cluster of one node, with a bucket as the only shared thing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+
+from bts import phantom
+from bts.storage import Store
+from tests.conftest import ROOT, free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+BIN = Path(sys.executable).parent
+TINY = ("--network.widths", "4", "8", "--size", "64", "64", "--batch", "4", "--budget.epochs", "1")
+
+
+@pytest.fixture
+def cluster(s3, tmp_path):
+    """`ray start --head`, with the environment and the Python that its jobs will use; its dashboard's URL."""
+    dashboard = free_port()
+    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    env["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/mlflow.db"
+    env.pop("RAY_ADDRESS", None)
+    start = [BIN / "ray", "start", "--head", "--num-cpus", "2", "--port", str(free_port())]
+    start += [
+        "--include-dashboard",
+        "true",
+        "--dashboard-host",
+        "127.0.0.1",
+        "--dashboard-port",
+        str(dashboard),
+    ]
+    start += ["--disable-usage-stats", "--object-store-memory", str(512 << 20)]
+    subprocess.run(start, env=env, check=True, capture_output=True, cwd=tmp_path)
+    try:
+        yield f"http://127.0.0.1:{dashboard}", env
+    finally:
+        subprocess.run([BIN / "ray", "stop", "--force"], env=env, capture_output=True)
+
+
+def submit(cluster, name: str, *flags: object) -> dict:
+    """`ray job submit`, as the README says it; the job's last line."""
+    address, env = cluster
+    command = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ROOT, "--"]
+    command += ["python", "-m", f"jobs.{name}", *map(str, flags)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"job"')]
+    assert done.returncode == 0 and lines, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(lines[-1])
+
+
+def test_the_chain_submitted_to_a_cluster(cluster, bucket):
+    cases, shards, models = (f"{bucket.uri}/{name}" for name in ("cases", "shards", "models"))
+    for index in range(6):
+        for key, data in phantom.write_case(3, index, (64, 64, 48)).items():
+            Store(cases).put(key, data)
+    assert submit(cluster, "preprocess", "--cases", cases, "--shards", shards)["written"] == 6
+    trained = submit(cluster, "train", "fast", "--shards", shards, "--models", models, *TINY)
+    assert trained["epochs"] == 1 and set(trained["dice"]) == {"WT", "TC", "ET"}
+    labelmaps, report = f"{bucket.uri}/labelmaps", f"{bucket.uri}/report"
+    model = f"{models}/fast.safetensors"
+    flags = ("--cases", cases, "--model", model, "--labelmaps", labelmaps)
+    assert submit(cluster, "segment", *flags)["written"] == 6
+    assert submit(cluster, "segment", *flags)["unchanged"] == 6
+    scored = submit(cluster, "evaluate", "--labelmaps", labelmaps, "--cases", cases, "--report", report)
+    assert scored["scored"] == 6 and Store(report).exists("index.html")
+    name = next(e.key for e in Store(labelmaps).list() if e.key.endswith(".nii.gz"))
+    assert nib.load(bucket.directory / "labelmaps" / name).shape == (64, 64, 48)

@@ -1,0 +1,94 @@
+import os
+
+import pytest
+
+from bts.errors import RunError, UsageError
+from bts.tracking import Tracker, flatten, resolve, without_login
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("tracking")
+
+
+@pytest.fixture(scope="module")
+def tracker(folder):
+    return Tracker(f"sqlite:///{folder}/mlflow.db")
+
+
+def start(tracker, mark: str, **params) -> str:
+    return tracker.start("fast", mark, {"lr": 0.1, **params}, {"data": "d", "commit": "c"})
+
+
+def test_a_run_keeps_its_settings_and_curves(tracker):
+    run_id = start(tracker, "a", **{f"p{i}": i for i in range(150)}, long="x" * 9000)
+    for epoch in (1, 2):
+        tracker.log(run_id, {"loss": 1 / epoch, "dice/WT": 0.5}, epoch)
+    tracker.finish(run_id)
+    run = tracker.client.get_run(run_id)
+    assert run.info.status == "FINISHED" and run.info.run_name == "fast"
+    assert len(run.data.params) == 152 and run.data.tags["data"] == "d"
+    curve = tracker.client.get_metric_history(run_id, "loss")
+    assert [(point.step, point.value) for point in curve] == [(1, 1), (2, 0.5)]
+
+
+def test_the_same_fingerprint_goes_on_with_the_same_run(tracker):
+    first = start(tracker, "b")
+    tracker.finish(first, "FAILED")
+    assert start(tracker, "b") == first
+    assert tracker.client.get_run(first).info.status == "RUNNING"
+    assert start(tracker, "c") != first
+
+
+def test_the_first_version_is_champion_and_the_next_is_not(tracker):
+    first, second = start(tracker, "d"), start(tracker, "e")
+    assert tracker.register(first, "model-d", b"one", "111") == "1"
+    assert tracker.register(first, "model-d", b"one", "111") == "1"  # the same again, after a kill
+    assert tracker.register(second, "model-d", b"two", "222") == "2"
+    assert tracker.read("models:/model-d@champion") == tracker.read("models:/model-d/1") == b"one"
+    assert tracker.read("models:/model-d/2") == b"two"
+
+
+def test_resolve_reads_from_the_file_in_the_current_directory(tracker, folder, monkeypatch):
+    tracker.register(start(tracker, "f"), "model-f", b"bytes", "1")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(folder)
+    assert resolve("models:/model-f@champion") == b"bytes"
+    assert sorted(os.listdir(folder)) == ["mlartifacts", "mlflow.db"]
+
+
+@pytest.mark.parametrize("uri", ["models:/none@champion", "models:/model-g@best", "models:/model-g/7"])
+def test_what_is_not_registered_is_the_users_mistake(tracker, uri):
+    tracker.register(start(tracker, "g"), "model-g", b"bytes", "1")
+    with pytest.raises(UsageError, match=f"{uri}: not found in sqlite:"):
+        tracker.read(uri)
+
+
+@pytest.mark.parametrize("uri", ["models:/fast", "models:/a/b/c", "fast@champion", "models:/fast@"])
+def test_a_malformed_name_is_explained(tracker, uri):
+    with pytest.raises(UsageError, match="models:/NAME@ALIAS or models:/NAME/VERSION"):
+        tracker.read(uri)
+
+
+def test_a_store_that_cannot_be_used_is_one_line(tmp_path):
+    (tmp_path / "mlflow.db").write_bytes(b"no database at all, but long enough to be read as one" * 99)
+    with pytest.raises(RunError, match=r"MLflow at sqlite:.*not a database") as caught:
+        Tracker(f"sqlite:///{tmp_path}/mlflow.db")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unreachable_server_is_named_without_its_login(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(RunError, match=r"MLflow at http://127\.0\.0\.1:9:") as caught:
+        Tracker("http://me:secret@127.0.0.1:9")
+    assert "secret" not in str(caught.value)
+
+
+def test_logins_are_taken_out():
+    assert without_login("https://me:secret@host:5000/x") == "https://host:5000/x"
+    assert without_login("s3://bucket/prefix") == "s3://bucket/prefix"
+    assert without_login("/a@b/c") == "/a@b/c"
+
+
+def test_nested_settings_become_flag_names():
+    assert flatten({"a": 1, "b": {"c": 2, "d": {"e": (3,)}}}) == {"a": 1, "b.c": 2, "b.d.e": (3,)}

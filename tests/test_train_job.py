@@ -1,0 +1,131 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bts import phantom, shards
+from bts.cases import find_cases
+from bts.catalogue import read_catalogue
+from bts.model import load_model
+from bts.plan import make_plan
+from bts.preprocess import load_case
+from bts.presets import PRESETS
+from bts.storage import Store
+from bts.tracking import Tracker, resolve
+
+TINY = "--size 32 32 --batch 8 --network.widths 8 16 --budget.minutes None --budget.validate-every 2".split()
+
+
+@pytest.fixture(scope="module")
+def shard_folder(tmp_path_factory) -> Path:
+    """Shards of six small phantom cases: four to train, two held out in fold 0."""
+    folder = tmp_path_factory.mktemp("train")
+    cases, made = Store(folder / "cases"), Store(folder / "shards")
+    for index in range(6):
+        for key, data in phantom.write_case(0, index, (40, 40, 24)).items():
+            cases.put(key, data)
+    for case in find_cases(cases.list()).cases:
+        made.put(f"{case.id}.0123456789ab.parquet", shards.write_shard(load_case(case, cases), {}))
+    return folder / "shards"
+
+
+def train(*flags: object, capsys) -> tuple[int, dict, str]:
+    """jobs.train in this process, which has Ray already → exit code, last line, messages."""
+    from jobs.train import cli
+
+    capsys.readouterr()
+    code = cli(["fast", *map(str, flags)])
+    out, err = capsys.readouterr()
+    return code, json.loads(out.splitlines()[-1]) if code == 0 else {}, err
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current directory: MLflow's default store is made there."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_train_twice_and_after_a_kill(shard_folder, here, bucket, ray_local, capsys):
+    """A killed training, resumed, gives the very weights of an undisturbed one; a third run does nothing."""
+    flags = ["--shards", shard_folder, *TINY, "--budget.epochs", 6]
+    code, line, said = train(*flags, "--models", "models", capsys=capsys)
+    assert code == 0 and line["epochs"] == 6 and set(line["dice"]) == {"WT", "TC", "ET"}
+    assert "4 for training, 2 held out" in said and "epoch 6/6" in said and "← kept" in said
+    check_model_and_tracking(here, line)
+
+    code, again, said = train(*flags, "--models", "models", capsys=capsys)
+    assert code == 0 and again["digest"] == line["digest"] and "nothing to do" in said
+
+    flags += ["--models", bucket.uri]
+    first = kill_in_the_middle([sys.executable, "-m", "jobs.train", "fast", *map(str, flags)], here)
+    assert not (bucket.directory / "fast.safetensors").exists()
+    code, resumed, said = train(*flags, capsys=capsys)
+    assert code == 0 and "epoch 1/6" not in said and "epoch 6/6" in said, (first, said)
+    assert resumed["digest"] == line["digest"]
+    assert (bucket.directory / "fast.safetensors").read_bytes() == Path(line["model"]).read_bytes()
+    kept = sorted(path.name for path in bucket.directory.glob("_checkpoints/fast-*/epoch-*"))
+    assert kept == ["epoch-00005", "epoch-00006"]
+
+
+def check_model_and_tracking(here: Path, line: dict) -> None:
+    model = load_model(Path(line["model"]).read_bytes(), "fast")
+    assert model.digest == line["digest"] and model.preset.name == "fast"
+    assert model.meta["best_epoch"] in (2, 4, 6) and model.meta["epochs"] == 6
+    assert len(model.meta["training_patients"]) == 4 and len(model.meta["held_out_patients"]) == 2
+    tracker = Tracker()
+    (run,) = tracker.client.search_runs([tracker.client.get_experiment_by_name("bts").experiment_id])
+    assert run.info.status == "FINISHED" and run.data.params["network.widths"] == "(8, 16)"
+    assert [p.step for p in tracker.client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4, 5, 6]
+    assert [p.step for p in tracker.client.get_metric_history(run.info.run_id, "dice/WT")] == [2, 4, 6]
+    assert [f.path for f in tracker.client.list_artifacts(run.info.run_id) if not f.is_dir] == ["curves.png"]
+    assert resolve("models:/fast@champion") == Path(line["model"]).read_bytes()
+    assert list(here.glob("mlartifacts/*"))
+
+
+def kill_in_the_middle(command: list[str], here: Path) -> str:
+    """Run until the second epoch is reported, then SIGKILL; what it said."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    job = subprocess.Popen(command, cwd=here, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    said = ""
+    for text in job.stderr:
+        said += text
+        if text.startswith("epoch 2/"):
+            break
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    assert "epoch 2/" in said, said
+    return said
+
+
+@pytest.mark.slow
+def test_two_workers_survive_the_death_of_one(shard_folder, here, ray_local, capsys):
+    flags = ["--shards", shard_folder, "--models", "models", "--workers", 2, "--name", "two", *TINY]
+    killer = threading.Thread(target=kill_a_worker_after_the_first_epoch, args=(here / "models",))
+    killer.start()
+    code, line, said = train(*flags, "--budget.epochs", 12, capsys=capsys)
+    killer.join(1)
+    assert not killer.is_alive()
+    assert code == 0 and line["epochs"] == 12 and "epoch 12/12" in said
+    assert said.count("wait 9") >= 2 or said.count("epoch ") >= 12
+    assert load_model((here / "models/two.safetensors").read_bytes(), "two").meta["epochs"] == 12
+
+
+def kill_a_worker_after_the_first_epoch(models: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if list(models.glob("_checkpoints/two-*/checkpoint_manager_snapshot.json")):
+            for process in Path("/proc").glob("[0-9]*"):
+                if (process / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker"):
+                    os.kill(int(process.name), signal.SIGKILL)
+                    return
+        time.sleep(0.05)
