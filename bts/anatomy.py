@@ -118,11 +118,12 @@ def draw_lesions(
 def _reaches(rng: np.random.Generator, kind: str, soft: float) -> list[float]:
     """Radius in mm of the oedema of each lesion, the largest first."""
     if kind == "small":
-        return [max(r, 3 * soft) for r in sorted(rng.uniform(5, 11, rng.integers(1, 3)), reverse=True)]
-    if kind == "multifocal":
-        rest = rng.uniform(6, 15, rng.integers(1, 4))
-        return [float(rng.uniform(20, 28)), *(max(r, 3 * soft) for r in sorted(rest, reverse=True))]
-    return [float(rng.uniform(22, 36))]
+        radii = rng.uniform(5, 11, rng.integers(1, 3))
+    elif kind == "multifocal":
+        radii = np.append(rng.uniform(20, 28), rng.uniform(6, 15, rng.integers(1, 4)))
+    else:
+        radii = rng.uniform(22, 36, 1)
+    return sorted((max(float(radius), 3 * soft) for radius in radii), reverse=True)
 
 
 def _lesion(rng, kind: str, reach: float, place: list, axes: tuple, depth, white, soft: float) -> dict:
@@ -160,8 +161,8 @@ def smooth_field(rng: np.random.Generator, axes: tuple, cell: float) -> np.ndarr
     places = [(axis - axis[0]) / np.float32(cell) for axis in axes]
     field = rng.standard_normal([int(p[-1]) + 4 for p in places], np.float32)
     for k in (2, 1, 0):
-        at = places[k].astype(np.intp)
-        t = places[k] - at
+        below = np.floor(places[k])
+        at, t = below.astype(np.intp), places[k] - below
         r, square, cube = 1 - t, t * t, t * t * t
         taps = (r * r * r, 3 * cube - 6 * square + 4, -3 * cube + 3 * square + 3 * t + 1, cube)
         shape = [-1 if axis == k else 1 for axis in range(3)]

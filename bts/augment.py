@@ -28,7 +28,10 @@ def turn(images_BCHW, mask_BHW, settings: Augmentation, generator: torch.Generat
     cos, sin, none = angle.cos() / zoom, angle.sin() / zoom, torch.zeros_like(angle)
     height, width = mask_BHW.shape[-2:]
     # affine_grid's axes run from -1 to 1 whatever their length: unequal sides would shear.
-    rows = [torch.stack([cos, -sin * height / width, none], 1), torch.stack([sin * width / height, cos, none], 1)]
+    rows = [
+        torch.stack([cos, -sin * height / width, none], 1),
+        torch.stack([sin * width / height, cos, none], 1),
+    ]
     grid = functional.affine_grid(torch.stack(rows, 1), [len(angle), 1, height, width], align_corners=False)
     images = functional.grid_sample(images_BCHW, grid, align_corners=False)
     mask = functional.grid_sample(mask_BHW[:, None].float(), grid, mode="nearest", align_corners=False)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bts.catalogue import Shard, open_shard
+from bts.presets import Preset
 from bts.shards import STATISTICS
 from bts.storage import Store
 
@@ -34,14 +35,13 @@ def deal(shards: Sequence[Shard], ranks: int, *, seed: int, epoch: int) -> list[
     return hands
 
 
-def read_slices(
-    store: Store, key: str, modalities: Sequence[str], *, empty_slices: float, seed: int, epoch: int
-) -> pa.Table:
-    """The slices that an epoch draws from one shard, of the columns that training uses."""
-    columns = [*COLUMNS, *modalities, *STATISTICS]
+def read_item(items: pa.Table, store: Store, preset: Preset) -> pa.Table:
+    """One row (epoch, key) → the slices that this epoch draws from this shard, with the column `epoch`."""
+    ((epoch, key),) = ((row["epoch"], row["key"]) for row in items.to_pylist())
     with open_shard(store, key) as file:
-        rows = pq.read_table(file, columns=columns)
-    return draw_slices(rows, empty_slices, seed, epoch)
+        rows = pq.read_table(file, columns=[*COLUMNS, *preset.modalities, *STATISTICS])
+    drawn = draw_slices(rows, preset.sampling.empty_slices, preset.seed, epoch)
+    return drawn.append_column("epoch", pa.array([epoch] * drawn.num_rows, pa.int32()))
 
 
 def draw_slices(rows: pa.Table, empty_slices: float, seed: int, epoch: int) -> pa.Table:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -99,6 +99,32 @@ def start_ray() -> None:
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     ray.init(address="local", include_dashboard=False, logging_level="ERROR")
+
+
+def stream(
+    name: str, total: int, rows: ray.data.Dataset, last: Callable[[dict], dict], **how
+) -> Iterator[dict]:
+    """Run the last stage of a pipeline, one row a case, and yield its rows with progress lines.
+
+    Ray loses the class of what a task raises, so a RunError (a full disk, a bucket that refuses) travels here
+    as a row; a row with a `failure` counts as a failed case. Raises RunError.
+    """
+    progress = Progress(name, total)
+    for row in rows.map(_or_stop(last), **how).iter_rows():
+        if row["stop"]:
+            raise RunError(row["stop"])
+        progress.step(failed=bool(row.get("failure")))
+        yield row
+
+
+def _or_stop(task: Callable[[dict], dict]) -> Callable[[dict], dict]:
+    def run(row: dict) -> dict:
+        try:
+            return {**task(row), "stop": ""}
+        except RunError as error:
+            return {"stop": str(error)}
+
+    return run
 
 
 class Progress:

@@ -74,10 +74,8 @@ def run(todo: list[int], settings: Settings, output: Store) -> Iterator[int]:
         common.say("nothing to do: every case is there")
         return
     common.start_ray()
-    progress = common.Progress("phantom", len(todo))
     rows = ray.data.from_items(todo, override_num_blocks=len(todo))
-    for result in rows.map(MakeCase(settings, output).__call__).iter_rows():
-        progress.step()
+    for result in common.stream("phantom", len(todo), rows, MakeCase(settings, output)):
         yield result["bytes"]
 
 

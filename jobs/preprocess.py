@@ -134,12 +134,9 @@ def run(todo: list, source: Store, output: Store) -> Iterator[dict]:
         common.say("nothing to do: every case has its shard")
         return
     common.start_ray()
-    progress = common.Progress("preprocess", len(todo))
     rows = [{"case": case.to_json(), "fingerprint": mark, "older": older} for case, mark, older in todo]
-    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(MakeShard(source, output).__call__)
-    for result in results.iter_rows():
-        progress.step(failed=bool(result["failure"]))
-        yield result
+    cases = ray.data.from_items(rows, override_num_blocks=len(rows))
+    yield from common.stream("preprocess", len(rows), cases, MakeShard(source, output))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,9 @@ class Write:
     """Labels → the source's grid and convention, the labelmap, then the marker that makes it count."""
 
     def __init__(self, output: Store, models: list[dict], labels: str, flips: bool):
-        self.output, self.models, self.labels, self.flips = output, models, labels, flips
+        self.output, self.models, self.labels, self.options = output, models, labels, {"flips": flips}
+        # Asked here, so that the writing workers need no torch.
+        self.versions = {"format": FORMAT, "torch": torch.__version__, "python": platform.python_version()}
 
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
@@ -144,8 +146,8 @@ class Write:
             "seconds": {stage: round(s, 3) for stage, s in seconds.items()},
             "inputs": {r: {"key": case.files[r].key, "version": case.files[r].version} for r in _roles(case)},
             "models": self.models,
-            "options": {"flips": self.flips},
-            "versions": {"format": FORMAT, "torch": torch.__version__, "python": platform.python_version()},
+            "options": self.options,
+            "versions": self.versions,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
@@ -219,25 +221,21 @@ def run(todo: list, source: Store, write: Write, models: list[tuple[str, bytes]]
         common.say("nothing to do: every case has its labelmap")
         return
     common.start_ray()
-    progress = common.Progress("segment", len(todo))
     rows = [{"case": case.to_json(), "fingerprint": mark, "older": older} for case, mark, older in todo]
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    io = {"compute": TaskPoolStrategy(size=max(2, cpus // 2)), "num_cpus": IO_CPUS}
+    io = {"compute": TaskPoolStrategy(size=min(max(2, cpus // 2), len(rows))), "num_cpus": IO_CPUS}
     actors, threads, resources = pool(cpus, int(ray.cluster_resources().get("GPU", 0)), len(todo))
-    results = (
+    predicted = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map(Read(source).__call__, **io)
         .map(
             Predict,
-            fn_constructor_args=([ray.put(models)], threads, write.flips),
+            fn_constructor_args=([ray.put(models)], threads, write.options["flips"]),
             compute=ActorPoolStrategy(size=actors),
             **resources,
         )
-        .map(write.__call__, **io)
     )
-    for result in results.iter_rows():
-        progress.step(failed=bool(result["failure"]))
-        yield result
+    yield from common.stream("segment", len(rows), predicted, write, **io)
 
 
 def pool(cpus: int, gpus: int, cases: int) -> tuple[int, int, dict[str, float]]:

@@ -29,7 +29,7 @@ from bts import model
 from bts.catalogue import read_catalogue
 from bts.curves import draw_curves
 from bts.errors import RunError, UsageError
-from bts.plan import Plan, commit, make_plan
+from bts.plan import Plan, make_plan
 from bts.presets import PRESETS, Budget, Preset, to_dict
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
@@ -71,11 +71,14 @@ def main(settings: Settings, system: str) -> common.Outcome:
     start_ray()
     tracker = Tracker()
     params = {**flatten(to_dict(plan.preset)), "fold": plan.fold, "workers": settings.workers}
-    tags = {"data": plan.data, "commit": commit(), "shards": without_login(settings.shards)}
+    provenance = plan.provenance()
+    tags = {"data": plan.data, "commit": provenance["commit"], "shards": without_login(settings.shards)}
     run_id = tracker.start(name, plan.run, params, tags)
     status = "FAILED"
     try:
-        result = fit(name, plan, settings, lambda epoch, figures: tracker.log(run_id, figures, epoch))
+        news = Queue(actor_options={"num_cpus": 0})
+        job = Job(plan=plan, provenance=provenance, shards=Store(settings.shards), news=news)
+        result = fit(name, job, settings, lambda epoch, figures: tracker.log(run_id, figures, epoch))
         data = result["model"]
         tracker.attach(run_id, "curves.png", draw_curves(result["losses"], result["validations"]))
         tracker.register(run_id, name, data, model.digest(data))
@@ -112,24 +115,15 @@ def start_ray() -> None:
     global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
 
 
-def fit(name: str, plan: Plan, settings: Settings, log: Callable[[int, dict], None]) -> dict:
+def fit(name: str, job: Job, settings: Settings, log: Callable[[int, dict], None]) -> dict:
     """Train with Ray → what rank 0 returns. Raises RunError when the last restart failed too."""
-    models, news = Store(settings.models), Queue(actor_options={"num_cpus": 0})
-    cluster, workers = ray.cluster_resources(), settings.most_workers
-    gpu = settings.gpu == "yes" or (settings.gpu == "auto" and cluster.get("GPU", 0) >= workers)
-    # Reading needs a CPU too: on a small machine the workers must not hold them all.
-    small = not os.environ.get("RAY_ADDRESS") and cluster["CPU"] <= workers
+    models = Store(settings.models)
     trainer = TorchTrainer(
         work,
-        train_loop_config={"job": Job(plan=plan, shards=Store(settings.shards), news=news)},
-        scaling_config=ScalingConfig(
-            num_workers=settings.workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": 0.01 if small else 1, **({"GPU": 1} if gpu else {})},
-            placement_strategy="PACK" if gpu else "SPREAD",
-        ),
+        train_loop_config={"job": job},
+        scaling_config=scaling(settings),
         run_config=RunConfig(
-            name=f"{name}-{plan.run}",  # the same command finds it again, other settings do not
+            name=f"{name}-{job.plan.run}",  # the same command finds it again, other settings do not
             storage_path=models.path("_checkpoints"),
             storage_filesystem=models.arrow_fs(),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
@@ -138,10 +132,24 @@ def fit(name: str, plan: Plan, settings: Settings, log: Callable[[int, dict], No
         ),
     )
     try:
-        with Listener(news, plan.preset.budget, log):
+        with Listener(job.news, settings.preset.budget, log):
             return trainer.fit().return_value
     except TrainingFailedError as error:
         raise _cause(error) from error
+
+
+def scaling(settings: Settings) -> ScalingConfig:
+    """What each worker asks of the cluster."""
+    cluster, workers = ray.cluster_resources(), settings.most_workers
+    gpu = settings.gpu == "yes" or (settings.gpu == "auto" and cluster.get("GPU", 0) >= workers)
+    # Reading needs a CPU too: on a small machine the workers must not hold them all.
+    small = not os.environ.get("RAY_ADDRESS") and cluster["CPU"] <= workers
+    return ScalingConfig(
+        num_workers=settings.workers,
+        use_gpu=gpu,
+        resources_per_worker={"CPU": 0.01 if small else 1, **({"GPU": 1} if gpu else {})},
+        placement_strategy="PACK" if gpu else "SPREAD",
+    )
 
 
 class Listener(threading.Thread):

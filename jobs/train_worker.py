@@ -24,7 +24,7 @@ from bts.storage import Store
 
 SHUFFLE = 1024  # slices of the local shuffle: about 200 MB of four modalities
 AHEAD = 4  # batches made beforehand
-STREAM = 2000  # shards a rank reads in one go, over several epochs where there are fewer
+STREAM = 1000  # shards that a rank reads in one go, over several epochs where there are fewer
 READERS = 4  # shards read at a time, a rank
 BUFFER = 2**29  # bytes of slices that wait in the object store, a rank: 20 to 40 cases
 
@@ -34,6 +34,8 @@ class Job:
     """What every worker gets."""
 
     plan: Plan
+    provenance: dict
+    """What the model's header says of its origin; of the driver, for workers have no git."""
     shards: Store
     news: Queue
     """From rank 0 to the driver: (epoch, minutes, figures) once an epoch's checkpoint is in the store."""
@@ -76,7 +78,7 @@ def work(config: dict) -> dict:
     best = best_epoch(progress.validations)
     figures = {"epochs": progress.epoch, "best_epoch": best, "validation": progress.validations[best]}
     return {
-        "model": progress.model_file({**job.plan.provenance(), **figures}),
+        "model": progress.model_file({**job.provenance, **figures}),
         "losses": progress.losses,
         "validations": progress.validations,
     }
@@ -118,8 +120,7 @@ class Feed:
         while True:
             if self.next_epoch is None or self.next_epoch <= epoch:
                 self.tables, self.held = self._stream(epoch), None
-            table = self.held or next(self.tables, None)
-            self.held = None
+            table, self.held = (next(self.tables, None) if self.held is None else self.held), None
             if table is None:
                 return
             at = table["epoch"][0].as_py()
@@ -132,7 +133,7 @@ class Feed:
     def _stream(self, epoch: int) -> Iterator[pa.Table]:
         """Drawn slices of this and the following epochs, a table a shard."""
         plan, seed = self.job.plan, self.job.plan.preset.seed
-        self.next_epoch = epoch + max(1, STREAM * self.world // len(plan.training))
+        self.next_epoch = epoch + max(2, STREAM * self.world // len(plan.training))
         items = [
             {"epoch": e, "key": shard.key}
             for e in range(epoch, self.next_epoch)
@@ -144,25 +145,14 @@ class Feed:
         limits = ray.data.ExecutionResources.for_limits(object_store_memory=BUFFER)
         context.execution_options.resource_limits = limits
         data = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            read,
-            fn_args=(self.job,),
+            feeding.read_item,  # not a function of this file: a reader need not import torch
+            fn_args=(self.job.shards, plan.preset),
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.TaskPoolStrategy(size=READERS),
             num_cpus=0.5,  # a machine with one CPU must be able to read beside a worker
         )
         return iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
-
-
-def read(items: pa.Table, job: Job) -> pa.Table:
-    """One item of the stream → its drawn slices, with the epoch as a column."""
-    (item,) = items.to_pylist()
-    preset = job.plan.preset
-    rows = feeding.read_slices(
-        job.shards, item["key"], preset.modalities,
-        empty_slices=preset.sampling.empty_slices, seed=preset.seed, epoch=item["epoch"],
-    )  # fmt: skip
-    return rows.append_column("epoch", pa.array([item["epoch"]] * rows.num_rows, pa.int32()))
 
 
 def validate(job: Job, segmenter: Segmenter, rank: int, world: int) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """bts.augment and bts.normalise: what may change in a slice, and what must not."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from bts.augment import augment
 from bts.normalise import zscore
 from bts.presets import Augmentation
 
-NOTHING = Augmentation(flip=0, scale=0, shift=0, noise=0)
+NOTHING = Augmentation(flip=0, rotate=0, zoom=0, scale=0, shift=0, noise=0)
 
 
 def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,7 +45,7 @@ def test_nothing_asked_nothing_changed():
 
 
 def test_a_mirror_moves_images_and_labels_together_and_left_to_right_only():
-    settings = Augmentation(flip=0.5, scale=0, shift=0, noise=0)
+    settings = replace(NOTHING, flip=0.5)
     images, mask = run(settings)
     old_images, old_mask = batch()
     moved = 0
@@ -57,9 +59,24 @@ def test_a_mirror_moves_images_and_labels_together_and_left_to_right_only():
     assert 0 < moved < len(images)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "areas"), [("rotate", 45, (0.97, 1.03)), ("zoom", 0.3, (0.45, 1.75))]
+)
+def test_turning_keeps_shapes_and_moves_images_and_labels_together(name, value, areas):
+    mask = torch.zeros(16, 80, 64, dtype=torch.uint8)
+    mask[:, 20:50, 16:40] = 3
+    images, labels = augment(
+        mask[:, None].float(), mask, replace(NOTHING, **{name: value}), torch.Generator().manual_seed(3)
+    )
+    area = labels.sum(dim=(1, 2)) / mask.sum(dim=(1, 2))
+    assert areas[0] < area.min() < area.max() < areas[1]
+    assert not torch.equal(labels, mask) and set(labels.unique().tolist()) == {0, 3}
+    assert (images[:, 0].round() == labels).float().mean() > 0.98
+
+
 @pytest.mark.parametrize("name", ["scale", "shift", "noise"])
 def test_intensities_change_in_the_brain_alone(name):
-    images, mask = run(Augmentation(**{"flip": 0, "scale": 0, "shift": 0, "noise": 0, name: 0.1}))
+    images, mask = run(replace(NOTHING, **{name: 0.1}))
     old, old_mask = batch()
     assert torch.equal(mask, old_mask)
     assert (images[old == 0] == 0).all()

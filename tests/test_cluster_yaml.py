@@ -1,0 +1,59 @@
+"""cluster.yaml as `ray up` reads it, without a cloud: Ray's own schema, defaults and checks."""
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "cluster.yaml").read_text()
+
+
+@pytest.fixture
+def config() -> dict:
+    return prepare_config(yaml.safe_load(TEXT))
+
+
+def test_ray_accepts_it(config):
+    validate_config(config)
+    assert config["provider"]["type"] == "aws"
+    assert sum(t["max_workers"] for n, t in config["available_node_types"].items() if n != "head") <= 12
+
+
+def test_ray_would_refuse_a_misspelt_field(config):
+    config["available_node_types"]["cpu"]["max_worker"] = 1
+    with pytest.raises(Exception, match="max_worker"):
+        validate_config(config)
+
+
+def test_nothing_runs_until_a_job_asks(config):
+    workers = {name: kind for name, kind in config["available_node_types"].items() if name != "head"}
+    assert [kind["min_workers"] for kind in workers.values()] == [0] * len(workers)
+    assert config["available_node_types"]["head"]["resources"] == {"CPU": 0}
+    gpu = workers["gpu-spot"]["node_config"]
+    assert gpu["InstanceMarketOptions"] == {"MarketType": "spot"}
+
+
+def test_nodes_reach_the_bucket_by_their_role_and_carry_no_keys(config):
+    for kind in config["available_node_types"].values():
+        assert kind["node_config"]["IamInstanceProfile"]["Arn"]
+    assert not re.search(r"AKIA|aws_secret|secret_access_key", TEXT, re.IGNORECASE)
+
+
+def test_all_nodes_run_the_ray_of_the_requirements(config):
+    ray = importlib.metadata.version("ray")
+    images = re.findall(r"rayproject/ray:([\d.]+)-py311", TEXT)
+    assert len(images) == 3 and set(images) == {ray}
+    assert f"ray[default]=={ray}" in TEXT
+    assert config["file_mounts"] == {"/home/ray/requirements.txt": "requirements.txt"}
+    requirements = (ROOT / "requirements.txt").read_text()
+    assert re.search(rf"^ray\[.*\]=={re.escape(ray)}\b", requirements, re.MULTILINE)
+
+
+def test_every_value_to_change_is_marked_and_explained_at_the_top():
+    head, _, body = TEXT.partition("\ncluster_name")
+    marked = set(re.findall(r"CHANGE \((\d)\)", body))
+    assert marked == set(re.findall(r"^#   (\d)\. ", head, re.MULTILINE))
