@@ -68,8 +68,8 @@ def main(settings: Settings, system: str) -> common.Outcome:
     if (trained := read_trained(models, name, plan)) is not None:
         common.say(f"nothing to do: {name}.safetensors is the model of these shards and settings")
         return common.Outcome(models, summary(models, name, trained, epochs=0))
+    tracker = Tracker()  # first: it fails early where it cannot be reached
     start_ray()
-    tracker = Tracker()
     params = {**flatten(to_dict(plan.preset)), "fold": plan.fold, "workers": settings.workers}
     provenance = plan.provenance()
     tags = {"data": plan.data, "commit": provenance["commit"], "shards": without_login(settings.shards)}
@@ -109,6 +109,7 @@ def read_plan(settings: Settings, system: str) -> Plan:
 def start_ray() -> None:
     """Ray without the chatter of Train's own processes: rank 0 reports, and errors arrive by themselves."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # an epoch lasts at least that long
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")  # nodes take minutes to start
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody reclaims this machine
     common.start_ray()
@@ -139,11 +140,16 @@ def fit(name: str, job: Job, settings: Settings, log: Callable[[int, dict], None
 
 
 def scaling(settings: Settings) -> ScalingConfig:
-    """What each worker asks of the cluster."""
+    """What each worker asks of the cluster. Raises UsageError for GPUs that this machine does not have."""
     cluster, workers = ray.cluster_resources(), settings.most_workers
-    gpu = settings.gpu == "yes" or (settings.gpu == "auto" and cluster.get("GPU", 0) >= workers)
+    alone = not os.environ.get("RAY_ADDRESS")
+    enough = cluster.get("GPU", 0) >= workers
+    gpu = settings.gpu == "yes" or (settings.gpu == "auto" and enough)
+    if gpu and alone and not enough:
+        have = int(cluster.get("GPU", 0))
+        raise UsageError(f"--gpu yes: this machine has {have} GPUs for {workers} workers")
     # Reading needs a CPU too: on a small machine the workers must not hold them all.
-    small = not os.environ.get("RAY_ADDRESS") and cluster["CPU"] <= workers
+    small = alone and cluster["CPU"] <= workers
     return ScalingConfig(
         num_workers=settings.workers,
         use_gpu=gpu,

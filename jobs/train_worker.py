@@ -107,20 +107,21 @@ class Feed:
 
     def __init__(self, job: Job, rank: int, world: int):
         self.job, self.rank, self.world = job, rank, world
-        self.tables, self.next_epoch, self.held = iter(()), None, None
+        self.stream, self.next_epoch, self.held = iter(()), None, None
 
     def batches(self, epoch: int) -> Iterator[dict[str, np.ndarray]]:
         """The batches of an epoch, the same in every run with as many workers."""
         preset = self.job.plan.preset
         rng = np.random.default_rng([preset.seed, epoch, self.rank])
-        tables = feeding.shuffled(self._slices(epoch), preset.batch, SHUFFLE, rng)
+        tables = feeding.shuffled(self.tables(epoch), preset.batch, SHUFFLE, rng)
         return feeding.ahead((collate_slices(t, preset.modalities, preset.size, rng) for t in tables), AHEAD)
 
-    def _slices(self, epoch: int) -> Iterator[pa.Table]:
+    def tables(self, epoch: int) -> Iterator[pa.Table]:
+        """The drawn slices of an epoch, a table a shard, in the order in which they are read."""
         while True:
             if self.next_epoch is None or self.next_epoch <= epoch:
-                self.tables, self.held = self._stream(epoch), None
-            table, self.held = (next(self.tables, None) if self.held is None else self.held), None
+                self.stream, self.held = self._stream(epoch), None
+            table, self.held = (next(self.stream, None) if self.held is None else self.held), None
             if table is None:
                 return
             at = table["epoch"][0].as_py()
