@@ -13,7 +13,7 @@ import numpy as np
 
 from bts.cases import CONVENTIONS, MSD_CHANNELS, Case, to_internal
 from bts.errors import CaseError
-from bts.preprocess import read_role
+from bts.preprocess import fetch, read_role
 from bts.storage import Entry, Store
 from bts.volume import Grid, read_nifti
 
@@ -87,7 +87,7 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> tuple[np.ndarray, n
     """
     try:
         truth = read_role(pair.case, cases, "seg")
-        found = read_nifti(_fetch(pair.labelmap, labelmaps), pair.labelmap)
+        found = read_nifti(fetch(pair.labelmap, labelmaps), pair.labelmap)
         if not found.grid.same_place(truth.grid):
             raise CaseError(
                 f"the labelmap's grid ({_describe(found.grid)}) is not the truth's ({_describe(truth.grid)})",
@@ -110,7 +110,7 @@ def written_in(pair: Pair, labelmaps: Store) -> str:
     if not pair.markers:
         return pair.case.labels
     try:
-        said = {json.loads(_fetch(key, labelmaps))["labels"] for key in pair.markers}
+        said = {json.loads(fetch(key, labelmaps))["labels"] for key in pair.markers}
     except (ValueError, KeyError, TypeError):
         said = set()
     if len(said) != 1 or not said <= CONVENTIONS.keys():
@@ -143,14 +143,6 @@ def _labels(values: np.ndarray, convention: str, file: str, mend: str = "") -> n
         return to_internal(values, convention, file=file)
     except CaseError as error:
         raise CaseError(error.problem, mend=mend or error.mend, file=file, stage="labels") from None
-
-
-def _fetch(key: str, store: Store) -> bytes:
-    try:
-        return store.read(key)
-    except OSError as error:
-        mend = "check that it is still there and may be read, then run again"
-        raise CaseError(f"cannot be read: {error}", mend=mend, file=key, stage="read") from error
 
 
 def _describe(grid: Grid) -> str:

@@ -89,13 +89,14 @@ def read_role(case: Case, store: Store, role: str, *, channels: int = 0) -> Volu
     """One file of a case. Raises CaseError."""
     key = case.files[role].key
     try:
-        return read_nifti(_fetch(key, store), key, channels=channels)
+        return read_nifti(fetch(key, store), key, channels=channels)
     except CaseError as error:
         error.case, error.stage = case.id, "read"
         raise
 
 
-def _fetch(key: str, store: Store) -> bytes:
+def fetch(key: str, store: Store) -> bytes:
+    """The bytes of one object. Raises CaseError of stage "read"."""
     try:
         return store.read(key)
     except OSError as error:
@@ -104,7 +105,7 @@ def _fetch(key: str, store: Store) -> bytes:
 
 
 def _read_slice(key: str, store: Store) -> figshare.Slice:
-    return figshare.read_slice(_fetch(key, store), key)
+    return figshare.read_slice(fetch(key, store), key)
 
 
 def _read_images(case: Case, store: Store) -> dict[str, Volume]:

@@ -1,4 +1,4 @@
-"""What is left to do = cases listed − results listed; a result's name carries the fingerprint of its making."""
+"""What is left to do: cases listed − results listed; the name of a result carries all that made it."""
 
 import hashlib
 import json

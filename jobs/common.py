@@ -14,6 +14,7 @@ from typing import Any
 import ray
 import ray.data
 import tyro
+from tqdm import tqdm
 
 from bts.cases import Listing, find_cases
 from bts.errors import CaseError, RunError, UsageError
@@ -128,25 +129,27 @@ def _or_stop(task: Callable[[dict], dict]) -> Callable[[dict], dict]:
 
 
 class Progress:
-    """Plain progress lines for the log: at most one a few seconds, always one at the end."""
+    """A bar on a terminal; otherwise plain lines for the log, one every few seconds and one at the end."""
 
     def __init__(self, name: str, total: int, every_s: float = 5.0):
         self.name, self.total, self.every_s = name, total, every_s
         self.done = self.failed = 0
         self.started = self.last = time.monotonic()
+        self.bar = tqdm(total=total, desc=name, unit="case", disable=not sys.stderr.isatty())
 
     def step(self, *, failed: bool = False) -> None:
         self.done += 1
         self.failed += failed
+        self.bar.update()
         now = time.monotonic()
-        if now - self.last >= self.every_s or self.done == self.total:
+        if self.bar.disable and (now - self.last >= self.every_s or self.done == self.total):
             self.last = now
             rate = self.done / max(now - self.started, 1e-9)
             left = (self.total - self.done) / rate
             trouble = f", {self.failed} failed" if self.failed else ""
-            say(
-                f"{self.name}: {self.done}/{self.total} cases{trouble}, {rate:.2f} cases/s, {left:.0f} s left"
-            )
+            say(f"{self.name}: {self.done}/{self.total} cases{trouble}, {rate:.2f}/s, {left:.0f} s left")
+        if self.done == self.total:
+            self.bar.close()
 
 
 def say(line: str) -> None:
@@ -167,12 +170,15 @@ def failure(case: str, error: CaseError, stage: str = "") -> dict[str, str]:
     }
 
 
-def list_cases(source: Store, labels: str) -> Listing:
+def list_cases(source: Store, labels: str, *, figshare: bool = False) -> Listing:
     """The cases below a prefix, said in numbers; what is not a case is said too, not ignored.
 
     Raises UsageError if there is none, RunError if the store cannot be listed.
     """
     listing = find_cases(source.list(), labels)
+    if not figshare:
+        listing.strays += [entry.key for entry in listing.slices]
+        listing.slices = []
     found = len(listing.cases) + len(listing.problems)
     slices = f", {len(listing.slices)} figshare slices" if listing.slices else ""
     say(f"{source.uri}: {found} cases{slices}")

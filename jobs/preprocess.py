@@ -63,7 +63,7 @@ class MakeShard:
 def main(settings: Settings) -> common.Outcome:
     max_failed = common.check_max_failed(settings.max_failed)
     source, output = Store(settings.cases), Store(settings.shards)
-    listing = common.list_cases(source, settings.labels)
+    listing = common.list_cases(source, settings.labels, figshare=True)
     failed = [common.failure(problem.case, problem) for problem in listing.problems]
     patients, unread = index_figshare(listing.slices, source, output)
     listing.cases += patients

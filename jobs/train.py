@@ -27,14 +27,14 @@ from ray.util.queue import Queue
 
 from bts import model
 from bts.catalogue import read_catalogue
-from bts.curves import draw_curves
+from bts.curves import draw_curves, final_table, progress_line
 from bts.errors import RunError, UsageError
 from bts.plan import Plan, make_plan
 from bts.presets import PRESETS, Budget, Preset, to_dict
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
 from jobs import common
-from jobs.train_worker import Job, best_epoch, work
+from jobs.train_worker import Job, work
 
 MAX_FAILURES = 3  # restarts from the last epoch after a worker died; reclaimed nodes are not counted
 
@@ -137,6 +137,8 @@ def fit(name: str, job: Job, settings: Settings, log: Callable[[int, dict], None
             return trainer.fit().return_value
     except TrainingFailedError as error:
         raise _cause(error) from error
+    except SystemExit:  # of Ray's own handlers, after Ctrl-C or `ray job stop`
+        raise RunError("stopped; the same command goes on at the last epoch") from None
 
 
 def scaling(settings: Settings) -> ScalingConfig:
@@ -185,27 +187,6 @@ class Listener(threading.Thread):
                 self.log(epoch, figures)
             except Exception as error:  # of MLflow or its database: no reason to stop training
                 common.say(f"MLflow took no figures of epoch {epoch}: {error}")
-
-
-def progress_line(budget: Budget, epoch: int, minutes: float, figures: dict[str, float]) -> str:
-    epochs = f"/{budget.epochs}" if budget.epochs else ""
-    bound = f"/{budget.minutes:g}" if budget.minutes else ""
-    dice = "".join(f" {key.removeprefix('dice/')} {v:.3f}" for key, v in figures.items() if "dice/" in key)
-    return (
-        f"epoch {epoch}{epochs}, {minutes:.1f}{bound} min: loss {figures['loss']:.4f}{dice} "
-        f"{figures['slices_per_second']:.0f} slices/s, wait {figures['wait_share']:.0%}"
-    )
-
-
-def final_table(validations: dict[int, dict[str, float]]) -> str:
-    """Dice by region at each validation, the best one marked."""
-    best = best_epoch(validations)
-    regions = list(validations[best])
-    lines = ["epoch  " + "  ".join(f"{region.removeprefix('dice/'):>6}" for region in regions)]
-    for epoch, figures in validations.items():
-        mark = "  ← kept" if epoch == best else ""
-        lines.append(f"{epoch:5}  " + "  ".join(f"{figures[region]:6.3f}" for region in regions) + mark)
-    return "\n".join(lines)
 
 
 def read_trained(models: Store, name: str, plan: Plan) -> bytes | None:

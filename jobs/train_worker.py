@@ -1,5 +1,6 @@
 """One DDP worker of jobs.train: its slices, streamed by Ray Data, its share of validation, its reports."""
 
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from ray.train.torch import get_device
 from ray.util.queue import Queue
 
 from bts import feeding, metrics, training
+from bts.catalogue import Shard
+from bts.curves import best_epoch
 from bts.inference import Segmenter
 from bts.plan import Plan
 from bts.progress import Progress
@@ -24,9 +27,7 @@ from bts.storage import Store
 
 SHUFFLE = 1024  # slices of the local shuffle: about 200 MB of four modalities
 AHEAD = 4  # batches made beforehand
-STREAM = 1000  # shards that a rank reads in one go, over several epochs where there are fewer
-READERS = 4  # shards read at a time, a rank
-BUFFER = 2**29  # bytes of slices that wait in the object store, a rank: 20 to 40 cases
+PIECE = 16  # shards read at a time, a rank: about 250 MB of drawn slices, and as much again ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +85,6 @@ def work(config: dict) -> dict:
     }
 
 
-def best_epoch(validations: dict[int, dict[str, float]]) -> int:
-    """The epoch whose weights are kept: of the highest mean figure, the last one of equals."""
-    return max(validations, key=lambda epoch: (sum(validations[epoch].values()), epoch))
-
-
 def last_state() -> bytes | None:
     """State of the newest checkpoint of this run, if there is one."""
     checkpoint = ray.train.get_checkpoint()
@@ -99,15 +95,16 @@ def last_state() -> bytes | None:
 
 
 class Feed:
-    """This rank's slices of all epochs as one stream of Ray Data, so that no epoch waits for a cold start.
+    """This rank's slices, epoch after epoch, read by Ray Data a piece ahead of the one in use.
 
-    Not `streaming_split`: with equal=True it drops rows, with equal=False it gave one of two workers all of a
-    small set, and it does not know in which epoch a resumed run is.
+    A piece is read to its end: an executor that waits for its consumer spins, and in a training process it
+    takes the interpreter from the training (measured: three times the time a step). Not `streaming_split`:
+    with equal=True it drops rows, with equal=False it gave one of two workers all of a small set.
     """
 
     def __init__(self, job: Job, rank: int, world: int):
         self.job, self.rank, self.world = job, rank, world
-        self.stream, self.next_epoch, self.held = iter(()), None, None
+        self.pieces, self.next_epoch = iter(()), None
 
     def batches(self, epoch: int) -> Iterator[dict[str, np.ndarray]]:
         """The batches of an epoch, the same in every run with as many workers."""
@@ -117,43 +114,37 @@ class Feed:
         return feeding.ahead((collate_slices(t, preset.modalities, preset.size, rng) for t in tables), AHEAD)
 
     def tables(self, epoch: int) -> Iterator[pa.Table]:
-        """The drawn slices of an epoch, a table a shard, in the order in which they are read."""
-        while True:
-            if self.next_epoch is None or self.next_epoch <= epoch:
-                self.stream, self.held = self._stream(epoch), None
-            table, self.held = (next(self.stream, None) if self.held is None else self.held), None
-            if table is None:
-                return
-            at = table["epoch"][0].as_py()
-            if at > epoch:
-                self.held = table
-                return
-            if at == epoch:  # else the rest of an epoch that was broken off
-                yield table
+        """The drawn slices of an epoch, a table a shard, in the order of the deal."""
+        if self.next_epoch != epoch:  # the first epoch of this run, or the one after a broken-off epoch
+            self.pieces = feeding.ahead(self._pieces(epoch), 1)
+        self.next_epoch = None
+        last = False
+        while not last:
+            last, tables = next(self.pieces)
+            yield from tables
+        self.next_epoch = epoch + 1
 
-    def _stream(self, epoch: int) -> Iterator[pa.Table]:
-        """Drawn slices of this and the following epochs, a table a shard."""
-        plan, seed = self.job.plan, self.job.plan.preset.seed
-        self.next_epoch = epoch + max(2, STREAM * self.world // len(plan.training))
-        items = [
-            {"epoch": e, "key": shard.key}
-            for e in range(epoch, self.next_epoch)
-            for shard in feeding.deal(plan.training, self.world, seed=seed, epoch=e)[self.rank]
-        ]
+    def _pieces(self, start: int) -> Iterator[tuple[bool, list[pa.Table]]]:
+        """(whether it is the epoch's last, its tables) of every piece, without end."""
+        plan = self.job.plan
+        for epoch in itertools.count(start):
+            mine = feeding.deal(plan.training, self.world, seed=plan.preset.seed, epoch=epoch)[self.rank]
+            for first in range(0, len(mine), PIECE):
+                yield first + PIECE >= len(mine), self._read(mine[first : first + PIECE], epoch)
+
+    def _read(self, shards: list[Shard], epoch: int) -> list[pa.Table]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
-        limits = ray.data.ExecutionResources.for_limits(object_store_memory=BUFFER)
-        context.execution_options.resource_limits = limits
+        items = [{"epoch": epoch, "key": shard.key} for shard in shards]
         data = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             feeding.read_item,  # not a function of this file: a reader need not import torch
-            fn_args=(self.job.shards, plan.preset),
+            fn_args=(self.job.shards, self.job.plan.preset),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.TaskPoolStrategy(size=READERS),
             num_cpus=0.5,  # a machine with one CPU must be able to read beside a worker
         )
-        return iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+        return list(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
 
 
 def validate(job: Job, segmenter: Segmenter, rank: int, world: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Small BraTS-like files for tests, made with nibabel so that the project's own writer is not its own judge."""
+"""Small BraTS-like files for tests, made with nibabel: the project's own writer is not its own judge."""
 
 import gzip
 
@@ -50,17 +50,17 @@ def voxels(seed: int = 0, shape=(20, 24, 12), dtype=np.int16) -> tuple[dict[str,
     return images, truth
 
 
-def case_files(case_id: str, *, seed: int = 0, names=None, matrix: np.ndarray = LPS, enhancing: int = 3,
-               truth: bool = True, shape=(20, 24, 12), suffix: str = ".nii.gz") -> dict[str, bytes]:  # fmt: skip
+def case_files(
+    case_id: str, *, seed=0, names=None, matrix=LPS, enhancing=3, truth=True, shape=(20, 24, 12)
+) -> dict[str, bytes]:
     """The files of one case, {key: bytes}; `enhancing` is the file's value for enhancing tumour."""
     names = names or NAMES_2023
     join = "-" if names is NAMES_2023 else "_"
     images, labels = voxels(seed, shape)
     if truth:
         images["seg"] = np.where(labels == 3, enhancing, labels).astype(np.uint8)
-    compress = suffix.endswith(".gz")
     return {
-        f"{case_id}/{case_id}{join}{names[role]}{suffix}": nifti(image, matrix, compress=compress)
+        f"{case_id}/{case_id}{join}{names[role]}.nii.gz": nifti(image, matrix)
         for role, image in images.items()
     }
 

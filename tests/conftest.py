@@ -14,6 +14,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from bts.storage import Store
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Examples share the machine with Ray workers; a slow one is not a wrong one.
@@ -75,9 +77,12 @@ def s3(tmp_path_factory):
 
 @pytest.fixture
 def bucket(s3) -> Bucket:
-    """A fresh `s3://bucket/prefix`. The prefix does not exist yet, the bucket does."""
+    """A fresh `s3://bucket/prefix`. The prefix does not exist yet, the bucket does.
+
+    Read its folder as you like, but change it through the server, which misses what is done behind its back.
+    """
     name = f"bts-{uuid.uuid4().hex[:8]}"
-    (s3 / name).mkdir()
+    Store(f"s3://{name}").fs.mkdir(name)
     return Bucket(f"s3://{name}/prefix", s3 / name / "prefix")
 
 

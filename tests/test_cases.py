@@ -20,9 +20,9 @@ OLD, NEW = ("t1", "t1ce", "t2", "flair", "seg"), ("t1n", "t1c", "t2w", "t2f", "s
 @pytest.mark.parametrize(
     ("folder", "case_id", "join", "roles", "dataset", "labels", "patient", "group"),
     [
-        ("HGG/Brats17_TCIA_101_1", "Brats17_TCIA_101_1", "_", OLD, "brats2017", "brats2021", "Brats17_TCIA_101", "HGG"),
-        ("x/LGG/Brats18_2013_0_1", "Brats18_2013_0_1", "_", OLD, "brats2018", "brats2021", "Brats18_2013_0", "LGG"),
-        ("BraTS20_Training_001", "BraTS20_Training_001", "_", OLD, "brats2020", "brats2021", "BraTS20_Training_001", ""),
+        ("HGG/Brats17_A_1_1", "Brats17_A_1_1", "_", OLD, "brats2017", "brats2021", "Brats17_A_1", "HGG"),
+        ("LGG/Brats18_B_0_1", "Brats18_B_0_1", "_", OLD, "brats2018", "brats2021", "Brats18_B_0", "LGG"),
+        ("a", "BraTS20_Training_001", "_", OLD, "brats2020", "brats2021", "BraTS20_Training_001", ""),
         ("BraTS2021_00000", "BraTS2021_00000", "_", OLD, "brats2021", "brats2021", "BraTS-GLI-00000", ""),
         ("a", "BraTS-GLI-00000-000", "-", NEW, "brats2023-gli", "brats2023", "BraTS-GLI-00000", ""),
         ("a", "BraTS-GLI-02064-101", "-", NEW, "brats2024-gli", "brats2024", "BraTS-GLI-02064", ""),
@@ -53,7 +53,8 @@ def test_many_cases_in_one_flat_folder():
 
 def test_msd_task01():
     listing = listed("Task01/imagesTr/BRATS_001.nii.gz", "Task01/labelsTr/BRATS_001.nii.gz",
-                     "Task01/imagesTs/BRATS_485.nii.gz", "Task01/dataset.json", "Task01/imagesTr/._BRATS_001.nii.gz")  # fmt: skip
+                     "Task01/imagesTs/BRATS_485.nii.gz", "Task01/dataset.json",
+                     "Task01/imagesTr/._BRATS_001.nii.gz")  # fmt: skip
     first, second = listing.cases
     assert (first.id, first.labels, sorted(first.files)) == ("BRATS_001", "msd", ["image", "seg"])
     assert (second.id, sorted(second.files)) == ("BRATS_485", ["image"])
@@ -67,7 +68,7 @@ def test_what_is_no_case_is_said():
 
 
 def test_the_jobs_own_records_are_no_strays():
-    listing = listed("_runs/20260101T000000Z-abcdef.json", "sub/_done/X.0123456789ab.json", "_index/x.parquet")
+    listing = listed("_runs/20260101T0Z-abcdef.json", "sub/_done/X.0123456789ab.json", "_index/x.parquet")
     assert not listing.cases and not listing.strays
 
 
