@@ -50,13 +50,13 @@ class Augmentation:
 
     flip: float = 0.5
     """Probability of a left-right mirror, the only symmetry that a brain has."""
-    rotate: float = 0.0
+    rotate: float = 15.0
     """Slices are turned by up to ± this many degrees."""
-    zoom: float = 0.0
+    zoom: float = 0.15
     """Slices are enlarged by 1 ± up to this much."""
-    scale: float = 0.1
+    scale: float = 0.2
     """Each modality's z-scores are multiplied by 1 ± up to this much (contrast)."""
-    shift: float = 0.1
+    shift: float = 0.2
     """Each modality is shifted by up to ± this many standard deviations (brightness)."""
     noise: float = 0.05
     """Standard deviation of Gaussian noise inside the brain, in z-score units."""
@@ -106,7 +106,7 @@ class Budget:
     """Passes over the drawn slices; None: no bound."""
     minutes: float | None = 10.0
     """Wall-clock minutes of training, validation included, over all resumes together; None: no bound."""
-    validate_every: int = 8
+    validate_every: int = 10
     """Epochs between validations (about 5 % of the time on two CPU cores); always after the last."""
 
     def __post_init__(self):

@@ -93,13 +93,15 @@ def start_ray() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Workers' own prints stay in Ray's logs: failed cases come as rows, errors as exceptions.
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
     if cluster := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=cluster, logging_level="ERROR")
+        ray.init(address=cluster, **quiet)
         return
     # Workers import this checkout wherever the command was started; a submitted job carries its own.
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    ray.init(address="local", include_dashboard=False, logging_level="ERROR")
+    ray.init(address="local", include_dashboard=False, **quiet)
 
 
 def stream(

@@ -19,7 +19,6 @@ from typing import Annotated, Literal
 
 import ray
 import tyro
-from ray._private.ray_logging import global_worker_stdstream_dispatcher
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -107,13 +106,12 @@ def read_plan(settings: Settings, system: str) -> Plan:
 
 
 def start_ray() -> None:
-    """Ray without the chatter of Train's own processes: rank 0 reports, and errors arrive by themselves."""
+    """Ray, set up for short epochs and slow nodes."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # an epoch lasts at least that long
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")  # nodes take minutes to start
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody reclaims this machine
     common.start_ray()
-    global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
 
 
 def fit(name: str, job: Job, settings: Settings, log: Callable[[int, dict], None]) -> dict:
