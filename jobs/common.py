@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 import uuid
@@ -101,6 +102,9 @@ def start_ray() -> None:
     # Workers import this checkout wherever the command was started; a submitted job carries its own.
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    python = shlex.quote(sys.executable)
+    if python != sys.executable:  # Ray hands the path to a shell as it is; a folder's name may have spaces
+        quiet["runtime_env"] = {"py_executable": python}
     ray.init(address="local", include_dashboard=False, **quiet)
 
 
