@@ -3,8 +3,12 @@
 import json
 import os
 import secrets
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -27,7 +31,8 @@ def cluster(s3, tmp_path):
     env["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/mlflow.db"
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     env.pop("RAY_ADDRESS", None)
-    start = [BIN / "ray", "start", "--head", "--num-cpus", "2", "--port", str(free_port())]
+    home = tempfile.mkdtemp(prefix="ray-")  # of its own, and short: sockets' paths must be
+    start = [BIN / "ray", "start", "--head", "--block", "--num-cpus", "2", "--port", str(free_port())]
     start += [
         "--include-dashboard",
         "true",
@@ -36,12 +41,30 @@ def cluster(s3, tmp_path):
         "--dashboard-port",
         str(dashboard),
     ]
-    start += ["--disable-usage-stats", "--object-store-memory", str(512 << 20)]
-    subprocess.run(start, env=env, check=True, capture_output=True, cwd=tmp_path)
+    # The default port belongs to the Ray of the other tests.
+    start += ["--dashboard-agent-listen-port", str(free_port())]
+    start += ["--disable-usage-stats", "--object-store-memory", str(512 << 20), "--temp-dir", home]
+    # Not `ray stop`: it would stop the Ray of the other tests too.
+    head = subprocess.Popen(
+        start, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
+        wait_until_open(dashboard)
         yield f"http://127.0.0.1:{dashboard}", env
     finally:
-        subprocess.run([BIN / "ray", "stop", "--force"], env=env, capture_output=True)
+        head.terminate()
+        head.wait(60)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def wait_until_open(port: int, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    pytest.fail("Ray's dashboard did not start")
 
 
 def submit(cluster, name: str, *flags: object) -> dict:
@@ -49,7 +72,11 @@ def submit(cluster, name: str, *flags: object) -> dict:
     address, env = cluster
     command = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ROOT, "--"]
     command += ["python", "-m", f"jobs.{name}", *map(str, flags)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    for _ in range(20):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        if "No available agent" not in done.stderr:  # the node's agent starts later than the dashboard
+            break
+        time.sleep(1)
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"job"')]
     assert done.returncode == 0 and lines, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads(lines[-1])
