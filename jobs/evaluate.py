@@ -152,11 +152,9 @@ def run(pairs: Sequence[Pair], score: Callable[[dict], dict]) -> Iterator[dict]:
     if not pairs:
         return
     common.start_ray()
-    progress = common.Progress("evaluate", len(pairs))
     rows = [pair.to_row() for pair in pairs]
-    for row in ray.data.from_items(rows, override_num_blocks=len(rows)).map(score.__call__).iter_rows():
-        progress.step(failed=bool(row["failure"]))
-        yield row
+    cases = ray.data.from_items(rows, override_num_blocks=len(rows))
+    yield from common.stream("evaluate", len(rows), cases, score)
 
 
 def draw(scored: Sequence[Scored], pairs: Sequence[Pair], drawer: Draw) -> list[report.Picture]:

@@ -19,7 +19,7 @@ import ray
 from bts import figshare, shards, worklist
 from bts.cases import Case
 from bts.errors import CaseError
-from bts.preprocess import load_case
+from bts.preprocess import fetch, load_case
 from bts.storage import Entry, Store
 from jobs import common
 
@@ -119,10 +119,7 @@ class IndexSlice:
     def __call__(self, row: dict) -> dict:
         entry = Entry(**row)
         try:
-            found = figshare.read_index_row(self.source.read(entry.key), entry)
-        except OSError as error:
-            problem = CaseError(f"cannot be read: {error}", mend="check it, then run again", file=entry.key)
-            return {"row": None, "failure": common.failure(entry.key, problem, "index")}
+            found = figshare.read_index_row(fetch(entry.key, self.source), entry)
         except CaseError as error:
             return {"row": None, "failure": common.failure(entry.key, error, "index")}
         return {"row": asdict(found), "failure": None}
