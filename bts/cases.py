@@ -27,6 +27,7 @@ CONVENTIONS: dict[str, dict[int, int]] = {
     "brats2024": {1: 1, 2: 2, 3: 3, 4: 4},  # BraTS 2024 glioma after treatment
     "msd": {1: 2, 2: 1, 3: 3},  # Medical Segmentation Decathlon Task01
     "figshare": {1: 1, 2: 2, 3: 3},  # meningioma, glioma, pituitary tumour
+    "figshare_tumour": {1: 1},  # tumour of any type: what a model without types writes, no truth uses it
 }
 UNKNOWN = ""  # the name does not tell the convention: a truth needs --labels
 
@@ -209,7 +210,7 @@ def to_internal(values: np.ndarray, convention: str, *, file: str = "") -> np.nd
     if convention == UNKNOWN:
         raise CaseError(
             "the name does not tell which labels its truth uses",
-            mend=f"say so with --labels {'|'.join(c for c in CONVENTIONS if c != 'figshare')}",
+            mend=f"say so with --labels {'|'.join(c for c in CONVENTIONS if 'figshare' not in c)}",
             file=file,
         )
     table = np.full(256, 255, np.uint8)

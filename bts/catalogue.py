@@ -1,12 +1,15 @@
 """What a folder of shards holds: case, patient, group and number of slices of each, read from the footers."""
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bts.cases import MODALITIES
 from bts.errors import UsageError
 from bts.storage import Store
 
@@ -15,7 +18,7 @@ READERS = 16  # threads; each waits for a few small ranged reads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One shard as its footer and first row group describe it."""
+    """One shard as its footer, first row group and counts of voxels describe it."""
 
     key: str
     case: str
@@ -26,6 +29,19 @@ class Shard:
     labelled: bool
     """Has a truth."""
     modalities: tuple[str, ...]
+    labels: str
+    """Label convention of its truth, a key of bts.cases.CONVENTIONS."""
+    voxels: int
+    """Of the source's whole grid."""
+    brain: int
+    """Voxels that are not zero in some modality."""
+    tumour: int
+    """Labelled voxels; 0 without a truth."""
+    bytes: int
+    """Of its slices, uncompressed."""
+    mean: tuple[float, ...]
+    """Of each modality over the brain, in the order of `modalities`."""
+    std: tuple[float, ...]
 
 
 def read_catalogue(store: Store) -> list[Shard]:
@@ -60,18 +76,29 @@ def _describe(store: Store, key: str) -> Shard:
         with open_shard(store, key) as raw:
             file = pq.ParquetFile(raw, pre_buffer=True)
             meta = json.loads(file.schema_arrow.metadata[b"bts"])
-            first = file.read_row_group(0, columns=["case_id", "patient_id", "dataset", "group", "tumour_px"])
+            first = file.read_row_group(
+                0, columns=["case_id", "patient_id", "dataset", "group", "mean", "std"]
+            )
+            counts = file.read(columns=["brain_px", "tumour_px"])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         problem = (str(error) or type(error).__name__).splitlines()[0]
         mend = "delete it and run jobs.preprocess again"
         raise UsageError(f"{store.uri}/{key}: not a shard of this project ({problem}); {mend}") from error
     row = {name: first[name][0].as_py() for name in first.column_names}
+    places = [MODALITIES.index(m) for m in meta["modalities"]]
     return Shard(
         key=key,
         case=row["case_id"],
         patient=row["patient_id"],
         group=row["group"] or row["dataset"] or "",
         slices=file.metadata.num_rows,
-        labelled=row["tumour_px"] is not None,
+        labelled=counts["tumour_px"].null_count == 0,
         modalities=tuple(meta["modalities"]),
+        labels=meta["labels"],
+        voxels=math.prod(meta["source_shape"]),
+        brain=pc.sum(counts["brain_px"]).as_py(),
+        tumour=pc.sum(counts["tumour_px"]).as_py() or 0,
+        bytes=sum(file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups)),
+        mean=tuple(row["mean"][place] for place in places),
+        std=tuple(row["std"][place] for place in places),
     )

@@ -18,3 +18,8 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager:
         known = torch.cpu.get_capabilities()
         fast = bool(known.get("avx512_bf16") or known.get("amx_bf16"))
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
+def channels_last(dims: int) -> torch.memory_format:
+    """The memory format in which convolutions of `dims` dimensions are fastest."""
+    return torch.channels_last if dims == 2 else torch.channels_last_3d

@@ -15,12 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bts.catalogue import Shard, open_shard
-from bts.presets import Preset
-from bts.shards import STATISTICS
+from bts.settings import Preset
+from bts.shards import STATISTICS, read_grid
+from bts.splits import leaked
 from bts.storage import Store
+from bts.volume import Grid
 
 T = TypeVar("T")
-COLUMNS = ("case_id", "z", "height", "width", "mask", "dtype", "brain_px", "tumour_px")
+COLUMNS = ("case_id", "z", "height", "width", "y0", "x0", "mask", "dtype", "brain_px", "tumour_px")
 MOST_SLICES = 2048  # z of a row is below this; one draw a slice, by z
 
 
@@ -35,17 +37,41 @@ def deal(shards: Sequence[Shard], ranks: int, *, seed: int, epoch: int) -> list[
     return hands
 
 
-def read_item(items: pa.Table, store: Store, preset: Preset) -> pa.Table:
-    """One row (epoch, key) → the slices that this epoch draws from this shard, with the column `epoch`."""
+def read_item(items: pa.Table, store: Store, preset: Preset, held_out: int | None, whole: bool) -> pa.Table:
+    """One row (epoch, key) → the slices of this shard that this epoch needs, or all if `whole`."""
     ((epoch, key),) = ((row["epoch"], row["key"]) for row in items.to_pylist())
     with open_shard(store, key) as file:
         rows = pq.read_table(file, columns=[*COLUMNS, *preset.modalities, *STATISTICS])
+    rows = with_full_size(rows, read_grid(rows.schema)).replace_schema_metadata(None)
+    return rows if whole else needed(rows, preset, epoch, held_out)
+
+
+def needed(rows: pa.Table, preset: Preset, epoch: int, held_out: int | None = None) -> pa.Table:
+    """The rows of a case that an epoch needs, with a column `drawn` that marks those it makes samples of.
+
+    Stacks need the neighbours of drawn slices too, volumes every slice. `held_out`: the fold that the split
+    `leaking_by_slice` keeps from training.
+    """
     drawn = draw_slices(rows, preset.sampling.empty_slices, preset.seed, epoch)
-    return drawn.append_column("epoch", pa.array([epoch] * drawn.num_rows, pa.int32()))
+    if held_out is not None and len(rows):
+        drawn &= ~leaked(rows["case_id"][0].as_py(), rows["z"].to_pylist(), seed=preset.seed, fold=held_out)
+    rows = rows.append_column("drawn", pa.array(drawn))
+    if preset.volumetric:
+        return rows
+    near = preset.sampling.neighbours
+    around = np.convolve(drawn, np.ones(2 * near + 1))[near : near + len(drawn)]
+    return rows.filter(pa.array(around > 0))
 
 
-def draw_slices(rows: pa.Table, empty_slices: float, seed: int, epoch: int) -> pa.Table:
-    """Every slice with tumour, and this share of the others that show brain, anew each epoch."""
+def with_full_size(rows: pa.Table, grid: Grid) -> pa.Table:
+    """The rows with columns full_height and full_width, of the source's slices in canonical orientation."""
+    for name, side in zip(("full_height", "full_width"), grid.shape[1:], strict=True):
+        rows = rows.append_column(name, pa.array([side] * len(rows), pa.int32()))
+    return rows
+
+
+def draw_slices(rows: pa.Table, empty_slices: float, seed: int, epoch: int) -> np.ndarray:
+    """Which slices (bool) an epoch draws: every one with tumour, this share of the others that show brain."""
     tumour = rows["tumour_px"].to_numpy() > 0
     brain = rows["brain_px"].to_numpy() > 0
     lucky = np.zeros(len(rows), bool)
@@ -54,30 +80,27 @@ def draw_slices(rows: pa.Table, empty_slices: float, seed: int, epoch: int) -> p
         draws = np.random.default_rng([seed, epoch, zlib.crc32(case.encode())]).random(MOST_SLICES)
         mine = cases == case
         lucky[mine] = draws[rows["z"].to_numpy()[mine]] < empty_slices
-    return rows.filter(pa.array(tumour | (brain & lucky)))
+    return tumour | (brain & lucky)
 
 
-def shuffled(
-    tables: Iterable[pa.Table], batch: int, pool: int, rng: np.random.Generator
-) -> Iterator[pa.Table]:
-    """Tables of slices → tables of `batch` rows drawn at random from the `pool` rows that came last."""
-    waiting: list[tuple[pa.Table, int]] = []  # rows stay where they are until drawn: no copy of the pixels
-    for table in tables:
-        waiting += [(table, row) for row in range(table.num_rows)]
-        while len(waiting) >= pool + batch:
+def shuffled(samples: Iterable[T], batch: int, pool: int, rng: np.random.Generator) -> Iterator[list[T]]:
+    """Samples → lists of `batch` of them, drawn at random from the `pool` that came last."""
+    waiting: list[T] = []
+    for sample in samples:
+        waiting.append(sample)
+        if len(waiting) >= pool + batch:
             yield _draw(waiting, batch, rng)
     while waiting:
         yield _draw(waiting, batch, rng)
 
 
-def _draw(waiting: list[tuple[pa.Table, int]], batch: int, rng: np.random.Generator) -> pa.Table:
-    rows = []
+def _draw(waiting: list[T], batch: int, rng: np.random.Generator) -> list[T]:
+    drawn = []
     for _ in range(min(batch, len(waiting))):
         index = int(rng.integers(len(waiting)))
         waiting[index], waiting[-1] = waiting[-1], waiting[index]
-        table, row = waiting.pop()
-        rows.append(table.slice(row, 1))
-    return pa.concat_tables(rows)
+        drawn.append(waiting.pop())
+    return drawn
 
 
 def ahead(items: Iterable[T], depth: int) -> Iterator[T]:

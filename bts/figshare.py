@@ -104,7 +104,7 @@ def patient_of(pid: str) -> str:
 def cases_of(index: Iterable[IndexRow]) -> list[Case]:
     """One case a patient, its files by slice number; a patient with two image sizes gives a case a size."""
     stacks: dict[str, dict[tuple[int, int], list[IndexRow]]] = {}
-    for row in sorted(index, key=lambda row: (_number(row.key), row.key)):
+    for row in sorted(index, key=lambda row: (number(row.key), row.key)):
         stacks.setdefault(patient_of(row.pid), {}).setdefault((row.height, row.width), []).append(row)
     cases = []
     for patient, sizes in sorted(stacks.items()):
@@ -130,5 +130,23 @@ def stack(slices: list[Slice]) -> tuple[Volume, Volume]:
     return Volume(image, grid), Volume(truth, grid)
 
 
-def _number(key: str) -> int:
+def refuse_twins(cases: Iterable[Case]) -> tuple[list[Case], list[CaseError]]:
+    """(sound cases, problems): a slice number that a patient has twice would count its tumour twice."""
+    sound, problems = [], []
+    for case in cases:
+        keys: dict[int, list[str]] = {}
+        for key in case.files:
+            keys.setdefault(number(key), []).append(key)
+        twins = [key for same in keys.values() if len(same) > 1 for key in same]
+        if twins:
+            problem = f"{len(twins)} files share their slice numbers: {', '.join(twins[:4])}"
+            mend = "keep one of each number"
+            problems.append(CaseError(problem, mend=mend, case=case.id, file=twins[0], stage="list"))
+        else:
+            sound.append(case)
+    return sound, problems
+
+
+def number(key: str) -> int:
+    """The slice's number in the set, which is its file's name."""
     return int(re.search(r"(\d+)\.mat$", key)[1])

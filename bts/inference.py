@@ -1,24 +1,24 @@
 """Segmenter: voxels of one case → labelmap, by one model or the mean of several.
 
-Axes: B batch, C channel (modality), R region (WT, TC, ET), D z slices, H rows (y), W columns (x).
+Axes: B batch, C channel (modality), K target, D z slices, H rows (y), W columns (x).
 """
+
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from bts.device import autocast, pick_device
-from bts.errors import CaseError
-from bts.metrics import REGIONS
+from bts.device import autocast, channels_last, pick_device
+from bts.errors import CaseError, UsageError
 from bts.model import Model
-from bts.normalise import zscore
+from bts.normalise import constants, finish, normalise
+from bts.resample import resize_images, resize_probabilities, working_size
+from bts.settings import Preset
+from bts.targets import FIGSHARE, decode, outputs, probabilities
 
-SPACING_TOLERANCE = 0.05
-"""In-plane spacing this far from 1 mm (as a share) is predicted as it is."""
-
-LABELS = {"WT": 2, "TC": 1, "ET": 3}
-"""Label that each region paints, in this order: tumour that is not core is oedema, core that does not enhance
-is necrosis. A later region overrides, so enhancing pixels outside the predicted core stay enhancing."""
+GAUSSIAN = 1 / 8  # standard deviation of a window's weights, as a share of its side (nnU-Net's)
 
 
 class Segmenter:
@@ -28,61 +28,104 @@ class Segmenter:
         """models: their probabilities are averaged, the first one's inference settings count.
 
         flips: average also over the left-right mirror image, at twice the time.
-        batch: slices predicted at once, None for the preset's.
+        batch: slices (or volumes) predicted at once, None for the preset's.
+        Raises UsageError for models that do not predict the same targets.
         """
         if not models:
             raise ValueError("a Segmenter needs at least one model")
+        if len(kinds := {model.preset.targets for model in models}) > 1:
+            raise UsageError(
+                f"the models predict different targets: {', '.join(sorted(kinds))}; give one kind"
+            )
         self.device, self.flips = pick_device(device), flips
-        self.models = models
-        self.settings = models[0].preset.inference
+        self.models, self.preset = models, models[0].preset
+        self.settings = self.preset.inference
         self.batch = batch or self.settings.batch
         for model in models:
-            model.network.to(self.device, memory_format=torch.channels_last).eval()
+            dims = 3 if model.preset.volumetric else 2
+            model.network.to(self.device, memory_format=channels_last(dims)).eval()
 
     def __call__(self, volume) -> np.ndarray:
-        """volume: a CaseVolume → uint8 (D, H, W) internal labels on its own grid.
+        """volume: a CaseVolume → uint8 (D, H, W) labels of the project on its own grid.
 
         Raises CaseError when the case lacks a modality that a model needs.
         """
-        probabilities = self.probabilities(volume)
+        return self.labels(volume, self.probabilities(volume))
+
+    def labels(self, volume, probabilities_KDHW: torch.Tensor) -> np.ndarray:
+        """What `probabilities` of the volume amount to, as uint8 (D, H, W)."""
+        labels = decode(probabilities_KDHW, self.preset, self.settings.threshold)
+        if self.preset.targets in FIGSHARE:
+            return labels.numpy()
         brain = torch.from_numpy((np.asarray(volume.images) != 0).any(axis=0))
-        labels = region_labels(probabilities, self.settings.threshold)
         labels = torch.where(brain, labels, 0).numpy()
         return drop_small_et(labels, self.settings.min_et_ml, float(np.prod(volume.grid.zooms)))
 
+    @torch.inference_mode()
     def probabilities(self, volume) -> torch.Tensor:
-        """volume: a CaseVolume → float32 (R, D, H, W) probabilities of the regions, mean of all models."""
+        """volume: a CaseVolume → float32 (K, D, H, W) probabilities of the targets, mean of all models."""
         total = sum(self._predict(model, volume) for model in self.models)
         return total / len(self.models)
 
-    @torch.inference_mode()
     def _predict(self, model: Model, volume) -> torch.Tensor:
         channels = pick_modalities(volume, model.preset.modalities)
-        images_DCHW = torch.from_numpy(_signed(np.asarray(volume.images)[channels])).transpose(0, 1)
-        mean, std = (torch.tensor(v, device=self.device)[None, channels] for v in (volume.mean, volume.std))
-        source = tuple(images_DCHW.shape[-2:])
-        work = working_size(source, tuple(volume.grid.zooms)[-2:])
-        parts = []
-        for images_BCHW in images_DCHW.split(self.batch):
-            images = resize_images(images_BCHW.to(self.device), work)
-            probabilities = self._forward(model, zscore(images, mean, std))
-            if work != source:
-                probabilities = functional.interpolate(probabilities, source, mode="bilinear")
-            parts.append(probabilities.cpu())
+        images = _at_working_size(_signed(np.asarray(volume.images)[channels]), volume, model.preset)
+        mean, std = np.asarray(volume.mean)[channels], np.asarray(volume.std)[channels]
+        slices = images.transpose(0, 1)  # (D, C, H, W)
+        known = torch.from_numpy(constants(slices.numpy(), mean, std, model.preset.normalisation))
+        if model.preset.volumetric:
+            found = self._windows(model, images, known.transpose(0, 1))
+        else:
+            found = self._slices(model, slices, known)
+        return _at_source_size(found, volume, model.preset)
+
+    def _slices(self, model: Model, images_DCHW: torch.Tensor, known_DC4: torch.Tensor) -> torch.Tensor:
+        """Slice by slice, with the neighbours that a 2.5D network sees → (K, D, H, W)."""
+        parts, settings = [], model.preset.normalisation
+        near = model.preset.sampling.neighbours
+        for indices in torch.arange(len(images_DCHW)).split(self.batch):
+            images, known = (
+                _with_neighbours(x, indices, near).to(self.device) for x in (images_DCHW, known_DC4)
+            )
+            images = finish(normalise(images, known), known, settings)
+            parts.append(self._forward(model, images).cpu())
         return torch.cat(parts).transpose(0, 1)
 
-    def _forward(self, model: Model, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Normalised slices → probabilities (B, R, H, W), padded for the network and cut back."""
-        height, width = images_BCHW.shape[-2:]
-        multiple = model.preset.network.multiple
-        padded = functional.pad(images_BCHW, (0, -width % multiple, 0, -height % multiple))
+    def _windows(self, model: Model, images_CDHW: torch.Tensor, known_CD4: torch.Tensor) -> torch.Tensor:
+        """Overlapping windows of the training size, blended by a Gaussian → (K, D, H, W)."""
+        size, settings = model.preset.size, model.preset.normalisation
+        shape = images_CDHW.shape[1:]
+        short = [max(0, side - n) for n, side in zip(shape, size, strict=True)]
+        images = functional.pad(images_CDHW, (0, short[2], 0, short[1], 0, short[0]))
+        known = functional.pad(known_CD4, (0, 0, 0, short[0]), value=1.0)
+        weight = _gaussian(size).to(self.device)
+        targets = outputs(model.preset) - (model.preset.output == "softmax")
+        total = torch.zeros((targets, *images.shape[1:]), device=self.device)
+        weights = torch.zeros(images.shape[1:], device=self.device)
+        corners = list(_corners(images.shape[1:], size, self.settings.overlap))
+        for some in (corners[i : i + self.batch] for i in range(0, len(corners), self.batch)):
+            boxes = [tuple(slice(a, a + side) for a, side in zip(at, size, strict=True)) for at in some]
+            cuts = torch.stack([images[(slice(None), *box)] for box in boxes]).to(self.device)
+            deep = torch.stack([known[:, box[0]] for box in boxes]).to(self.device)
+            cuts = finish(normalise(cuts, deep), deep, settings)
+            for box, found in zip(boxes, self._forward(model, cuts), strict=True):
+                total[(slice(None), *box)] += found * weight
+                weights[box] += weight
+        return (total / weights)[:, : shape[0], : shape[1], : shape[2]].cpu()
+
+    def _forward(self, model: Model, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images → probabilities (B, K, …), padded for the network and cut back."""
+        space, multiple = images.shape[2:], model.preset.layers.multiple
+        padding = [n for side in reversed(space) for n in (0, -side % multiple)]
+        padded = functional.pad(images, padding)
+        memory = channels_last(len(space))
         with autocast(self.device):
-            logits = model.network(padded.contiguous(memory_format=torch.channels_last))
-            mirrored = model.network(padded.flip(-1)).flip(-1) if self.flips else None
-        probabilities = logits.float().sigmoid()
+            logits = model.network(padded.contiguous(memory_format=memory))
+            mirrored = model.network(padded.flip(-1).contiguous(memory_format=memory)) if self.flips else None
+        found = probabilities(logits, model.preset)
         if mirrored is not None:
-            probabilities = (probabilities + mirrored.float().sigmoid()) / 2
-        return probabilities[..., :height, :width]
+            found = (found + probabilities(mirrored, model.preset).flip(-1)) / 2
+        return found[(..., *(slice(side) for side in space))]
 
 
 def pick_modalities(volume, wanted: tuple[str, ...]) -> list[int]:
@@ -98,32 +141,64 @@ def pick_modalities(volume, wanted: tuple[str, ...]) -> list[int]:
     return [volume.modalities.index(name) for name in wanted]
 
 
-def working_size(size: tuple[int, int], zooms: tuple[float, float]) -> tuple[int, int]:
-    """(H, W) in pixels at which to predict: 1 mm in-plane where the spacing (y, x in mm) is clearly another.
+def _at_working_size(images_CDHW: torch.Tensor, volume, preset: Preset) -> torch.Tensor:
+    """Voxels as the network wants them: 1 mm, or the whole slice at the preset's own size.
 
-    Slices stay as they are: a 2D network never looks along z, and needs no slices that were not scanned.
+    A 2D network never looks along z, and needs no slices that were not scanned: z stays as it is.
     """
-    if all(abs(zoom - 1) <= SPACING_TOLERANCE for zoom in zooms):
-        return size
-    return tuple(max(1, round(side * zoom)) for side, zoom in zip(size, zooms, strict=True))
+    if preset.resize:
+        whole = torch.from_numpy(volume.whole(images_CDHW.numpy())[:, _depth(volume)])
+        return resize_images(whole.transpose(0, 1), preset.resize).transpose(0, 1)
+    if preset.volumetric:
+        return resize_images(images_CDHW[None], working_size(images_CDHW.shape[1:], volume.grid.zooms))[0]
+    work = working_size(images_CDHW.shape[2:], volume.grid.zooms[1:])
+    return resize_images(images_CDHW.transpose(0, 1), work).transpose(0, 1)
 
 
-def resize_images(images_BCHW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Raw pixels resampled linearly to (H, W), float32; a pixel that is background at its nearest stays 0."""
-    images = images_BCHW.float()
-    if tuple(images.shape[-2:]) == size:
-        return images
-    brain = functional.interpolate((images != 0).float(), size, mode="nearest-exact")
-    return functional.interpolate(images, size, mode="bilinear", antialias=True) * brain
+def _at_source_size(found_KDHW: torch.Tensor, volume, preset: Preset) -> torch.Tensor:
+    """Probabilities back on the volume's own grid."""
+    depth, height, width = np.shape(volume.images)[1:]
+    if preset.resize:
+        _, y, x = volume.origin
+        whole = resize_probabilities(found_KDHW.transpose(0, 1), volume.grid.shape[1:]).transpose(0, 1)
+        return whole[:, :, y : y + height, x : x + width]
+    if preset.volumetric:
+        return resize_probabilities(found_KDHW[None], (depth, height, width))[0]
+    return resize_probabilities(found_KDHW.transpose(0, 1), (height, width)).transpose(0, 1)
 
 
-def region_labels(probabilities_RDHW: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Probabilities of overlapping regions → uint8 (D, H, W) labels, painted in the order of LABELS."""
-    labels = torch.zeros(probabilities_RDHW.shape[1:], dtype=torch.uint8)
-    order = list(REGIONS)
-    for region, label in LABELS.items():
-        labels[probabilities_RDHW[order.index(region)] > threshold] = label
-    return labels
+def _depth(volume) -> slice:
+    return slice(volume.origin[0], volume.origin[0] + np.shape(volume.images)[1])
+
+
+def _with_neighbours(slices: torch.Tensor, indices: torch.Tensor, near: int) -> torch.Tensor:
+    """(D, C, …) → (B, C·(2·near + 1), …): each slice of `indices` with those around it, 0 beyond the ends."""
+    if not near:
+        return slices[indices]
+    around = indices[:, None] + torch.arange(-near, near + 1)
+    there = (around >= 0) & (around < len(slices))
+    found = slices[around.clamp(0, len(slices) - 1)]  # (B, 2·near + 1, C, …)
+    found = found * there.reshape(*there.shape, *[1] * (found.ndim - 2))
+    return found.transpose(1, 2).flatten(1, 2)
+
+
+def _corners(shape, size, overlap: float) -> Iterator[tuple[int, ...]]:
+    """First voxels of windows that cover the shape, evenly spaced, overlapping by at least that share."""
+    axes = []
+    for n, side in zip(shape, size, strict=True):
+        steps = max(1, round(side * (1 - overlap)))
+        count = 1 + -(-(n - side) // steps)
+        axes.append(sorted({round(i * (n - side) / max(1, count - 1)) for i in range(count)}))
+    return itertools.product(*axes)
+
+
+def _gaussian(size: tuple[int, ...]) -> torch.Tensor:
+    """Weights of a window, 1 in its middle and never 0."""
+    weight = torch.ones(())
+    for side in size:
+        x = (torch.arange(side) - (side - 1) / 2) / (GAUSSIAN * side)
+        weight = weight[..., None] * torch.exp(-0.5 * x**2)
+    return weight.clamp(min=1e-3)
 
 
 def drop_small_et(labels_DHW: np.ndarray, min_ml: float, voxel_mm3: float) -> np.ndarray:
@@ -134,6 +209,7 @@ def drop_small_et(labels_DHW: np.ndarray, min_ml: float, voxel_mm3: float) -> np
     return np.where(enhancing, np.uint8(1), labels_DHW)
 
 
-def _signed(images: np.ndarray) -> np.ndarray:
+def _signed(images: np.ndarray) -> torch.Tensor:
     """Pixels as a contiguous type that torch computes with: uint16 has few operations there."""
-    return np.ascontiguousarray(images, dtype=np.float32 if images.dtype == np.uint16 else images.dtype)
+    dtype = np.float32 if images.dtype == np.uint16 else images.dtype
+    return torch.from_numpy(np.ascontiguousarray(images, dtype=dtype))

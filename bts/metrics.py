@@ -1,7 +1,7 @@
 """How well a labelmap agrees with the truth, region by region, as the BraTS challenge measures it.
 
 Axes: D z slices, H rows (y), W columns (x). Labels are the project's own: 1 necrosis/non-enhancing, 2 oedema,
-3 enhancing, 4 resection cavity.
+3 enhancing, 4 resection cavity; of figshare 1 meningioma, 2 glioma, 3 pituitary tumour.
 """
 
 from collections.abc import Mapping
@@ -11,29 +11,45 @@ import numpy as np
 # The challenge scores nested regions, not labels: Menze et al. 2015, doi:10.1109/TMI.2014.2377694.
 REGIONS: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
 CAVITY: dict[str, tuple[int, ...]] = {"RC": (4,)}  # of BraTS 2024; scored only where it occurs
+TUMOUR: dict[str, tuple[int, ...]] = {"tumour": (1, 2, 3)}  # of figshare, whatever its type
+# Its types; scored only where they occur, in labelmaps that tell them.
+TYPES: dict[str, tuple[int, ...]] = {"meningioma": (1,), "glioma": (2,), "pituitary": (3,)}
 METRICS = ("dice", "iou", "sensitivity", "specificity")
 LABELS = 5  # background and four
 
 
+def regions_of(convention: str) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]:
+    """(regions scored always, regions scored where they occur) of a labelmap in a convention of bts.cases."""
+    if convention == "figshare":
+        return TUMOUR, TYPES
+    return (TUMOUR, {}) if convention == "figshare_tumour" else (REGIONS, CAVITY)
+
+
 def score(
-    truth_DHW: np.ndarray, prediction_DHW: np.ndarray, regions: Mapping[str, tuple[int, ...]] = REGIONS
+    truth_DHW: np.ndarray,
+    prediction_DHW: np.ndarray,
+    regions: Mapping[str, tuple[int, ...]] = REGIONS,
+    where_present: Mapping[str, tuple[int, ...]] = CAVITY,
 ) -> dict[str, dict[str, float]]:
     """Overlap of two labelmaps (uint8, any equal shape), as {region: {metric: value in 0…1}}.
 
-    RC joins the regions where label 4 occurs in either. Empty regions count as in the challenge's own code
+    Those of `where_present` join the regions where a label of theirs occurs in either: an absent one would
+    score 1 without anything found. Empty regions count as in the challenge's own code
     (rachitsaluja/BraTS-2023-Metrics): empty on both sides scores 1 throughout, on one side Dice and
     sensitivity 0; specificity counts every voxel of the grid. Raises ValueError for unequal shapes and
     unknown labels.
     """
     counts = confusion(truth_DHW, prediction_DHW)
-    if counts[4].any() or counts[:, 4].any():
-        regions = {**regions, **CAVITY}
-    return {name: _overlap(counts, list(labels)) for name, labels in regions.items()}
+    occur = {name: labels for name, labels in where_present.items() if _occurs(counts, list(labels))}
+    return {name: _overlap(counts, list(labels)) for name, labels in {**regions, **occur}.items()}
 
 
 def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:
-    """One number for a case: the mean Dice of WT, TC and ET, without the cavity that few cases have."""
-    return float(np.mean([scores[region]["dice"] for region in REGIONS]))
+    """One number for a case: the mean Dice of WT, TC and ET, or figshare's Dice of tumour.
+
+    Left out are the cavity and the types, which not every case has.
+    """
+    return float(np.mean([scores[region]["dice"] for region in (TUMOUR if "tumour" in scores else REGIONS)]))
 
 
 def confusion(truth_DHW: np.ndarray, prediction_DHW: np.ndarray) -> np.ndarray:
@@ -48,6 +64,10 @@ def confusion(truth_DHW: np.ndarray, prediction_DHW: np.ndarray) -> np.ndarray:
     counts = np.bincount(pairs[pairs != 0], minlength=LABELS**2)
     counts[0] = pairs.size - counts.sum()
     return counts.reshape(LABELS, LABELS)
+
+
+def _occurs(counts: np.ndarray, labels: list[int]) -> bool:
+    return bool(counts[labels].any() or counts[:, labels].any())
 
 
 def _overlap(counts: np.ndarray, labels: list[int]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """One file = one model: `.safetensors`, weights and in its header all that is needed to run them.
 
-The header's metadata has one key, `bts`, with JSON: format, preset, modalities, normalisation, regions,
-provenance. The digest of the file's bytes is the model's identity. Never a pickle.
+The header's metadata has one key, `bts`, with JSON: format, preset, modalities, normalisation, targets (the
+labels of each), provenance. The digest of the file's bytes is the model's identity. Never a pickle.
 """
 
 import hashlib
@@ -12,13 +12,13 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from bts.device import channels_last
 from bts.errors import UsageError
-from bts.metrics import REGIONS
 from bts.nets import build
-from bts.presets import Preset, from_dict, to_dict
+from bts.settings import Preset, from_dict, to_dict
+from bts.targets import TARGETS
 
-FORMAT = 1
-NORMALISATION = "z-score per modality over the non-zero voxels of the whole volume; background stays 0"
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,8 +37,8 @@ def save_model(network: torch.nn.Module, preset: Preset, meta: dict) -> bytes:
         "format": FORMAT,
         "preset": to_dict(preset),
         "modalities": preset.modalities,
-        "normalisation": NORMALISATION,
-        "regions": REGIONS,
+        "normalisation": to_dict(preset)["normalisation"],
+        "targets": TARGETS[preset.targets],
         "provenance": meta,
     }
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
@@ -60,7 +60,7 @@ def load_model(data: bytes, name: str) -> Model:
         raise UsageError(f"{name}: damaged or truncated ({error}); copy the model file again") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{name}: weights and preset do not match ({error}); train it again") from None
-    network.eval().to(memory_format=torch.channels_last)
+    network.eval().to(memory_format=channels_last(3 if preset.volumetric else 2))
     return Model(network, preset, header.get("provenance", {}), digest(data))
 
 
@@ -88,4 +88,6 @@ def read_header(data: bytes, name: str) -> dict:
         raise UsageError(f"{name}: no .safetensors file, or damaged; give a model of jobs.train") from None
     if version > FORMAT:
         raise UsageError(f"{name}: its format {version} is newer than {FORMAT}; update the project")
+    if version < FORMAT:
+        raise UsageError(f"{name}: its format {version} is older than {FORMAT}; train it again")
     return header

@@ -1,13 +1,70 @@
-"""Intensity normalisation, on whatever device the images lie."""
+"""Intensity normalisation: every kind is a clip, a shift and a division, known a slice and modality.
 
+The four constants are measured on whole slices or volumes (here, NumPy) and used on whatever device the
+images lie, so that a patch is normalised as its whole slice is.
+Axes: S slices, C channel (modality), H rows, W columns.
+"""
+
+import numpy as np
 import torch
 
+from bts.settings import Normalisation
 
-def zscore(images_BCHW: torch.Tensor, mean_BC: torch.Tensor, std_BC: torch.Tensor) -> torch.Tensor:
-    """Raw pixels → float32 z-scores of the brain, with the statistics of each slice's whole volume.
+CONSTANTS = ("low", "high", "shift", "scale")
+"""x → (clip(x, low, high) - shift) / scale, the last axis of `constants`."""
 
-    Background (0) stays 0, so that it neither depends on the scanner nor shifts with the mean.
+
+def constants(
+    images_SCHW: np.ndarray, mean_C: np.ndarray, std_C: np.ndarray, settings: Normalisation
+) -> np.ndarray:
+    """Raw slices of one case → float32 (S, C, 4), the CONSTANTS of each slice and modality.
+
+    mean_C, std_C: over the brain of the whole volume, which brain_zscore takes.
     """
-    images = images_BCHW.float()
-    mean, std = mean_BC.float()[:, :, None, None], std_BC.float()[:, :, None, None]
-    return torch.where(images != 0, (images - mean) / std.clamp(min=1e-6), 0.0)
+    depth, channels = images_SCHW.shape[:2]
+    kind = settings.kind
+    if kind == "slice_zscore":
+        return np.array([[_clipped(image) for image in stack] for stack in images_SCHW], np.float32)
+    one = np.empty((depth, channels, 4), np.float32)
+    one[..., 0], one[..., 1] = -np.inf, np.inf
+    if kind == "slice_minmax":
+        # Background is 0 wherever a crop leaves it out.
+        low = np.minimum(images_SCHW.min(axis=(2, 3)), 0)
+        one[..., 2], one[..., 3] = low, images_SCHW.max(axis=(2, 3)) - low
+    elif kind == "fixed":
+        one[..., :] = (0, settings.scale, 0, settings.scale)
+    elif kind == "global_zscore":
+        one[..., 2], one[..., 3] = settings.mean, settings.std
+    else:
+        one[..., 2], one[..., 3] = mean_C, std_C
+    return one
+
+
+def _clipped(image_HW: np.ndarray) -> tuple[float, float, float, float]:
+    """CONSTANTS of slice_zscore; of a slice without brain such that nothing happens."""
+    brain = image_HW[image_HW != 0].astype(np.float32)
+    if not brain.size:
+        return 0, 0, 0, 1
+    low, high = np.percentile(brain, (1, 99))
+    brain.clip(low, high, out=brain)
+    return low, high, brain.mean(), brain.std()
+
+
+def normalise(images: torch.Tensor, constants: torch.Tensor) -> torch.Tensor:
+    """Raw pixels (B, C, …, H, W) and constants (B, C, …, 4) → float32, background (0) still 0.
+
+    So the background neither depends on the scanner nor shifts with the mean; `finish` sets its last value.
+    """
+    raw = images.float()
+    low, high, shift, scale = constants[..., None, None, :].unbind(-1)
+    return torch.where(raw != 0, (raw.clamp(low, high) - shift) / scale.clamp(min=1e-6), 0.0)
+
+
+def finish(images: torch.Tensor, constants: torch.Tensor, settings: Normalisation) -> torch.Tensor:
+    """Normalised (and augmented) images with the background that the network sees."""
+    if settings.background is not None:
+        return torch.where(images != 0, images, settings.background)
+    if settings.kind != "global_zscore":
+        return images
+    shift, scale = constants[..., None, None, 2:].unbind(-1)
+    return torch.where(images != 0, images, -shift / scale.clamp(min=1e-6))

@@ -7,15 +7,18 @@ Labelmaps may be another tool's: they are told by name, and checked like any inp
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
+from bts import figshare
 from bts.cases import CONVENTIONS, MSD_CHANNELS, Case, to_internal
 from bts.errors import CaseError
 from bts.preprocess import fetch, read_role
 from bts.storage import Entry, Store
-from bts.volume import Grid, read_nifti
+from bts.volume import Grid, Volume, read_nifti
 
 LABELMAP = re.compile(r"(?P<case>[^/.][^/]*?)([-_]seg)?\.nii(\.gz)?", re.IGNORECASE)
 MARKER = re.compile(r"_done/(?P<case>[^/]+)\.[^./]+\.json")  # what jobs.segment writes beside a labelmap
@@ -37,6 +40,17 @@ class Pair:
     @classmethod
     def from_row(cls, row: dict) -> "Pair":
         return cls(Case.from_json(row["case"]), row["labelmap"], tuple(json.loads(row["markers"])))
+
+
+class Labels(NamedTuple):
+    """A pair as it is compared."""
+
+    truth: np.ndarray
+    """(D, H, W) uint8 labels of the project, like the prediction."""
+    prediction: np.ndarray
+    grid: Grid
+    convention: str
+    """Key of CONVENTIONS that the labelmap's file uses; "figshare_tumour": both sides hold 0 and 1 alone."""
 
 
 @dataclass(slots=True)
@@ -61,7 +75,7 @@ def match(cases: Iterable[Case], entries: Iterable[Entry]) -> Matched:
                 found.setdefault(named["case"], []).append(entry.key)
     matched = Matched()
     for case in cases:
-        if "seg" not in case.files:
+        if "seg" not in case.files and case.dataset != "figshare":  # figshare's slices hold their truths
             continue
         keys = labelmaps.pop(case.id, [])
         if not keys:
@@ -79,22 +93,21 @@ def match(cases: Iterable[Case], entries: Iterable[Entry]) -> Matched:
     return matched
 
 
-def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> tuple[np.ndarray, np.ndarray, Grid]:
-    """(truth, prediction, grid): uint8 (D, H, W) labels of the project, the prediction on the truth's grid.
+def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
+    """Truth and prediction as labels of the project, the prediction on the truth's grid.
 
     Raises CaseError with the case, the file and the stage: "read", "grid" (another shape or affine) or
     "labels" (values outside the convention).
     """
     try:
-        truth = read_role(pair.case, cases, "seg")
+        truth = _read_truth(pair.case, cases)
         found = read_nifti(fetch(pair.labelmap, labelmaps), pair.labelmap)
         if not found.grid.same_place(truth.grid):
             raise CaseError(
                 f"the labelmap's grid ({_describe(found.grid)}) is not the truth's ({_describe(truth.grid)})",
-                mend="write it with the shape and affine of the case's own images",
-                file=pair.labelmap, stage="grid",
+                mend=_mend_of_grid(pair.case), file=pair.labelmap, stage="grid",
             )  # fmt: skip
-        truth_DHW = _labels(truth.voxels, pair.case.labels, pair.case.files["seg"].key)
+        truth_DHW = _labels(truth.voxels, pair.case.labels, _truth_file(pair.case))
         convention = written_in(pair, labelmaps)
         prediction_DHW = _labels(
             found.voxels, convention, pair.labelmap, f"write the labelmap in the convention {convention}"
@@ -102,7 +115,9 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> tuple[np.ndarray, n
     except CaseError as error:
         error.case, error.stage = pair.case.id, error.stage or "read"
         raise
-    return truth_DHW, prediction_DHW, truth.grid
+    if convention == "figshare_tumour":
+        truth_DHW = (truth_DHW > 0).view(np.uint8)
+    return Labels(truth_DHW, prediction_DHW, truth.grid, convention)
 
 
 def written_in(pair: Pair, labelmaps: Store) -> str:
@@ -125,6 +140,11 @@ def read_images(
     case: Case, cases: Store, grid: Grid, wanted: Iterable[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(modality, (D, H, W)) of those wanted that are there, sound and on the truth's grid."""
+    if case.dataset == "figshare":
+        if "t1ce" in wanted:
+            with suppress(CaseError):
+                yield "t1ce", _read_stack(case, cases)[0].voxels
+        return
     stacked = "image" in case.files
     for name in wanted:
         role = "image" if stacked else name
@@ -136,6 +156,25 @@ def read_images(
             continue
         if volume.grid.same_place(grid):
             yield name, volume.voxels[MSD_CHANNELS.index(name)] if stacked else volume.voxels
+
+
+def _truth_file(case: Case) -> str:
+    return case.files["seg"].key if "seg" in case.files else next(iter(case.files))
+
+
+def _read_stack(case: Case, cases: Store) -> tuple[Volume, Volume]:
+    """(image, truth) of a figshare patient, both (D, H, W). Raises CaseError."""
+    return figshare.stack([figshare.read_slice(fetch(key, cases), key) for key in case.files])
+
+
+def _read_truth(case: Case, cases: Store) -> Volume:
+    return _read_stack(case, cases)[1] if case.dataset == "figshare" else read_role(case, cases, "seg")
+
+
+def _mend_of_grid(case: Case) -> str:
+    if case.dataset == "figshare":
+        return "stack the slices by number, with the affine diag(-1, -1, 1, 1), as jobs.segment does"
+    return "write it with the shape and affine of the case's own images"
 
 
 def _labels(values: np.ndarray, convention: str, file: str, mend: str = "") -> np.ndarray:

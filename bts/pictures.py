@@ -1,5 +1,6 @@
 """One axial slice of a case as pictures: FLAIR, T1ce, truth and prediction, as a radiologist sees them.
 
+Also the parts of which other pictures are made: colours, grey windows, panels.
 Axes: D z slices, H rows (y), W columns (x), canonical LPS.
 """
 
@@ -16,6 +17,14 @@ LABELS = {
     3: ("enhancing tumour", (255, 220, 0)),
     4: ("resection cavity", (66, 133, 244)),
 }
+# Colours of Okabe and Ito 2008, which colour-blind readers tell apart.
+TYPES = {
+    1: ("meningioma", (230, 159, 0)),
+    2: ("glioma", (86, 180, 233)),
+    3: ("pituitary tumour", (204, 121, 167)),
+}
+TUMOUR = {1: ("tumour", (230, 159, 0))}
+Legend = Mapping[int, tuple[str, tuple[int, int, int]]]  # name and RGB of each label
 BACKGROUNDS = {"flair": "FLAIR", "t1ce": "T1ce"}  # what a reader of tumour pictures expects to see
 PICTURE_PX = 440  # longer side of a panel: sharp at twice the width it has on the page
 EDGE, INSIDE = 1.0, 0.5  # opacity of a label: its edge shows the shape, its inside the image below
@@ -23,8 +32,11 @@ MARGIN = 4  # voxels kept around the brain
 
 
 def fullest_slice(truth_DHW: np.ndarray, prediction_DHW: np.ndarray) -> int:
-    """z of the axial slice with the most tumour in the truth; in the prediction where the truth is empty."""
+    """z of the axial slice with the most tumour in the truth; in the prediction where the truth is empty; of
+    the middle one where both are."""
     shown = truth_DHW if truth_DHW.any() else prediction_DHW
+    if not shown.any():
+        return len(shown) // 2
     return int(np.count_nonzero(shown, axis=(1, 2)).argmax())
 
 
@@ -33,25 +45,31 @@ def draw(
     prediction_HW: np.ndarray,
     images: Mapping[str, np.ndarray],
     zooms: tuple[float, float],
+    *,
+    legend: Legend = LABELS,
+    sides: bool = True,
 ) -> dict[str, bytes]:
     """PNG by caption of one axial slice: FLAIR, T1ce, truth, prediction, at the right aspect.
 
     Labels are uint8 (H, W); `images` holds those of BACKGROUNDS that there are, (H, W) of any dtype;
-    `zooms` is mm along (H, W). Without images the labels lie on black.
+    `zooms` is mm along (H, W). Without images the labels lie on black. `sides` puts R and L where the
+    patient's right and left are: not for figshare, whose slices lie in planes that the set does not tell.
     """
-    grey = {name: _windowed(images[name]) for name in BACKGROUNDS if name in images}
+    grey = {name: windowed(images[name]) for name in BACKGROUNDS if name in images}
     below = next(iter(grey.values()), np.zeros(truth_HW.shape, np.uint8))
     panels = {BACKGROUNDS[name]: (image, None) for name, image in grey.items()}
     panels |= {"Truth": (below, truth_HW), "Prediction": (below, prediction_HW)}
     shown = [image for image in grey.values() if image.any()] + [truth_HW, prediction_HW]
-    box = _box(shown) if grey else (slice(None), slice(None))
+    box = box_around(shown) if grey else (slice(None), slice(None))
     return {
-        caption: _panel(image[box], None if labels is None else labels[box], zooms)
+        caption: png(
+            panel(image[box], None if labels is None else labels[box], zooms, legend=legend, sides=sides)
+        )
         for caption, (image, labels) in panels.items()
     }
 
 
-def _windowed(image_HW: np.ndarray) -> np.ndarray:
+def windowed(image_HW: np.ndarray) -> np.ndarray:
     """Grey values uint8, from the 1st to the 99th percentile of the brain (non-zero pixels)."""
     brain = image_HW[image_HW != 0]
     if not brain.size:
@@ -61,36 +79,78 @@ def _windowed(image_HW: np.ndarray) -> np.ndarray:
     return np.where(image_HW != 0, grey, 0).astype(np.uint8)
 
 
-def _box(arrays_HW: Sequence[np.ndarray]) -> tuple[slice, slice]:
+def box_around(arrays_HW: Sequence[np.ndarray]) -> tuple[slice, slice]:
     """Rows and columns that hold anything in any array, with a margin."""
     filled = np.any([array != 0 for array in arrays_HW], axis=0)
     ends = [np.flatnonzero(filled.any(axis=axis)) for axis in (1, 0)]
     return tuple(slice(max(e[0] - MARGIN, 0), e[-1] + 1 + MARGIN) if e.size else slice(None) for e in ends)
 
 
-def _panel(grey_HW: np.ndarray, labels_HW: np.ndarray | None, zooms: tuple[float, float]) -> bytes:
-    """One PNG: the grey image smoothly enlarged, labels as they are, R and L at the sides."""
-    high, wide = (n * mm for n, mm in zip(grey_HW.shape, zooms, strict=True))
-    size = tuple(max(1, round(side * PICTURE_PX / max(high, wide))) for side in (wide, high))
+def panel(
+    grey_HW: np.ndarray,
+    labels_HW: np.ndarray | None,
+    zooms: tuple[float, float],
+    *,
+    legend: Legend = LABELS,
+    pixels: int = PICTURE_PX,
+    sides: bool = True,
+) -> Image.Image:
+    """The grey image (uint8) smoothly enlarged, labels (uint8) on it as they are; R and L if `sides`.
+
+    `zooms` is mm along (H, W), `pixels` the longer side. Labels on a black image are opaque.
+    """
+    size = panel_size(grey_HW.shape, zooms, pixels)
     picture = Image.fromarray(grey_HW).resize(size, Image.Resampling.BICUBIC)
     if labels_HW is not None:
-        labels = np.asarray(Image.fromarray(labels_HW).resize(size, Image.Resampling.NEAREST))
-        picture = Image.fromarray(_coloured(np.asarray(picture), labels))
-    ink, white = ImageDraw.Draw(picture), 255 if labels_HW is None else (255, 255, 255)
-    font = ImageFont.load_default(PICTURE_PX // 22)
-    # Rows run front to back, columns from the patient's right to left: radiological as it is.
+        labels = np.asarray(Image.fromarray(labels_HW).resize(picture.size, Image.Resampling.NEAREST))
+        picture = Image.fromarray(_coloured(np.asarray(picture), labels, legend))
+    if sides:
+        write_sides(picture)
+    return picture
+
+
+def panel_size(shape_HW: tuple[int, int], zooms: tuple[float, float], pixels: int) -> tuple[int, int]:
+    """Width and height of a panel, the longer of `pixels`, at the right aspect."""
+    high, wide = (n * mm for n, mm in zip(shape_HW, zooms, strict=True))
+    return tuple(max(1, round(side * pixels / max(high, wide))) for side in (wide, high))
+
+
+def write_sides(picture: Image.Image) -> None:
+    """R and L, the patient's, at the sides of an axial panel."""
+    white = 255 if picture.mode == "L" else (255, 255, 255)
+    font = ImageFont.load_default(max(12, max(picture.size) // 22))
     style = {"fill": white, "font": font, "stroke_width": 2, "stroke_fill": 0}
-    for letter, x, anchor in (("R", 6, "lm"), ("L", size[0] - 6, "rm")):
-        ink.text((x, size[1] // 2), letter, anchor=anchor, **style)
+    wide, high = picture.size
+    # Rows run front to back, columns from the patient's right to left: radiological as it is.
+    for letter, x, anchor in (("R", 6, "lm"), ("L", wide - 6, "rm")):
+        ImageDraw.Draw(picture).text((x, high // 2), letter, anchor=anchor, **style)
+
+
+def knows_place(volume) -> bool:
+    """Whether left and right are known: a slice of figshare is axial, coronal or sagittal, and tells not."""
+    return volume.dataset != "figshare"
+
+
+def fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text, its end cut off where it is wider than that many pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def png(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def _coloured(grey_HW: np.ndarray, labels_HW: np.ndarray) -> np.ndarray:
+def _coloured(grey_HW: np.ndarray, labels_HW: np.ndarray, legend: Legend) -> np.ndarray:
     """RGB (H, W, 3): labels translucent inside, solid along their edges."""
     palette = np.zeros((256, 3), np.float32)
-    for label, (_, colour) in LABELS.items():
+    for label, (_, colour) in legend.items():
         palette[label] = colour
     edge = np.zeros(labels_HW.shape, bool)
     for axis in (0, 1):

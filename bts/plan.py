@@ -3,14 +3,17 @@
 import importlib.metadata
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from bts import worklist
 from bts.catalogue import Shard
 from bts.errors import UsageError
-from bts.presets import Preset, to_dict
-from bts.sampling import split_patients
+from bts.settings import Preset, to_dict
+from bts.splits import split_patients
+from bts.targets import FIGSHARE
 
 FORMAT = 1  # raised when equal shards and settings train another model
 
@@ -29,6 +32,16 @@ class Plan:
     """Fingerprint of all that makes the model: shards, preset, fold. Not of the number of workers, which may
     change between two resumes."""
 
+    def classes(self) -> dict[str, dict[str, int]]:
+        """Cases and slices of each group (tumour type, grade or data set)."""
+        shards = {s.key: s for s in (*self.training, *self.held_out)}.values()
+        found: dict[str, dict[str, int]] = {}
+        for shard in sorted(shards, key=lambda s: s.group):
+            counts = found.setdefault(shard.group, {"cases": 0, "slices": 0})
+            counts["cases"] += 1
+            counts["slices"] += shard.slices
+        return found
+
     def provenance(self) -> dict:
         """What the model's header says of its origin."""
         return {
@@ -45,29 +58,70 @@ class Plan:
 
 
 def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
-    """Split the patients of the labelled shards. Raises UsageError where they do not suffice."""
-    usable = [s for s in shards if s.labelled]
+    """Split the patients of the labelled shards that fit. Raises UsageError where they do not suffice."""
+    usable = fitting(shards, preset)
     for shard in usable:
         if missing := [m for m in preset.modalities if m not in shard.modalities]:
             have = " ".join(shard.modalities)
-            raise UsageError(f"{shard.key}: has no {', '.join(missing)}; train with --modalities {have}")
+            raise UsageError(
+                f"modalities {' '.join(preset.modalities)} and these shards do not go together: {shard.key} "
+                f"has no {', '.join(missing)}; train with --modalities {have}"
+            )
     groups = {s.patient: s.group for s in usable}
     train_ids, held_ids = split_patients(groups, seed=preset.seed, fold=fold)
-    if not train_ids or not held_ids:
+    if preset.split == "leaking_by_slice":
+        train_ids = held_ids = list(groups)
+    training = [s for s in usable if s.patient in set(train_ids)]
+    training = [s for s in training if s.tumour >= preset.sampling.least_tumour * s.brain]
+    held_out = [s for s in usable if s.patient in set(held_ids)]
+    if not training or not held_out:
         raise UsageError(
-            f"fold {fold} of {len(groups)} patients with a truth has {len(train_ids)} for training and "
-            f"{len(held_ids)} for validation; preprocess more cases (5 patients fill every fold)"
+            f"fold {fold} of {len(groups)} patients with a truth has {len(training)} cases for training and "
+            f"{len(held_out)} for validation; preprocess more cases (5 patients fill every fold)"
         )
+    preset = with_statistics(preset, training)
     keys = {s.key: "" for s in usable}  # a shard's name carries its content's fingerprint
     options = {"preset": to_dict(preset), "fold": fold}
     return Plan(
         preset=preset,
         fold=fold,
-        training=[s for s in usable if s.patient in set(train_ids)],
-        held_out=[s for s in usable if s.patient in set(held_ids)],
+        training=training,
+        held_out=held_out,
         data=worklist.fingerprint(keys, options={}, version=FORMAT),
         run=worklist.fingerprint(keys, options=options, version=FORMAT),
     )
+
+
+def fitting(shards: Sequence[Shard], preset: Preset) -> list[Shard]:
+    """The labelled shards whose truths hold the preset's targets. Raises UsageError if there is none."""
+    labelled = [s for s in shards if s.labelled]
+    figshare = preset.targets in FIGSHARE
+    usable = [s for s in labelled if (s.labels == "figshare") == figshare]
+    if labelled and not usable:
+        of, instead = ("BraTS", "regions or labels") if figshare else ("figshare", "tumour or tumour_types")
+        raise UsageError(
+            f"targets {preset.targets} and these shards do not go together: their truths are of {of}, "
+            f"which has --targets {instead}"
+        )
+    return usable
+
+
+def with_statistics(preset: Preset, training: Sequence[Shard]) -> Preset:
+    """The preset with the mean and standard deviation that global_zscore needs, of the training cases.
+
+    Over whole volumes, background included, from each shard's own statistics over the brain.
+    """
+    settings = preset.normalisation
+    if settings.kind != "global_zscore" or settings.mean:
+        return preset
+    columns = [[s.modalities.index(m) for m in preset.modalities] for s in training]
+    mean, std = (np.array([np.array(getattr(s, n))[c] for s, c in zip(training, columns, strict=True)])
+                 for n in ("mean", "std"))  # fmt: skip
+    brain = np.array([s.brain for s in training], np.float64)[:, None]
+    voxels = sum(s.voxels for s in training)
+    first, second = ((brain * moment).sum(axis=0) / voxels for moment in (mean, std**2 + mean**2))
+    found = {"mean": tuple(first.tolist()), "std": tuple(np.sqrt(second - first**2).tolist())}
+    return replace(preset, normalisation=replace(settings, **found))
 
 
 def commit() -> str:

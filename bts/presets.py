@@ -1,196 +1,143 @@
-"""Every system as one dataclass value: what goes in, which network, how it is trained, how it segments.
+"""Every system as one value of bts.settings.Preset: what goes in, which network, how it trains and segments.
 
-A preset is data: it travels as JSON inside each model file, and each field is a flag (`--field.subfield`).
-Axes: B batch, C channel (modality), H rows (front to back), W columns (the patient's right to left).
+A preset is data: it travels as JSON inside each model file, and the command line can override each field.
+`unet2d`, `figshare2d`, `figshare3d`, `unet3d` and `resunet2d` carry on published systems, with what defines
+them; docs/systems.md says what was mended. `fast` and `best` are ours.
 """
 
-import dataclasses
-import typing
-from dataclasses import dataclass
-from typing import Literal
+from bts.settings import (
+    Augmentation,
+    Budget,
+    Inference,
+    Layers,
+    Loss,
+    Normalisation,
+    Optimiser,
+    Preset,
+    Sampling,
+)
 
+FAST = Preset(
+    name="fast",
+    summary="2D U-Net on four modalities, trained in ten minutes on two CPU cores",
+    layers=Layers(stem=2, norm="batch", activation="leaky_relu", down="stride"),
+    augmentation=Augmentation(rotate=15, zoom=0.15, scale=0.2, shift=0.2, noise=0.05),
+    loss=Loss(dice=1, bce=1),
+    optimiser=Optimiser(weight_decay=1e-2, warmup=50, schedule="poly", clip=1, ema=0.995),
+    budget=Budget(minutes=10, validate_every=10),
+    inference=Inference(min_et_ml=0.05),
+)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """The U-Net's shape."""
-
-    widths: tuple[int, ...] = (32, 64, 128, 256)
-    """Filters a level, finest first; each level below halves height and width."""
-    stem: int = 2
-    """Rows and columns folded into channels before the first level, unfolded by the head: with 2, a step on a
-    CPU takes a quarter of the time."""
-    norm: Literal["batch", "instance"] = "batch"
-    """Normalisation after each convolution; batch is twice as fast on a CPU."""
-
-    def __post_init__(self):
-        if not self.widths or min(self.widths) < 1 or self.stem < 1:
-            raise ValueError("network.widths and network.stem must be positive")
-
-    @property
-    def multiple(self) -> int:
-        """Height and width must be a multiple of this many pixels."""
-        return self.stem * 2 ** (len(self.widths) - 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """Which slices an epoch draws."""
-
-    empty_slices: float = 0.33
-    """Share of the slices without tumour drawn in an epoch, at random; slices with tumour are all drawn."""
-
-    def __post_init__(self):
-        if not 0 <= self.empty_slices <= 1:
-            raise ValueError("sampling.empty_slices is a share between 0 and 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Augmentation:
-    """Random changes to each training slice, made on the device after normalisation."""
-
-    flip: float = 0.5
-    """Probability of a left-right mirror, the only symmetry that a brain has."""
-    rotate: float = 15.0
-    """Slices are turned by up to ± this many degrees."""
-    zoom: float = 0.15
-    """Slices are enlarged by 1 ± up to this much."""
-    scale: float = 0.2
-    """Each modality's z-scores are multiplied by 1 ± up to this much (contrast)."""
-    shift: float = 0.2
-    """Each modality is shifted by up to ± this many standard deviations (brightness)."""
-    noise: float = 0.05
-    """Standard deviation of Gaussian noise inside the brain, in z-score units."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
-    """Weighted sum of soft Dice over the whole batch and binary cross-entropy, both a mean over regions."""
-
-    dice: float = 1.0
-    """Weight of soft Dice."""
-    bce: float = 1.0
-    """Weight of binary cross-entropy."""
-
-    def __post_init__(self):
-        if min(self.dice, self.bce) < 0 or self.dice + self.bce == 0:
-            raise ValueError("loss.dice and loss.bce must not be negative, nor both zero")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Optimiser:
-    """AdamW; the learning rate falls as (1 - progress)^poly, progress being the share of the budget spent."""
-
-    lr: float = 3e-3
-    """Learning rate at its highest."""
-    warmup: int = 50
-    """Steps over which the learning rate rises linearly from zero."""
-    poly: float = 0.9
-    """Exponent of the decay (nnU-Net's)."""
-    weight_decay: float = 1e-2
-    """Decoupled weight decay, as a factor of the learning rate."""
-    clip: float = 1.0
-    """Largest norm of the gradient; longer ones are scaled down."""
-    ema: float = 0.995
-    """Decay a step of the running average of the weights, which is validated and saved; 0: no average."""
-
-    def __post_init__(self):
-        if not (self.lr > 0 and 0 <= self.ema < 1 and self.clip > 0):
-            raise ValueError("optimiser.lr and optimiser.clip must be positive, optimiser.ema in [0, 1)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """How long to train: the run ends at whichever bound is met first."""
-
-    epochs: int | None = None
-    """Passes over the drawn slices; None: no bound."""
-    minutes: float | None = 10.0
-    """Wall-clock minutes of training, validation included, over all resumes together; None: no bound."""
-    validate_every: int = 10
-    """Epochs between validations (about 5 % of the time on two CPU cores); always after the last."""
-
-    def __post_init__(self):
-        if self.epochs is None and self.minutes is None:
-            raise ValueError("budget.epochs and budget.minutes are both None: no end; set one")
-        if (self.epochs is not None and self.epochs < 1) or (self.minutes is not None and self.minutes <= 0):
-            raise ValueError("budget.epochs and budget.minutes must be positive where they are set")
-        if self.validate_every < 1:
-            raise ValueError("budget.validate_every must be at least 1 epoch")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inference:
-    """From probabilities to labels."""
-
-    batch: int = 16
-    """Slices predicted at once."""
-    threshold: float = 0.5
-    """Probability above which a pixel belongs to a region."""
-    min_et_ml: float = 0.05
-    """Enhancing tumour of fewer millilitres in a whole case becomes necrosis: specks in a case that has none
-    would score Dice 0 instead of 1 (the BraTS rule for empty truths)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
-    """One segmentation system, whole."""
-
-    name: str
-    """Name of the preset, kept in the models it makes."""
-    summary: str = ""
-    """One line for tables and --help."""
-    modalities: tuple[str, ...] = ("t1", "t1ce", "t2", "flair")
-    """Input channels, in the network's order."""
-    size: tuple[int, int] = (160, 128)
-    """Height and width in pixels (1 mm) of a training crop."""
-    batch: int = 16
-    """Slices a step and worker."""
-    seed: int = 0
-    """Seed of the weights, the augmentation, the order of slices and the split."""
-    network: Network = Network()
-    sampling: Sampling = Sampling()
-    augmentation: Augmentation = Augmentation()
-    loss: Loss = Loss()
-    optimiser: Optimiser = Optimiser()
-    budget: Budget = Budget()
-    inference: Inference = Inference()
-
-    def __post_init__(self):
-        if not self.modalities or len(set(self.modalities)) != len(self.modalities):
-            raise ValueError("modalities must name each input once, at least one")
-        if self.batch < 1:
-            raise ValueError("batch must be at least 1")
-        if any(side % self.network.multiple or side < 1 for side in self.size):
-            raise ValueError(
-                f"size {self.size} does not go with network.widths and network.stem: this network needs "
-                f"multiples of {self.network.multiple}"
-            )
-
-
-def to_dict(preset: Preset) -> dict:
-    """The preset as plain JSON values."""
-    return dataclasses.asdict(preset)
-
-
-def from_dict(values: dict) -> Preset:
-    """The preset that `to_dict` wrote. Raises ValueError for a field that this version does not know."""
-    return _build(Preset, values)
-
-
-def _build(kind, values):
-    """Rebuild a value of type `kind` from JSON, which knows neither dataclasses nor tuples."""
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        unknown = set(values) - set(hints)
-        if unknown:
-            raise ValueError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
-        return kind(**{key: _build(hints[key], value) for key, value in values.items()})
-    return tuple(values) if typing.get_origin(kind) is tuple else values
-
-
-PRESETS: dict[str, Preset] = {
-    "fast": Preset(
-        name="fast",
-        summary="2D U-Net on four modalities, trained in ten minutes on two CPU cores",
+BEST = Preset(
+    name="best",
+    summary="3D U-Net on four modalities with everything that pays, for a GPU and a night",
+    size=(128, 128, 128),
+    batch=2,
+    layers=Layers(
+        widths=(32, 64, 128, 256, 320), norm="instance", activation="leaky_relu", down="stride"
     ),
-}
+    sampling=Sampling(kind="volumes", tumour_centred=0.5, repeats=2),
+    augmentation=Augmentation(
+        flip_rows=0.5, flip_slices=0.5, rotate=30, zoom=0.2, elastic=4, scale=0.25, shift=0.2, gamma=0.3,
+        bias=0.2, blur=0.1, noise=0.1,
+    ),
+    loss=Loss(dice=1, bce=1),
+    optimiser=Optimiser(lr=1e-3, weight_decay=1e-2, warmup=200, schedule="poly", clip=1, ema=0.999),
+    budget=Budget(epochs=300, validate_every=25),
+    inference=Inference(batch=1, min_et_ml=0.2),
+)  # fmt: skip
+
+UNET2D = Preset(
+    name="unet2d",
+    summary="2D U-Net on four modalities, whole 240×240 slices, BCE (Ronneberger et al. 2015)",
+    modalities=("flair", "t1", "t1ce", "t2"),
+    targets="labels",
+    pictures=("strip",),
+    size=(240, 240),
+    batch=10,
+    layers=Layers(widths=(64, 128, 256, 512, 1024), up=3),
+    normalisation=Normalisation(kind="global_zscore"),
+    sampling=Sampling(empty_slices=1),
+    augmentation=Augmentation(flip=0),
+    loss=Loss(bce=1),
+    optimiser=Optimiser(kind="adam", lr=1e-4, schedule="plateau", patience=5, cooldown=1, floor=1e-6),
+    budget=Budget(epochs=100, patience=8),
+    inference=Inference(batch=10),
+)
+
+FIGSHARE2D = Preset(
+    name="figshare2d",
+    summary="2D U-Net on the figshare set's T1ce slices, BCE + Dice, any tumour against none",
+    modalities=("t1ce",),
+    targets="tumour",
+    pictures=("overlay",),
+    resize=(128, 128),
+    size=(128, 128),
+    batch=32,
+    layers=Layers(
+        widths=(64, 128, 256, 512, 512), norm="batch", momentum=0.2, dropout=(0.1,) * 5, place="level", up=3
+    ),
+    normalisation=Normalisation(kind="fixed"),
+    sampling=Sampling(empty_slices=1),
+    loss=Loss(bce=1, dice=1),
+    optimiser=Optimiser(kind="adam", lr=1e-3, schedule="plateau", factor=0.1, patience=4, floor=1e-4),
+    budget=Budget(epochs=60, patience=10),
+    inference=Inference(batch=32),
+)
+
+FIGSHARE3D = Preset(
+    name="figshare3d",
+    summary="3D U-Net of Isensee et al. 2018 on the figshare set's stacks, tumour types, Dice",
+    modalities=("t1ce",),
+    targets="tumour_types",
+    pictures=("overlay", "turning"),
+    resize=(128, 128),
+    size=(16, 128, 128),
+    batch=1,
+    network="isensee",
+    layers=Layers(widths=(16, 32, 64, 128, 256), norm="instance", activation="leaky_relu", dropout=(0.3,) * 5,
+                  down="stride"),
+    sampling=Sampling(kind="volumes"),
+    loss=Loss(dice=1),
+    optimiser=Optimiser(kind="adam", lr=5e-4, schedule="plateau", patience=10),
+    budget=Budget(epochs=500, patience=50),
+    inference=Inference(batch=1),
+)  # fmt: skip
+
+UNET3D = Preset(
+    name="unet3d",
+    summary="3D U-Net on FLAIR, T1ce and T2 in 128³ crops, Dice + focal (BraTS 2021)",
+    modalities=("flair", "t1ce", "t2"),
+    targets="labels",
+    output="softmax",
+    size=(128, 128, 128),
+    batch=1,
+    layers=Layers(widths=(16, 32, 64, 128, 256), dropout=(0.1, 0.1, 0.2, 0.2, 0.3)),
+    normalisation=Normalisation(kind="slice_minmax"),
+    sampling=Sampling(kind="volumes", tumour_centred=1, least_tumour=0.01),
+    augmentation=Augmentation(flip=0),
+    loss=Loss(dice=1, focal=1),
+    optimiser=Optimiser(kind="adam", lr=1e-4),
+    budget=Budget(epochs=20),
+    inference=Inference(batch=1),
+)
+
+RESUNET2D = Preset(
+    name="resunet2d",
+    summary="residual 2D U-Net on random 128×128 patches, generalised Dice + weighted CE (Kermi et al. 2018)",
+    modalities=("flair", "t1", "t1ce", "t2"),
+    targets="labels",
+    output="softmax",
+    size=(128, 128),
+    batch=4,
+    network="residual_unet",
+    layers=Layers(widths=(64, 128, 256, 512), norm="batch", activation="prelu", down="stride"),
+    normalisation=Normalisation(kind="slice_zscore", background=-9),
+    sampling=Sampling(kind="patches", repeats=3, empty_slices=1),
+    augmentation=Augmentation(noise=0.01),
+    loss=Loss(generalised_dice=1, ce=1, class_weights=(1, 5, 2, 4)),
+    optimiser=Optimiser(kind="sgd", lr=0.08, decay=5e-6, schedule="epoch", factor=0.1),
+    budget=Budget(epochs=5),
+)
+
+PRESETS = {p.name: p for p in (FAST, BEST, UNET2D, FIGSHARE2D, FIGSHARE3D, UNET3D, RESUNET2D)}

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from bts.device import channels_last
 from bts.errors import UsageError
 from bts.inference import Segmenter
 from bts.model import Model, save_model
 from bts.nets import build
-from bts.presets import Preset, to_dict
+from bts.nets.encoder_unet import load_encoder
+from bts.settings import Optimiser, Preset, to_dict
 
-COUNTERS = ("epoch", "step", "seconds", "lr", "losses", "metrics", "validations", "best_score", "best")
+COUNTERS = ("epoch", "step", "seconds", "lr", "losses", "rates", "metrics", "validations")
+COUNTERS += ("best_score", "best", "since_best", "flat", "falls", "cooling")
 """What a checkpoint keeps besides the weights."""
 
 
@@ -36,16 +39,45 @@ class Progress:
     """Learning rate of the last step."""
     losses: list[float] = field(default_factory=list)
     """Mean loss of each epoch."""
+    rates: list[float] = field(default_factory=list)
+    """Learning rate at the end of each epoch."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the last epoch: loss, lr, slices_per_second, wait_share; the validation's figures when it ran."""
     validations: dict[int, dict[str, float]] = field(default_factory=dict)
     """Figures of each validation, by epochs done."""
     best_score: float | None = None
-    """Mean figure of the best validation so far."""
+    """Mean Dice of the best validation so far."""
     best: dict[str, torch.Tensor] | None = None
     """Averaged weights of the best validation so far."""
+    since_best: int = 0
+    """Validations since the best one."""
+    flat: int = 0
+    """Validations without gain that count towards the plateau schedule's next fall."""
+    falls: int = 0
+    """Falls of the learning rate by the plateau schedule."""
+    cooling: int = 0
+    """Validations that do not count yet, after a fall."""
     done: bool = False
-    """The budget is spent: this was the last epoch."""
+    """The budget is spent, or there was no gain for too long: this was the last epoch."""
+
+    @property
+    def stalled(self) -> bool:
+        """No gain for as many validations as the budget's patience."""
+        patience = self.preset.budget.patience
+        return patience is not None and self.since_best >= patience
+
+    def judge(self, score: float) -> None:
+        """Take in a validation's score: keep the weights if none was better, count what stands still."""
+        settings, better = self.preset.optimiser, self.best_score is None or score > self.best_score
+        self.since_best = 0 if better else self.since_best + 1
+        self.flat = 0 if better or self.cooling else self.flat + 1
+        self.cooling = max(0, self.cooling - 1)
+        if settings.schedule == "plateau" and self.flat >= settings.patience:
+            self.falls, self.flat, self.cooling = self.falls + 1, 0, settings.cooldown
+        if self.best_score is None or score >= self.best_score:
+            self.best_score = score
+            weights = self.average.state_dict()
+            self.best = {key: value.detach().cpu().clone() for key, value in weights.items()}
 
     def state(self) -> bytes:
         """Everything that resuming needs, as bytes that `torch.load(weights_only=True)` reads."""
@@ -83,17 +115,28 @@ def _identity(preset: dict) -> dict:
     return {key: value for key, value in preset.items() if key not in ("budget", "inference", "summary")}
 
 
-def start(preset: Preset, device: torch.device, checkpoint: bytes | None = None) -> Progress:
-    """Fresh weights by the preset's seed, or those of a checkpoint."""
+def start(
+    preset: Preset, device: torch.device, checkpoint: bytes | None = None, encoder: bytes | None = None
+) -> Progress:
+    """Fresh weights by the preset's seed (pretrained ones in the encoder, if given), or a checkpoint's."""
     with torch.random.fork_rng():
         torch.manual_seed(preset.seed)
         network = build(preset)
-    network.to(device, memory_format=torch.channels_last)
+    if encoder and not checkpoint:
+        load_encoder(network, encoder)
+    network.to(device, memory_format=channels_last(3 if preset.volumetric else 2))
     average = copy.deepcopy(network) if preset.optimiser.ema else network
-    settings = preset.optimiser
-    decay = settings.weight_decay
-    optimiser = torch.optim.AdamW(network.parameters(), settings.lr, weight_decay=decay, fused=True)
+    optimiser = make_optimiser(network, preset.optimiser)
     progress = Progress(preset=preset, network=network, average=average, optimiser=optimiser)
     if checkpoint is not None:
         progress.restore(checkpoint)
     return progress
+
+
+def make_optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
+    """Over all parameters of the network."""
+    common = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
+    if settings.kind == "sgd":
+        return torch.optim.SGD(network.parameters(), momentum=settings.momentum, **common)
+    kind = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
+    return kind(network.parameters(), betas=(settings.momentum, 0.999), **common)

@@ -12,8 +12,8 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from bts.metrics import CAVITY, METRICS, REGIONS, mean_dice
-from bts.pictures import LABELS
+from bts import pictures
+from bts.metrics import CAVITY, METRICS, REGIONS, TUMOUR, TYPES, mean_dice
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -36,7 +36,7 @@ class Picture:
     title: str
     scored: Scored
     slice: int
-    """z of the axial slice, canonical."""
+    """z of the axial slice, canonical; of figshare the slice's number in the set."""
     panels: dict[str, bytes]
     """PNG by caption, left to right."""
 
@@ -76,8 +76,25 @@ def summarise(scored: Sequence[Scored], region: str, metric: str) -> dict[str, f
 
 
 def regions_of(scored: Sequence[Scored]) -> list[str]:
-    """WT, TC, ET, and RC where any case has it."""
-    return [r for r in (*REGIONS, *CAVITY) if any(r in s.scores for s in scored)]
+    """Those that any case has, in this order: WT, TC, ET, RC, tumour and its types."""
+    return [r for r in (*REGIONS, *CAVITY, *TUMOUR, *TYPES) if any(r in s.scores for s in scored)]
+
+
+def groups_of(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
+    """The cases by tumour grade or type, sorted; empty where there are not two groups to compare."""
+    names = sorted({one.group for one in scored if one.group})
+    return {n: [one for one in scored if one.group == n] for n in names} if len(names) > 1 else {}
+
+
+def legend_of(scored: Sequence[Scored]) -> list[tuple[str, tuple[int, int, int]]]:
+    """(name, RGB) of each colour in the pictures of these cases."""
+    regions, legend = regions_of(scored), []
+    if "WT" in regions:
+        legend += [of for label, of in pictures.LABELS.items() if label != 4 or "RC" in regions]
+    if "tumour" in regions:
+        types = [pictures.TYPES[label] for name, (label,) in TYPES.items() if name in regions]
+        legend += types or pictures.TUMOUR.values()
+    return legend
 
 
 def render(contents: Contents) -> str:
@@ -95,6 +112,10 @@ def render(contents: Contents) -> str:
         regions=regions,
         metrics=METRICS,
         summary={r: {m: summarise(scored, r, m) for m in METRICS} for r in regions},
-        legend=[of for label, of in LABELS.items() if label != 4 or "RC" in regions],
+        groups={
+            name: {r: summarise(cases, r, "dice") for r in regions_of(cases)}
+            for name, cases in groups_of(scored).items()
+        },
+        legend=legend_of([picture.scored for picture in contents.pictures]),
         mean=mean_dice,
     )

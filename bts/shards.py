@@ -33,7 +33,7 @@ PIXELS = (*MODALITIES, "mask")
 
 def write_shard(volume: CaseVolume, inputs: dict[str, str]) -> bytes:
     """Encode one case. `inputs` (role → ETag or size+mtime) goes to the file's metadata."""
-    table = _table(volume).replace_schema_metadata({"bts": json.dumps(_metadata(volume, inputs))})
+    table = table_of(volume).replace_schema_metadata({"bts": json.dumps(_metadata(volume, inputs))})
     sink = io.BytesIO()
     plain = [name for name in SCHEMA.names if name not in PIXELS]
     pq.write_table(
@@ -83,6 +83,11 @@ def read_volume(data: bytes, modalities: tuple[str, ...] = MODALITIES) -> CaseVo
     )
 
 
+def read_grid(schema: pa.Schema) -> Grid:
+    """Where a shard's case lies, of the schema that reading it gives."""
+    return Grid(base64.b64decode(json.loads(schema.metadata[b"bts"])["header"]))
+
+
 def pixels(column: pa.ChunkedArray, dtype: np.dtype) -> np.ndarray:
     """All pixels of a binary column, end to end, as one flat array."""
     flat = [np.frombuffer(c.buffers()[2], np.uint8)[slice(*_ends(c))] for c in column.chunks]
@@ -95,7 +100,7 @@ def _ends(chunk: pa.BinaryArray) -> tuple[int, int]:
     return int(offsets[chunk.offset]), int(offsets[chunk.offset + len(chunk)])
 
 
-def _table(volume: CaseVolume) -> pa.Table:
+def table_of(volume: CaseVolume) -> pa.Table:
     depth, height, width = volume.images.shape[1:]
     z0, y0, x0 = volume.origin
     images = dict(zip(volume.modalities, volume.images, strict=True))

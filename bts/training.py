@@ -1,7 +1,7 @@
 """The training loop: one process or DDP, no Ray inside.
 
 The caller feeds batches and validates; the loop owns the network, its average, the optimiser and the clock.
-Axes: B batch, C channel (modality), H rows (y), W columns (x).
+Axes: B batch, C channel (modality), … space: (H, W), or (D, H, W) for volumes.
 """
 
 import math
@@ -13,13 +13,14 @@ import torch.distributed as dist
 from torch import nn
 
 from bts.augment import augment
-from bts.device import autocast, pick_device
+from bts.device import autocast, channels_last, pick_device
 from bts.errors import RunError
 from bts.inference import Segmenter
-from bts.losses import region_loss
-from bts.normalise import zscore
-from bts.presets import Preset
+from bts.losses import total_loss
+from bts.normalise import finish, normalise
 from bts.progress import Progress, start
+from bts.settings import Preset
+from bts.targets import encode
 
 CHECK_EVERY = 16
 """Steps between looks at the loss: each look makes the CPU wait for a GPU."""
@@ -32,27 +33,31 @@ def train(
     on_epoch: Callable[[Progress], None],
     validate: Callable[[Segmenter], dict[str, float]] | None = None,
     checkpoint: bytes | None = None,
+    encoder: bytes | None = None,
     device: str | torch.device | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> Progress:
     """Train until the budget is spent.
 
-    batches(epoch): this rank's batches of one epoch, dicts of arrays or tensors: images (B, C, H, W) raw
-      pixels, mask (B, H, W) uint8 internal labels, mean and std (B, C). Ranks may have uneven numbers.
-    validate(segmenter) → figures, the higher the better ("dice_WT": …); rank 0's count, others may pass None.
+    batches(epoch): this rank's batches of one epoch, dicts of arrays or tensors as bts.sampling.collate makes
+      them: images, mask, constants. Ranks may have uneven numbers.
+    validate(segmenter) → figures; those named "dice/…" judge the weights, the higher the better. Rank 0's
+      count, others may pass None.
     on_epoch(progress): called by every rank after every epoch.
+    encoder: pretrained weights of encoder_unet's encoder, the bytes of a .safetensors file.
     checkpoint: `Progress.state()` to go on from. With world > 1 torch.distributed must be initialised.
     Equal seeds and batches give equal losses. Raises RunError when the loss is not finite.
     """
-    progress = start(preset, pick_device(device), checkpoint)
+    progress = start(preset, pick_device(device), checkpoint, encoder)
     clock = Clock(progress, world)
     stepper = nn.parallel.DistributedDataParallel(progress.network) if world > 1 else progress.network
-    while clock.share() < 1:
+    while clock.share() < 1 and not progress.stalled:
         run_epoch(progress, stepper, batches(progress.epoch), clock, rank)
         progress.done = clock.share() >= 1
         if progress.done or progress.epoch % preset.budget.validate_every == 0:
             _validate(progress, validate, world)
+        progress.done |= progress.stalled
         progress.seconds = clock.seconds()
         on_epoch(progress)
     return progress
@@ -67,7 +72,7 @@ def run_epoch(
     seed = (progress.preset.seed * 1_000_003 + progress.epoch) * 1009 + rank
     generator = torch.Generator(device).manual_seed(seed)
     stepper.train()
-    losses, slices, waited, began = [], 0, 0.0, time.perf_counter()
+    losses, samples, waited, began = [], 0, 0.0, time.perf_counter()
     batches = iter(batches)
     while True:
         asked = time.perf_counter()
@@ -78,7 +83,7 @@ def run_epoch(
         if exhausted or (losses and share >= 1):
             break
         losses.append(train_step(progress, stepper, _to(device, batch), share, generator))
-        slices += len(batch["mask"])
+        samples += len(batch["mask"])
         if len(losses) % CHECK_EVERY == 0:
             _check(losses[-CHECK_EVERY:], progress)
     if not losses:
@@ -87,10 +92,11 @@ def run_epoch(
     progress.epoch += 1
     took = time.perf_counter() - began
     progress.losses.append(torch.stack(losses).mean().item())
+    progress.rates.append(progress.lr)
     progress.metrics = {
         "loss": progress.losses[-1],
         "lr": progress.lr,
-        "slices_per_second": slices / took,
+        "samples_per_second": samples / took,
         "wait_share": waited / took,
     }
 
@@ -99,17 +105,19 @@ def train_step(progress: Progress, stepper: nn.Module, batch: dict, share: float
     """One optimiser step on one batch → its loss. share: of the budget that is spent."""
     preset = progress.preset
     settings = preset.optimiser
-    images = zscore(batch["images"], batch["mean"], batch["std"])
+    images = normalise(batch["images"], batch["constants"])
     images, mask = augment(images, batch["mask"], preset.augmentation, generator)
-    progress.lr = learning_rate(preset, share, progress.step)
+    images = finish(images, batch["constants"], preset.normalisation)
+    progress.lr = learning_rate(progress, share)
     for group in progress.optimiser.param_groups:
         group["lr"] = progress.lr
     with autocast(images.device):
-        logits = stepper(images.contiguous(memory_format=torch.channels_last))
-    loss = region_loss(logits, mask, preset.loss)
+        logits = stepper(images.contiguous(memory_format=channels_last(images.ndim - 2)))
+    loss = total_loss(logits, encode(mask, preset), preset.loss, preset.output)
     progress.optimiser.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(progress.network.parameters(), settings.clip)
+    if settings.clip:
+        nn.utils.clip_grad_norm_(progress.network.parameters(), settings.clip)
     progress.optimiser.step()
     progress.step += 1
     if settings.ema:
@@ -117,11 +125,19 @@ def train_step(progress: Progress, stepper: nn.Module, batch: dict, share: float
     return loss.detach()
 
 
-def learning_rate(preset: Preset, share: float, step: int) -> float:
-    """Linear warm-up by steps, times polynomial decay by the share of the budget spent."""
-    settings = preset.optimiser
-    warmup = min(1.0, (step + 1) / max(1, settings.warmup))
-    return settings.lr * warmup * max(0.0, 1 - share) ** settings.poly
+def learning_rate(progress: Progress, share: float) -> float:
+    """Of the next step; share: of the budget that is spent."""
+    settings = progress.preset.optimiser
+    left = max(0.0, 1 - share)
+    factor = {
+        "constant": 1.0,
+        "poly": left**settings.power,
+        "cosine": (1 - math.cos(math.pi * left)) / 2,
+        "plateau": settings.factor**progress.falls,
+        "epoch": settings.factor**progress.epoch,
+    }[settings.schedule]
+    warmup = min(1.0, (progress.step + 1) / max(1, settings.warmup))
+    return max(settings.floor, settings.lr * factor / (1 + settings.decay * progress.step)) * warmup
 
 
 @torch.no_grad()
@@ -177,11 +193,8 @@ def _validate(progress: Progress, validate: Callable | None, world: int) -> None
         return
     progress.validations[progress.epoch] = figures
     progress.metrics.update(figures)
-    score = sum(figures.values()) / len(figures)
-    if progress.best_score is None or score >= progress.best_score:
-        progress.best_score = score
-        weights = progress.average.state_dict()
-        progress.best = {key: value.detach().cpu().clone() for key, value in weights.items()}
+    dice = [value for name, value in figures.items() if name.startswith("dice/")]
+    progress.judge(sum(dice) / len(dice))
 
 
 def _check(losses: list[torch.Tensor], progress: Progress) -> None:
@@ -197,5 +210,5 @@ def _check(losses: list[torch.Tensor], progress: Progress) -> None:
 
 def _to(device: torch.device, batch: dict) -> dict[str, torch.Tensor]:
     """Arrays or tensors of a batch → tensors on the device."""
-    keys = ("images", "mask", "mean", "std")
+    keys = ("images", "mask", "constants")
     return {key: torch.as_tensor(batch[key]).to(device, non_blocking=True) for key in keys}

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -164,6 +164,11 @@ def say(line: str) -> None:
     print(line.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
 
 
+def examples(names: Sequence[str]) -> str:
+    """The first three of many names."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
 def failure(case: str, error: CaseError, stage: str = "") -> dict[str, str]:
     """A failed case as the run report lists it."""
     return {
@@ -176,23 +181,19 @@ def failure(case: str, error: CaseError, stage: str = "") -> dict[str, str]:
     }
 
 
-def list_cases(source: Store, labels: str, *, figshare: bool = False) -> Listing:
+def list_cases(source: Store, labels: str) -> Listing:
     """The cases below a prefix, said in numbers; what is not a case is said too, not ignored.
 
     Raises UsageError if there is none, RunError if the store cannot be listed.
     """
     listing = find_cases(source.list(), labels)
-    if not figshare:
-        listing.strays += [entry.key for entry in listing.slices]
-        listing.slices = []
     found = len(listing.cases) + len(listing.problems)
     slices = f", {len(listing.slices)} figshare slices" if listing.slices else ""
     say(f"{source.uri}: {found} cases{slices}")
     if listing.strays:
-        examples = ", ".join(listing.strays[:3]) + (", …" if len(listing.strays) > 3 else "")
-        say(f"{source.uri}: {len(listing.strays)} files belong to no case: {examples}")
+        say(f"{source.uri}: {len(listing.strays)} files belong to no case: {examples(listing.strays)}")
     if not found and not listing.slices:
-        example = "BraTS2021_00000/BraTS2021_00000_flair.nii.gz"
+        example = "BraTS2021_00000/BraTS2021_00000_flair.nii.gz, or figshare's 1.mat"
         raise UsageError(f"{source.uri}: no case found; expected files such as {example}")
     return listing
 

@@ -20,14 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from bts import metrics, pictures, report
+from bts import figshare, metrics, pictures, report
 from bts.errors import CaseError, UsageError
 from bts.pairs import Matched, Pair, match, read_images, read_pair
 from bts.report import Scored
 from bts.storage import Store
 from jobs import common
+from jobs.figshare_index import index_figshare
 
 TEXTS = ("case_id", "group", "dataset", "region", "metric")  # columns of the score tables, before `value`
+LEGENDS = {"figshare": pictures.TYPES, "figshare_tumour": pictures.TUMOUR}  # of other conventions: BraTS's
 NAMED = 1000  # at most this many unmatched files by name in the run report
 
 
@@ -58,14 +60,15 @@ class Score:
         pair = Pair.from_row(row)
         named = {"case_id": pair.case.id, "group": pair.case.group, "dataset": pair.case.dataset}
         try:
-            truth, prediction, _ = read_pair(pair, self.cases, self.labelmaps)
+            truth, prediction, _, convention = read_pair(pair, self.cases, self.labelmaps)
         except CaseError as error:
             return {**named, "scores": "", "failure": json.dumps(common.failure(pair.case.id, error))}
-        return {**named, "scores": json.dumps(metrics.score(truth, prediction)), "failure": ""}
+        scores = metrics.score(truth, prediction, *metrics.regions_of(convention))
+        return {**named, "scores": json.dumps(scores), "failure": ""}
 
 
 class Draw:
-    """Pair → PNG panels of its fullest axial slice; without panels if a file has gone bad since scoring."""
+    """Pair → PNG panels of its fullest slice; without panels if a file has gone bad since scoring."""
 
     def __init__(self, cases: Store, labelmaps: Store):
         self.cases, self.labelmaps = cases, labelmaps
@@ -73,23 +76,28 @@ class Draw:
     def __call__(self, row: dict) -> dict:
         pair = Pair.from_row(row)
         try:
-            truth, prediction, grid = read_pair(pair, self.cases, self.labelmaps)
+            truth, prediction, grid, convention = read_pair(pair, self.cases, self.labelmaps)
         except CaseError:
             return {"case_id": pair.case.id, "z": 0, "captions": [], "panels": []}
         z = pictures.fullest_slice(truth, prediction)
         images = read_images(pair.case, self.cases, grid, pictures.BACKGROUNDS)
         slices = {name: image[z] for name, image in images}
-        panels = pictures.draw(truth[z], prediction[z], slices, grid.zooms[1:])
-        return {"case_id": pair.case.id, "z": z, "captions": list(panels), "panels": list(panels.values())}
+        of_figshare = pair.case.dataset == "figshare"
+        how = {"legend": LEGENDS.get(convention, pictures.LABELS), "sides": not of_figshare}
+        panels = pictures.draw(truth[z], prediction[z], slices, grid.zooms[1:], **how)
+        shown = figshare.number(list(pair.case.files)[z]) if of_figshare else z
+        columns = {"captions": list(panels), "panels": list(panels.values())}
+        return {"case_id": pair.case.id, "z": shown, **columns}
 
 
 def main(settings: Settings) -> common.Outcome:
     max_failed = common.check_max_failed(settings.max_failed)
     source, labelmaps, output = Store(settings.cases), Store(settings.labelmaps), Store(settings.report)
     listing = common.list_cases(source, settings.labels)
+    failed = index_figshare(listing, source, output)
     matched = match(listing.cases, labelmaps.list())
-    say_matched(matched, source, labelmaps)
-    failed = [common.failure(problem.case, problem) for problem in listing.problems + matched.problems]
+    say_matched(matched, source, labelmaps, unread=len(failed))
+    failed += [common.failure(problem.case, problem) for problem in listing.problems + matched.problems]
     scored = []
     for row in run(matched.pairs, Score(source, labelmaps)):
         if row["failure"]:
@@ -132,15 +140,18 @@ def outcome(output: Store, contents: report.Contents, strays: list[str], max_fai
     return common.Outcome(output, counts, list(failed), details, max_failed)
 
 
-def say_matched(matched: Matched, source: Store, labelmaps: Store) -> None:
-    """What will not be scored, by number and example. Raises UsageError if nothing can be."""
+def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) -> None:
+    """What will not be scored, by number and example. Raises UsageError if nothing can be.
+
+    `unread` slices are failures of the run, whatever there is besides.
+    """
     for names, what in (
         (matched.without_labelmap, f"cases with a truth have no labelmap in {labelmaps.uri}"),
         (matched.without_truth, f"labelmaps are of no case with a truth in {source.uri}"),
     ):
         if names:
-            common.say(f"{len(names)} {what}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}")
-    if not matched.pairs and not matched.problems:
+            common.say(f"{len(names)} {what}: {common.examples(names)}")
+    if not matched.pairs and not matched.problems and not unread:
         raise UsageError(
             f"nothing to score: no labelmap in {labelmaps.uri} is named after a case with a truth "
             f"in {source.uri} (CASE.nii.gz is due)"
@@ -202,10 +213,12 @@ def plain(cell: str) -> str:
 
 def print_summary(scored: Sequence[Scored], output: Store) -> None:
     """The table for the person who watches, on standard output: it is the result."""
-    print(f"{'region':8}{'mean Dice':>10}{'median':>10}{'n':>7}")
-    for region in report.regions_of(scored):
+    regions = report.regions_of(scored)
+    width = max(8, *(len(region) + 1 for region in regions), 0)
+    print(f"{'region':{width}}{'mean Dice':>10}{'median':>10}{'n':>7}")
+    for region in regions:
         of = report.summarise(scored, region, "dice")
-        print(f"{region:8}{of['mean']:10.4f}{of['median']:10.4f}{of['n']:7}")
+        print(f"{region:{width}}{of['mean']:10.4f}{of['median']:10.4f}{of['n']:7}")
     print(f"report: {output.uri}/index.html", flush=True)
 
 

@@ -9,19 +9,18 @@ bad data fails alone, with stage and reason in the run report.
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
-from bts import figshare, shards, worklist
+from bts import shards, worklist
 from bts.cases import Case
 from bts.errors import CaseError
-from bts.preprocess import fetch, load_case
-from bts.storage import Entry, Store
+from bts.preprocess import load_case
+from bts.storage import Store
 from jobs import common
+from jobs.figshare_index import index_figshare
 
 
 @dataclass
@@ -63,11 +62,9 @@ class MakeShard:
 def main(settings: Settings) -> common.Outcome:
     max_failed = common.check_max_failed(settings.max_failed)
     source, output = Store(settings.cases), Store(settings.shards)
-    listing = common.list_cases(source, settings.labels, figshare=True)
-    failed = [common.failure(problem.case, problem) for problem in listing.problems]
-    patients, unread = index_figshare(listing.slices, source, output)
-    listing.cases += patients
-    failed += unread
+    listing = common.list_cases(source, settings.labels)
+    unread = index_figshare(listing, source, output)
+    failed = [common.failure(problem.case, problem) for problem in listing.problems] + unread
     work = worklist.plan(wanted(listing.cases), output.list(), ".parquet")
     for key in work.stale:
         output.delete(key)
@@ -87,42 +84,6 @@ def wanted(cases: list[Case]) -> Iterator[tuple[Case, str]]:
     for case in cases:
         options = {"labels": case.labels}
         yield case, worklist.case_fingerprint(case, case.files, options=options, version=shards.FORMAT)
-
-
-def index_figshare(slices: list[Entry], source: Store, output: Store) -> tuple[list[Case], list[dict]]:
-    """(cases, failures) of figshare's slices: files are opened once, the index is kept."""
-    if not slices:
-        return [], []
-    mark = worklist.fingerprint({e.key: e.version for e in slices}, options={}, version=shards.FORMAT)
-    key = f"_index/{mark}.parquet"
-    if output.exists(key):
-        table = pq.read_table(pa.BufferReader(output.read(key)))
-        return figshare.cases_of(figshare.IndexRow(**row) for row in table.to_pylist()), []
-    common.start_ray()
-    common.say(f"{source.uri}: reading the patients of {len(slices)} figshare slices")
-    results = ray.data.from_items([asdict(e) for e in slices]).map(IndexSlice(source).__call__).take_all()
-    failed = [r["failure"] for r in results if r["failure"]]
-    rows = [r["row"] for r in results if not r["failure"]]
-    if not failed:  # an index without the failed ones would hide them from the next run
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows), sink)
-        output.put(key, sink.getvalue().to_pybytes())
-    return figshare.cases_of(figshare.IndexRow(**row) for row in rows), failed
-
-
-class IndexSlice:
-    """One figshare file → its row of the index."""
-
-    def __init__(self, source: Store):
-        self.source = source
-
-    def __call__(self, row: dict) -> dict:
-        entry = Entry(**row)
-        try:
-            found = figshare.read_index_row(fetch(entry.key, self.source), entry)
-        except CaseError as error:
-            return {"row": None, "failure": common.failure(entry.key, error, "index")}
-        return {"row": asdict(found), "failure": None}
 
 
 def run(todo: list, source: Store, output: Store) -> Iterator[dict]:

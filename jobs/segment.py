@@ -8,7 +8,6 @@ tasks). Only what is new or changed is done; a case with bad data fails alone, w
         --model models:/bts-fast@champion --labelmaps s3://b/labelmaps
 """
 
-import hashlib
 import json
 import platform
 import time
@@ -22,16 +21,15 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-from bts import inference, model, tracking, worklist
-from bts.cases import Case, from_internal
+from bts import inference, labelmaps, model, tracking, worklist
+from bts.cases import Case
 from bts.errors import CaseError, UsageError
 from bts.preprocess import CaseVolume, load_case
 from bts.storage import Entry, Store, split_uri
-from bts.volume import Grid, write_labelmap
 from jobs import common
+from jobs.figshare_index import index_figshare, set_unfit_aside
 
 FORMAT = 1  # raised when a labelmap changes for the same input and model; part of every fingerprint
-ROLES = ("t1", "t1ce", "t2", "flair", "image")
 ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
 IO_CPUS = 0.25  # of a read or write task, which mostly waits for the store
 
@@ -41,7 +39,8 @@ class Settings:
     """Flags of jobs.segment."""
 
     cases: str
-    """Folder or s3://bucket/prefix with the cases; truths are not looked at."""
+    """Folder or s3://bucket/prefix with the cases; truths are not looked at. A model for figshare segments
+    figshare's slices there, any other model the other cases."""
     model: tuple[str, ...]
     """Model file (path or URI) or models:/NAME@ALIAS of the registry; several are averaged as an ensemble."""
     labelmaps: str
@@ -74,10 +73,10 @@ class Read:
 class Predict:
     """Voxels → labels of the project on the crop. One actor a GPU, or a few CPU threads."""
 
-    def __init__(self, models: list[ray.ObjectRef], threads: int, flips: bool):
+    def __init__(self, models: ray.ObjectRef, threads: int, flips: bool):
         if not torch.cuda.is_available():
             torch.set_num_threads(threads)
-        loaded = [model.load_model(data, name) for name, data in ray.get(models[0])]
+        loaded = [model.load_model(data, name) for name, data in ray.get(models)]
         self.segmenter = inference.Segmenter(loaded, flips=flips)
 
     def __call__(self, row: dict) -> dict:
@@ -96,8 +95,9 @@ class Predict:
 class Write:
     """Labels → the source's grid and convention, the labelmap, then the marker that makes it count."""
 
-    def __init__(self, output: Store, models: list[dict], labels: str, flips: bool):
-        self.output, self.models, self.labels, self.options = output, models, labels, {"flips": flips}
+    def __init__(self, output: Store, models: list[dict], targets: str, settings: Settings):
+        self.output, self.models, self.targets, self.labels = output, models, targets, settings.labels
+        self.options = {"flips": settings.flips}
         # Asked here, so that the writing workers need no torch.
         self.versions = {"format": FORMAT, "torch": torch.__version__, "python": platform.python_version()}
 
@@ -108,66 +108,44 @@ class Write:
             return {"case_id": case.id, "failure": row["failure"]}
         volume = CaseVolume.described(row["labelmap"][None], row["volume"])
         whole = volume.whole(volume.images[0])
+        convention = labelmaps.convention_of(case, self.labels, self.targets)
         digests = "+".join(m["digest"] for m in self.models)
-        convention = output_convention(case, self.labels)
-        data = write_labelmap(from_internal(whole, convention), volume.grid, f"bts {digests}")
+        files = labelmaps.encode(case, whole, volume.grid, convention, f"bts {digests}")
         # A marker of older voxels must be gone before they are replaced, or a crash would leave it lying.
         for key in row["older"]:
             self.output.delete(key)
-        self.output.put(labelmap_key(case.id), data)
+        self.put(case, files)
+        marker = labelmaps.describe(case, whole, volume.grid, convention, next(iter(files.values())))
         seconds = {"read": row["read_s"], "predict": row["predict_s"], "write": time.monotonic() - started}
-        marker = self.marker(case, row["fingerprint"], convention, data, whole, volume.grid, seconds)
-        self.output.put(marker_key(case.id, row["fingerprint"]), json.dumps(marker, indent=1).encode())
-        return {"case_id": case.id, "failure": ""}
-
-    def marker(
-        self,
-        case: Case,
-        fingerprint: str,
-        convention: str,
-        data: bytes,
-        whole: np.ndarray,
-        grid: Grid,
-        seconds: dict[str, float],
-    ) -> dict:
-        """The commit marker: what was made, from what, by what."""
-        voxel_ml = float(np.prod(grid.zooms)) / 1000
-        counts = np.bincount(whole.reshape(-1), minlength=5)
-        return {
-            "case_id": case.id,
-            "fingerprint": fingerprint,
-            "labelmap": {"key": labelmap_key(case.id), "bytes": len(data), "blake2b": _digest(data)},
-            "labels": convention,
-            "volumes_ml": {
-                "WT": round(float(counts[1:4].sum()) * voxel_ml, 3),
-                "TC": round(float(counts[1] + counts[3]) * voxel_ml, 3),
-                "ET": round(float(counts[3]) * voxel_ml, 3),
-            },
+        marker |= {
+            "fingerprint": row["fingerprint"],
             "seconds": {stage: round(s, 3) for stage, s in seconds.items()},
-            "inputs": {r: {"key": case.files[r].key, "version": case.files[r].version} for r in _roles(case)},
             "models": self.models,
             "options": self.options,
             "versions": self.versions,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        key = labelmaps.marker_key(case.id, row["fingerprint"])
+        self.output.put(key, json.dumps(marker, indent=1).encode())
+        return {"case_id": case.id, "failure": ""}
+
+    def put(self, case: Case, files: dict[str, bytes]) -> None:
+        """Write them all; masks of slices that the case no longer has go."""
+        for key, data in files.items():
+            self.output.put(key, data)
+        if case.dataset == "figshare":
+            folder = labelmaps.mask_folder(case.id)
+            for entry in self.output.list(folder.rstrip("/")):
+                if entry.key.startswith(folder) and entry.key not in files:
+                    self.output.delete(entry.key)
 
 
-def labelmap_key(case_id: str) -> str:
-    return f"{case_id}.nii.gz"
+def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
+    """((name, bytes) of each model, checked; what they all predict: Preset.targets).
 
-
-def marker_key(case_id: str, fingerprint: str) -> str:
-    return f"_done/{case_id}.{fingerprint}.json"
-
-
-def output_convention(case: Case, asked: str) -> str:
-    """The label convention that a case's labelmap is written in."""
-    return asked if asked != "auto" else case.labels or "brats2023"
-
-
-def read_models(names: Iterable[str]) -> list[tuple[str, bytes]]:
-    """(name, bytes) of each model, checked. Raises UsageError naming the one that is no model."""
-    found = []
+    Raises UsageError naming the one that is no model, or those that differ.
+    """
+    found, targets = [], {}
     for name in names:
         if name.startswith("models:/"):
             data = tracking.resolve(name)
@@ -177,41 +155,54 @@ def read_models(names: Iterable[str]) -> list[tuple[str, bytes]]:
                 data = store.read(key)
             except OSError as error:
                 raise UsageError(f"--model {name}: cannot be read ({error})") from None
-        model.load_model(data, name)
+        targets[name] = model.load_model(data, name).preset.targets
         found.append((name, data))
-    return found
+    if len(set(targets.values())) > 1:
+        said = ", ".join(f"{name} predicts {kind}" for name, kind in targets.items())
+        raise UsageError(f"--model: {said}; an ensemble needs models of equal targets")
+    return found, next(iter(targets.values()))
 
 
 def main(settings: Settings) -> common.Outcome:
     max_failed = common.check_max_failed(settings.max_failed)
     source, output = Store(settings.cases), Store(settings.labelmaps)
-    models = read_models(settings.model)
+    models, targets = read_models(settings.model)
     digests = [{"name": name, "digest": model.digest(data)} for name, data in models]
     listing = common.list_cases(source, settings.labels)
-    work = plan(listing.cases, output, digests, settings)
+    who = f"--model {' '.join(settings.model)} (targets {targets})"
+    unfit = set_unfit_aside(listing, targets in labelmaps.FIGSHARE, source, who)
+    failed = index_figshare(listing, source, output)
+    failed += [common.failure(problem.case, problem) for problem in listing.problems]
+    cases = len(listing.cases) + len(failed)
+    work = plan(listing.cases, output, digests, targets, settings)
     for key in work.stale:
         output.delete(key)
-    failed = [common.failure(problem.case, problem) for problem in listing.problems]
     written = 0
-    for result in run(work.todo, source, Write(output, digests, settings.labels, settings.flips), models):
+    for result in run(work.todo, source, Write(output, digests, targets, settings), models):
         if result["failure"]:
             failed.append(json.loads(result["failure"]))
         else:
             written += 1
-    counts = {"cases": len(listing.cases) + len(listing.problems), "written": written, "unchanged": work.done}
-    details = {"models": digests, "strays": listing.strays[:1000]}
+    counts = {"cases": cases, "written": written, "unchanged": work.done, "unfit": len(unfit)}
+    details = {"models": digests, "unfit_cases": unfit[:1000], "strays": listing.strays[:1000]}
     return common.Outcome(output, counts, failed, details, max_failed)
 
 
-def plan(cases: list[Case], output: Store, digests: list[dict], settings: Settings) -> worklist.Plan:
-    """What is left: a case is done if its marker carries today's fingerprint and its labelmap is there."""
+def plan(
+    cases: list[Case], output: Store, digests: list[dict], targets: str, settings: Settings
+) -> worklist.Plan:
+    """What is left: a case is done if its marker carries today's fingerprint and its files are there."""
     there = {entry.key for entry in output.list()}
-    markers = [Entry(key, 0, "") for key in there if _labelmap_of(key) in there]
-    wanted = []
+    wanted, void = [], set()
     for case in cases:
         options = {"models": [m["digest"] for m in digests], "flips": settings.flips}
-        options["labels"] = output_convention(case, settings.labels)
-        wanted.append((case, worklist.case_fingerprint(case, ROLES, options=options, version=FORMAT)))
+        options["labels"] = labelmaps.convention_of(case, settings.labels, targets)
+        roles = labelmaps.inputs_of(case)
+        mark = worklist.case_fingerprint(case, roles, options=options, version=FORMAT)
+        wanted.append((case, mark))
+        if not there.issuperset(labelmaps.result_keys(case)):
+            void.add(labelmaps.marker_key(case.id, mark))
+    markers = [Entry(key, 0, "") for key in sorted(there - void) if key.startswith("_done/")]
     return worklist.plan(wanted, markers, ".json")
 
 
@@ -230,7 +221,7 @@ def run(todo: list, source: Store, write: Write, models: list[tuple[str, bytes]]
         .map(Read(source).__call__, **io)
         .map(
             Predict,
-            fn_constructor_args=([ray.put(models)], threads, write.options["flips"]),
+            fn_constructor_args=(ray.put(models), threads, write.options["flips"]),
             compute=ActorPoolStrategy(size=actors),
             **resources,
         )
@@ -245,20 +236,6 @@ def pool(cpus: int, gpus: int, cases: int) -> tuple[int, int, dict[str, float]]:
     threads = min(ACTOR_THREADS, cpus)
     # One CPU less than threads is reserved, so that reading and writing always find a place.
     return min(max(1, cpus // threads), cases), threads, {"num_cpus": max(threads - 1, 0.5)}
-
-
-def _labelmap_of(key: str) -> str:
-    """The labelmap that a marker's key vouches for; of other keys, one that is never there."""
-    folder, _, name = key.rpartition("/")
-    return labelmap_key(name.removesuffix(".json").rpartition(".")[0]) if folder == "_done" else "/"
-
-
-def _roles(case: Case) -> list[str]:
-    return [role for role in ROLES if role in case.files]
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _nothing() -> dict:

@@ -26,14 +26,15 @@ from ray.util.queue import Queue
 
 from bts import model
 from bts.catalogue import read_catalogue
-from bts.curves import draw_curves, final_table, progress_line
+from bts.curves import draw_classes, draw_curves, final_table, progress_line
 from bts.errors import RunError, UsageError
 from bts.plan import Plan, make_plan
-from bts.presets import PRESETS, Budget, Preset, to_dict
+from bts.presets import PRESETS
+from bts.settings import Budget, Preset, to_dict
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
 from jobs import common
-from jobs.train_worker import Job, work
+from jobs.train_worker import Job, read_encoder, work
 
 MAX_FAILURES = 3  # restarts from the last epoch after a worker died; reclaimed nodes are not counted
 
@@ -79,7 +80,9 @@ def main(settings: Settings, system: str) -> common.Outcome:
         job = Job(plan=plan, provenance=provenance, shards=Store(settings.shards), news=news)
         result = fit(name, job, settings, lambda epoch, figures: tracker.log(run_id, figures, epoch))
         data = result["model"]
-        tracker.attach(run_id, "curves.png", draw_curves(result["losses"], result["validations"]))
+        for file, picture in pictures(plan, result).items():
+            tracker.attach(run_id, file, picture)
+            models.put(f"_pictures/{name}/{file}", picture)
         tracker.register(run_id, name, data, model.digest(data))
         models.put(f"{name}.safetensors", data)  # last: cut off before this, the next run does the rest
         status = "FINISHED"
@@ -95,6 +98,7 @@ def read_plan(settings: Settings, system: str) -> Plan:
     name, shards = settings.preset.name, Store(settings.shards)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise UsageError(f"--name {name}: use letters, digits, '.', '-' and '_' only")
+    read_encoder(settings.preset.layers.weights)  # fails early where it cannot be read
     catalogue = read_catalogue(shards)
     plan = make_plan(catalogue, replace(settings.preset, name=system), settings.fold)
     training, held_out = len(plan.training), len(plan.held_out)
@@ -103,6 +107,12 @@ def read_plan(settings: Settings, system: str) -> Plan:
     if not 1 <= least <= settings.most_workers <= training:
         raise UsageError(f"--workers {settings.workers}: give 1 to {training}, the number of training cases")
     return plan
+
+
+def pictures(plan: Plan, result: dict) -> dict[str, bytes]:
+    """PNG and GIF by file name: the curves, what the data holds, and held-out cases."""
+    curves = draw_curves(result["losses"], result["validations"], result["rates"])
+    return {"curves.png": curves, "classes.png": draw_classes(plan.classes()), **result["pictures"]}
 
 
 def start_ray() -> None:
@@ -201,7 +211,7 @@ def summary(models: Store, name: str, data: bytes, epochs: int) -> dict:
     """The last line's counts; `epochs` are those of all resumes together, 0 where there was nothing to do."""
     key = f"{name}.safetensors"
     figures = model.read_header(data, key)["provenance"]["validation"]
-    dice = {region.removeprefix("dice/"): round(value, 4) for region, value in figures.items()}
+    dice = {key.removeprefix("dice/"): round(v, 4) for key, v in figures.items() if key.startswith("dice/")}
     return {"model": f"{models.uri}/{key}", "digest": model.digest(data), "dice": dice, "epochs": epochs}
 
 
@@ -225,7 +235,11 @@ def cli(argv: list[str]) -> int:
         return common.WRONG_USAGE
     default = Settings(shards=tyro.MISSING, models=tyro.MISSING, preset=PRESETS[argv[0]])
     prog, text = f"python -m jobs.train {argv[0]}", __doc__.split("\n\n")[0]
-    settings = tyro.cli(Settings, prog=prog, description=text, args=argv[1:], default=default)
+    try:
+        settings = tyro.cli(Settings, prog=prog, description=text, args=argv[1:], default=default)
+    except ValueError as error:  # of a preset's own checks, which tyro lets through at the top level
+        print(f"jobs.train: {error}", file=sys.stderr)
+        return common.WRONG_USAGE
     return common.guarded("train", lambda: main(settings, argv[0]))
 
 

@@ -4,7 +4,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +15,25 @@ from ray.train import Checkpoint
 from ray.train.torch import get_device
 from ray.util.queue import Queue
 
-from bts import feeding, metrics, training
+from bts import feeding, gallery, training, validation
 from bts.catalogue import Shard
-from bts.curves import best_epoch
+from bts.curves import best_epoch, draw_thresholds
+from bts.errors import UsageError
 from bts.inference import Segmenter
+from bts.model import load_model
 from bts.plan import Plan
+from bts.preprocess import CaseVolume
 from bts.progress import Progress
-from bts.sampling import collate_slices
+from bts.sampling import Sample, collate, samples_of
 from bts.shards import read_volume
-from bts.storage import Store
+from bts.splits import leaked
+from bts.storage import Store, split_uri
 
 SHUFFLE = 1024  # slices of the local shuffle: about 200 MB of four modalities
 AHEAD = 4  # batches made beforehand
+KEEP = 2 << 30  # bytes: training cases that fit are read once and kept, uncompressed, in each worker
 PIECE = 16  # shards read at a time, a rank: about 250 MB of drawn slices, and as much again ahead
+SHOWN = 3  # held-out cases that pictures are drawn of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,7 @@ def work(config: dict) -> dict:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
 
     def on_epoch(progress: Progress) -> None:
-        figures = {**progress.metrics, "slices_per_second": progress.metrics["slices_per_second"] * world}
+        figures = {**progress.metrics, "samples_per_second": progress.metrics["samples_per_second"] * world}
         with tempfile.TemporaryDirectory() as folder:
             if rank == 0:
                 Path(folder, "state.pt").write_bytes(progress.state())
@@ -70,6 +76,7 @@ def work(config: dict) -> dict:
         validate=lambda segmenter: validate(job, segmenter, rank, world),
         on_epoch=on_epoch,
         checkpoint=last_state(),
+        encoder=read_encoder(job.plan.preset.layers.weights),
         device=get_device(),
         rank=rank,
         world=world,
@@ -78,11 +85,21 @@ def work(config: dict) -> dict:
         return {}
     best = best_epoch(progress.validations)
     figures = {"epochs": progress.epoch, "best_epoch": best, "validation": progress.validations[best]}
-    return {
-        "model": progress.model_file({**job.provenance, **figures}),
-        "losses": progress.losses,
-        "validations": progress.validations,
-    }
+    pictures, threshold = look(job, progress)
+    data = progress.model_file({**job.provenance, **figures, **threshold})
+    kept = {name: getattr(progress, name) for name in ("losses", "rates", "validations")}
+    return {"model": data, "pictures": pictures, **kept}
+
+
+def read_encoder(uri: str) -> bytes | None:
+    """The file of an encoder's pretrained weights. Raises UsageError where it cannot be read."""
+    if not uri:
+        return None
+    store, key = split_uri(uri)
+    try:
+        return store.read(key)
+    except OSError as error:
+        raise UsageError(f"--layers.weights {uri}: cannot be read ({error})") from None
 
 
 def last_state() -> bytes | None:
@@ -105,13 +122,20 @@ class Feed:
     def __init__(self, job: Job, rank: int, world: int):
         self.job, self.rank, self.world = job, rank, world
         self.pieces, self.next_epoch = iter(()), None
+        self.kept: dict[str, pa.Table] = {}
 
     def batches(self, epoch: int) -> Iterator[dict[str, np.ndarray]]:
         """The batches of an epoch, the same in every run with as many workers."""
         preset = self.job.plan.preset
         rng = np.random.default_rng([preset.seed, epoch, self.rank])
-        tables = feeding.shuffled(self.tables(epoch), preset.batch, SHUFFLE, rng)
-        return feeding.ahead((collate_slices(t, preset.modalities, preset.size, rng) for t in tables), AHEAD)
+        pool = PIECE if preset.volumetric else SHUFFLE
+        samples = feeding.shuffled(self.samples(epoch, rng), preset.batch, pool, rng)
+        return feeding.ahead((collate(some, preset, rng) for some in samples), AHEAD)
+
+    def samples(self, epoch: int, rng: np.random.Generator) -> Iterator[Sample]:
+        """The samples of an epoch, a shard after the other."""
+        for table in self.tables(epoch):
+            yield from samples_of(table, self.job.plan.preset, rng)
 
     def tables(self, epoch: int) -> Iterator[pa.Table]:
         """The drawn slices of an epoch, a table a shard, in the order of the deal."""
@@ -133,13 +157,24 @@ class Feed:
                 yield first + PIECE >= len(mine), self._read(mine[first : first + PIECE], epoch)
 
     def _read(self, shards: list[Shard], epoch: int) -> list[pa.Table]:
+        """What the epoch needs of these shards."""
+        plan = self.job.plan
+        held_out = plan.fold if plan.preset.split == "leaking_by_slice" else None
+        if sum(shard.bytes for shard in plan.training) > KEEP:
+            return self._through_ray(shards, epoch, held_out, whole=False)
+        missing = [shard for shard in shards if shard.key not in self.kept]
+        tables = self._through_ray(missing, epoch, held_out, whole=True) if missing else []
+        self.kept |= {shard.key: table for shard, table in zip(missing, tables, strict=True)}
+        return [feeding.needed(self.kept[shard.key], plan.preset, epoch, held_out) for shard in shards]
+
+    def _through_ray(self, shards: list[Shard], epoch: int, held_out: int | None, whole: bool) -> list:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         items = [{"epoch": epoch, "key": shard.key} for shard in shards]
         data = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             feeding.read_item,  # not a function of this file: a reader need not import torch
-            fn_args=(self.job.shards, self.job.plan.preset),
+            fn_args=(self.job.shards, self.job.plan.preset, held_out, whole),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=0.5,  # a machine with one CPU must be able to read beside a worker
@@ -148,14 +183,41 @@ class Feed:
 
 
 def validate(job: Job, segmenter: Segmenter, rank: int, world: int) -> dict[str, float]:
-    """Mean Dice by region over the held-out cases, whole volumes; each rank takes its share of the cases."""
-    mine, modalities = job.plan.held_out[rank::world], job.plan.preset.modalities
-    volumes = feeding.ahead((read_volume(job.shards.read(s.key), modalities) for s in mine), 1)
-    scores = [metrics.score(volume.mask, segmenter(volume)) for volume in volumes]
-    everyone = [scores]
+    """Mean figures over the held-out cases, whole volumes; each rank takes its share of the cases."""
+    mine = [validation.score_case(segmenter, volume) for volume in held_out(job, rank, world)]
+    everyone = [mine]
     if world > 1:
         everyone = [None] * world
-        torch.distributed.all_gather_object(everyone, scores)
-    cases = [case for part in everyone for case in part]
-    regions = metrics.REGIONS
-    return {f"dice/{region}": float(np.mean([case[region]["dice"] for case in cases])) for region in regions}
+        torch.distributed.all_gather_object(everyone, mine)
+    return validation.mean_figures([case for part in everyone for case in part])
+
+
+def held_out(job: Job, rank: int = 0, world: int = 1) -> Iterator[CaseVolume]:
+    """The held-out cases of a rank, one read ahead; of a split by slice, the slices alone that it holds
+    out."""
+    plan, preset = job.plan, job.plan.preset
+    mine = plan.held_out[rank::world]
+    for volume in feeding.ahead((read_volume(job.shards.read(s.key), preset.modalities) for s in mine), 1):
+        if preset.split == "leaking_by_slice":
+            z = volume.origin[0] + np.arange(len(volume.mask))
+            kept = leaked(volume.case_id, z, seed=preset.seed, fold=plan.fold)
+            if not kept.any():
+                continue
+            volume = replace(volume, images=volume.images[:, kept], mask=volume.mask[kept])
+        yield volume
+
+
+def look(job: Job, progress: Progress) -> tuple[dict[str, bytes], dict]:
+    """(pictures by file name, what a sweep says of the threshold) of the weights that are kept."""
+    preset, device = job.plan.preset, next(progress.network.parameters()).device
+    segmenter = Segmenter([load_model(progress.model_file({}), preset.name)], device=device)
+    pictures = {}
+    for volume in itertools.islice(held_out(job), SHOWN):
+        found = segmenter.probabilities(volume)
+        pictures |= gallery.draw(volume, found.numpy(), segmenter.labels(volume, found), preset)
+    if preset.targets != "tumour":
+        return pictures, {}
+    ious = validation.sweep(segmenter, held_out(job))
+    best = validation.THRESHOLDS[int(np.argmax(ious))]
+    pictures["thresholds.png"] = draw_thresholds(validation.THRESHOLDS, ious, best)
+    return pictures, {"best_threshold": best, "iou_by_threshold": ious}

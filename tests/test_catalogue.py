@@ -25,6 +25,10 @@ def test_a_shard_is_described_by_its_footer(tmp_path):
     assert (first.slices, first.group) == (7, "brats2023-gli")
     assert first.modalities == ("t1", "t1ce", "t2", "flair")
     assert first.labelled and not second.labelled
+    assert (first.labels, first.voxels) == ("brats2023", 20 * 24 * 12)
+    _, truth = builders.voxels()
+    assert first.tumour == (truth > 0).sum() and second.tumour == 0
+    assert first.brain == 17 * 20 * 7 and first.mean[3] == pytest.approx(450, abs=30)
 
 
 def test_no_shards_is_the_users_mistake(tmp_path):

@@ -18,7 +18,7 @@ import torch
 
 from bts.model import save_model
 from bts.nets import build
-from bts.presets import Network, Preset
+from bts.settings import Budget, Layers, Loss, Preset
 from bts.storage import Store
 from jobs import common, preprocess, segment
 from tests import builders
@@ -31,7 +31,9 @@ pytestmark = pytest.mark.slow
 def model(tmp_path_factory) -> str:
     """An untrained network that fits the small cases: its labels are arbitrary, but not constant."""
     torch.manual_seed(1)
-    preset = Preset(name="tiny", size=(32, 32), network=Network(widths=(4, 8), stem=1))
+    preset = Preset(
+        name="tiny", size=(32, 32), layers=Layers(widths=(4, 8)), loss=Loss(bce=1), budget=Budget(epochs=1)
+    )
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     path.write_bytes(save_model(build(preset), preset, {}))
     return str(path)

@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from bts.errors import CaseError
-from bts.inference import Segmenter, drop_small_et, region_labels, working_size
+from bts.errors import CaseError, UsageError
+from bts.inference import Segmenter, drop_small_et
 from bts.model import Model
 from bts.nets import build
-from bts.presets import Inference, Network, Preset
+from bts.resample import working_size
+from bts.settings import Budget, Inference, Layers, Loss, Normalisation, Preset, Sampling
 
 PRESET = Preset(
     name="tiny",
     modalities=("t1ce", "flair"),
     size=(16, 16),
-    network=Network(widths=(4, 8), stem=2),
-    inference=Inference(batch=4, min_et_ml=0),
+    layers=Layers(widths=(4, 8), stem=2, norm="batch"),
+    loss=Loss(bce=1),
+    budget=Budget(epochs=1),
+    inference=Inference(batch=4),
 )
 
 
@@ -33,10 +36,14 @@ class Volume:
     grid: SimpleNamespace = field(init=False)
 
     def __post_init__(self):
-        self.grid = SimpleNamespace(zooms=self.zooms)
+        self.grid = SimpleNamespace(zooms=self.zooms, shape=tuple(n + 3 for n in self.images.shape[1:]))
         brains = [image[image != 0] for image in self.images]
         self.mean = np.array([b.mean() for b in brains], np.float32)
         self.std = np.array([b.std() for b in brains], np.float32)
+        self.origin = (1, 2, 3)
+
+    def whole(self, cropped: np.ndarray) -> np.ndarray:
+        return np.pad(cropped, [(0, 0)] * (cropped.ndim - 3) + [(1, 2), (2, 1), (3, 0)])
 
 
 class Bright(torch.nn.Module):
@@ -126,11 +133,72 @@ def test_other_spacings_are_predicted_at_one_millimetre():
     assert (labels[2:4, 9:13, 7:11] == 3).all() and (labels[:, :3] == 0).all()
 
 
-def test_later_regions_override():
-    probabilities = torch.tensor(
-        [[0.0, 0.9, 0.9, 0.9, 0.1], [0.0, 0.1, 0.9, 0.9, 0.1], [0.0, 0.1, 0.1, 0.9, 0.9]]
-    )
-    assert region_labels(probabilities[:, None, None], 0.5)[0, 0].tolist() == [0, 2, 1, 3, 3]
+def test_windows_of_a_volume_meet_without_a_seam():
+    """A network that looks at single voxels gives the same in windows as all at once."""
+    deep = replace(PRESET, size=(4, 8, 8), sampling=Sampling(kind="volumes"), layers=Layers(widths=(4, 8)))
+    case = volume(shape=(9, 21, 5))
+    found = Segmenter([bright(deep)]).probabilities(case)
+    assert found.shape == (3, 9, 21, 5)
+    assert torch.allclose(found, Segmenter([bright()]).probabilities(case), atol=1e-5)
+    assert Segmenter([Model(build(deep), deep, {}, "")])(case).shape == (9, 21, 5)
+
+
+def test_thick_slices_of_a_volume_are_predicted_at_one_millimetre():
+    deep = replace(PRESET, size=(8, 8, 8), sampling=Sampling(kind="volumes"), layers=Layers(widths=(4, 8)))
+    labels = Segmenter([bright(deep)])(volume(zooms=(3.0, 1.0, 1.0)))
+    assert labels.shape == (6, 21, 18) and (labels[2:4, 9:13, 7:11] == 3).all()
+
+
+def test_neighbours_are_the_slices_above_and_below():
+    """A network that passes on the slice above, of each modality: zeros above the last one."""
+
+    class Above(torch.nn.Module):
+        def forward(self, x):
+            t1ce, flair = x[:, 2], x[:, 5]  # below, itself, above; t1ce before flair
+            return torch.stack([flair, t1ce, t1ce - 0.1], dim=1).float() * 20 - 30
+
+    preset = replace(PRESET, sampling=Sampling(kind="stacks", neighbours=1))
+    case = volume()
+    above = Segmenter([Model(Above(), preset, {}, "")]).probabilities(case)
+    straight = Segmenter([bright()]).probabilities(case)
+    assert torch.allclose(above[:, :-1], straight[:, 1:], atol=1e-5) and above[:, -1].max() < 1e-5
+
+
+def test_whole_slices_are_resized_and_the_answer_is_cut_to_the_crop():
+    half = replace(PRESET, resize=(48, 42), size=(48, 42), layers=Layers(widths=(4, 8)))
+    labels = Segmenter([bright(half)])(volume())
+    assert labels.shape == (6, 21, 18)
+    assert (labels[2:4, 9:13, 7:11] == 3).all() and (labels[:, :3] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["slice_zscore", "slice_minmax", "fixed", "global_zscore"])
+def test_every_normalisation_feeds_the_network(kind):
+    seen = []
+
+    class Watch(Bright):
+        def forward(self, x):
+            seen.append(x)
+            return super().forward(x)
+
+    preset = replace(
+        PRESET, normalisation=Normalisation(kind=kind, scale=400, mean=(100, 100), std=(50, 50)),
+        layers=Layers(widths=(4, 8)),
+    )  # fmt: skip
+    Segmenter([Model(Watch(), preset, {}, "")])(volume(shape=(6, 20, 18)))
+    x = torch.cat(seen)
+    outside = x[:, :, :3]
+    if kind == "global_zscore":
+        assert (outside == -2).all() and x.max() == 6
+    elif kind == "slice_zscore":
+        assert (outside == 0).all() and x[:, :, 3:].mean(dim=(2, 3)).abs().max() < 1e-3
+    else:
+        assert x.min() == 0 and x.max() == 1 and (outside == 0).all()
+
+
+def test_models_of_different_targets_are_no_ensemble():
+    other = replace(PRESET, targets="labels")
+    with pytest.raises(UsageError, match="different targets: labels, regions"):
+        Segmenter([bright(), bright(other)])
 
 
 def test_too_little_enhancing_tumour_becomes_necrosis():

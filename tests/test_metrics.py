@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bts.metrics import METRICS, REGIONS, confusion, mean_dice, score
+from bts.metrics import METRICS, REGIONS, confusion, mean_dice, regions_of, score
 from bts.volume import read_nifti
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
@@ -59,6 +59,15 @@ def test_cavity_is_scored_only_where_it_occurs():
     assert scores["RC"]["dice"] == pytest.approx(2 / 3)
     assert scores["WT"]["dice"] == 1, "the cavity is no tumour"
     assert "RC" in score(np.zeros_like(truth), prediction) and "RC" not in score(truth % 4, prediction % 4)
+
+
+def test_tumour_types_are_scored_only_where_they_occur():
+    truth = np.array([[[0, 2, 2, 2]]], np.uint8)
+    prediction = np.array([[[0, 2, 1, 2]]], np.uint8)
+    scores = score(truth, prediction, *regions_of("figshare"))
+    dice = {region: of["dice"] for region, of in scores.items()}
+    assert dice == {"tumour": 1, "meningioma": 0, "glioma": pytest.approx(0.8)} and mean_dice(scores) == 1
+    assert list(score(truth, prediction, *regions_of("figshare_tumour"))) == ["tumour"]
 
 
 def test_other_regions():

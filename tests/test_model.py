@@ -1,6 +1,7 @@
 """bts.model: a model file carries all that running it needs; any other file is refused with its reason."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -9,10 +10,15 @@ import torch
 from bts.errors import UsageError
 from bts.model import digest, load_model, read_header, save_model
 from bts.nets import build
-from bts.presets import Network, Preset
+from bts.settings import Budget, Layers, Loss, Preset
 
 PRESET = Preset(
-    name="tiny", modalities=("flair", "t2"), size=(16, 16), network=Network(widths=(4, 8), stem=1)
+    name="tiny",
+    modalities=("flair", "t2"),
+    size=(16, 16),
+    layers=Layers(widths=(4, 8), norm="batch"),
+    loss=Loss(bce=1),
+    budget=Budget(epochs=1),
 )
 META = {"patients": ["A", "B"], "commit": "abc123", "metrics": {"dice_WT": 0.9}}
 
@@ -56,9 +62,9 @@ def test_the_header_is_readable_without_this_project(data, tmp_path):
     with safetensors.safe_open(path, "pt") as file:
         header = json.loads(file.metadata()["bts"])
     assert header["modalities"] == ["flair", "t2"]
-    assert header["regions"]["TC"] == [1, 3]
-    assert "z-score" in header["normalisation"]
-    assert header["preset"]["network"]["widths"] == [4, 8]
+    assert header["targets"]["TC"] == [1, 3]
+    assert header["normalisation"]["kind"] == "brain_zscore"
+    assert header["preset"]["layers"]["widths"] == [4, 8]
     assert header == json.loads(json.dumps(read_header(data, "m")))
 
 
@@ -67,9 +73,14 @@ def newer(header: dict) -> None:
     header["__metadata__"]["bts"] = json.dumps({**metadata, "format": 99})
 
 
+def older(header: dict) -> None:
+    metadata = json.loads(header["__metadata__"]["bts"])
+    header["__metadata__"]["bts"] = json.dumps({**metadata, "format": 1})
+
+
 def of_unknown_setting(header: dict) -> None:
     metadata = json.loads(header["__metadata__"]["bts"])
-    metadata["preset"]["network"]["magic"] = 1
+    metadata["preset"]["layers"]["magic"] = 1
     header["__metadata__"]["bts"] = json.dumps(metadata)
 
 
@@ -86,6 +97,7 @@ def of_unknown_setting(header: dict) -> None:
         (lambda data: safetensors.torch.save({"w": torch.zeros(2)}), "not by jobs.train"),
         (lambda data: safetensors.torch.save({"w": torch.zeros(2)}, {"bts": "1"}), "not by jobs.train"),
         (lambda data: with_header(data, newer), "newer"),
+        (lambda data: with_header(data, older), "older than 2; train it again"),
         (lambda data: with_header(data, of_unknown_setting), "magic"),
     ],
 )
@@ -97,6 +109,6 @@ def test_other_files_are_refused_by_name_and_reason(data, damage, words):
 
 
 def test_weights_of_another_shape_are_refused(network):
-    other = Preset(name="tiny", modalities=("t1",), size=(16, 16), network=PRESET.network)
+    other = replace(PRESET, modalities=("t1",))
     with pytest.raises(UsageError, match="do not match"):
         load_model(save_model(network, other, {}), "m")

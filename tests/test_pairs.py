@@ -74,7 +74,7 @@ def pair_of(stores, labels_xyz: np.ndarray, matrix=LPS, marker: object = None) -
 
 def test_labels_are_read_in_the_case_s_convention(stores):
     truth = voxels()[1]
-    labels, prediction, _ = read_pair(
+    labels, prediction, *_ = read_pair(
         pair_of(stores, np.where(truth == 3, 4, truth).astype(np.float32)), *stores
     )
     assert np.array_equal(labels, prediction) and np.array_equal(labels, truth.T)
@@ -83,7 +83,7 @@ def test_labels_are_read_in_the_case_s_convention(stores):
 
 def test_a_marker_is_believed_over_the_case(stores):
     truth = voxels()[1]
-    labels, prediction, _ = read_pair(pair_of(stores, truth, marker={"labels": "brats2023"}), *stores)
+    labels, prediction, *_ = read_pair(pair_of(stores, truth, marker={"labels": "brats2023"}), *stores)
     assert np.array_equal(labels, prediction)
 
 

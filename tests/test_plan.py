@@ -12,6 +12,8 @@ FAST = PRESETS["fast"]
 
 def cases(count: int, **changes) -> list[Shard]:
     defaults = {"group": "g", "slices": 10, "labelled": True, "modalities": FAST.modalities}
+    defaults |= {"labels": "brats2021", "voxels": 1000, "brain": 500, "tumour": 50, "bytes": 99}
+    defaults |= {"mean": (100.0,) * 4, "std": (10.0,) * 4}
     return [
         Shard(key=f"c{i}.0123456789ab.parquet", case=f"c{i}", patient=f"p{i // 2}", **{**defaults, **changes})
         for i in range(count)
@@ -58,5 +60,43 @@ def test_fewer_than_two_patients_cannot_be_split(count):
 
 
 def test_a_missing_modality_is_named():
-    with pytest.raises(UsageError, match=r"c0\..*: has no t1, t2, flair; train with --modalities t1ce"):
+    with pytest.raises(UsageError, match=r"c0\..* has no t1, t2, flair; train with --modalities t1ce"):
         make_plan(cases(20, modalities=("t1ce",)), FAST, 0)
+
+
+def test_a_preset_and_the_truths_must_be_of_one_kind():
+    figshare = cases(20, labels="figshare", modalities=("t1ce",))
+    with pytest.raises(UsageError, match=r"targets regions and these shards.*of figshare.*--targets tumour"):
+        make_plan(figshare, FAST, 0)
+    with pytest.raises(UsageError, match=r"targets tumour and these shards.*of BraTS.*--targets regions"):
+        make_plan(cases(20), PRESETS["figshare2d"], 0)
+    both = [*cases(20), *(replace(s, key=f"f{s.key}", patient=f"f{s.patient}") for s in figshare)]
+    for preset, kind in ((FAST, "brats2021"), (PRESETS["figshare2d"], "figshare")):
+        plan = make_plan(both, preset, 0)
+        assert {s.labels for s in (*plan.training, *plan.held_out)} == {kind}
+
+
+def test_a_split_by_slice_has_every_patient_on_both_sides():
+    shards = cases(20, labels="figshare", modalities=("t1ce",))
+    plan = make_plan(shards, replace(PRESETS["figshare2d"], split="leaking_by_slice"), 0)
+    assert plan.training == plan.held_out == shards
+
+
+def test_cases_with_hardly_any_tumour_are_left_out_of_training_alone():
+    small = [replace(s, tumour=4) if s.patient in ("p1", "p2", "p3") else s for s in cases(20)]
+    plan = make_plan(small, PRESETS["unet3d"], 0)
+    assert all(s.tumour == 50 for s in plan.training)
+    assert len(plan.training) + len(plan.held_out) < 20 and len(plan.held_out) == 4
+
+
+def test_the_mean_of_the_training_set_counts_background_and_no_held_out_case():
+    preset = PRESETS["unet2d"]
+    held = {s.key for s in make_plan(cases(20), preset, 0).held_out}
+    shards = [replace(s, mean=(1e6,) * 4) if s.key in held else s for s in cases(20)]
+    found = make_plan(shards, preset, 0).preset.normalisation
+    assert found.mean == pytest.approx([50] * 4)  # half of the voxels are brain of mean 100
+    assert found.std == pytest.approx([(0.5 * (100 + 100**2) - 50**2) ** 0.5] * 4)
+
+
+def test_classes_count_cases_and_slices_of_each_group():
+    assert make_plan(cases(20), FAST, 0).classes() == {"g": {"cases": 20, "slices": 200}}

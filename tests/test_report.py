@@ -113,6 +113,18 @@ def test_summary():
     assert "RC" not in page(scored=some[:2])
 
 
+def test_groups_are_compared_where_there_are_two():
+    def tumour(group: str, dice: float) -> Scored:
+        return Scored(f"{group} {dice}", group, "figshare", {"tumour": dict.fromkeys(metrics.METRICS, dice)})
+
+    one, two = [tumour("glioma", 0.5), tumour("glioma", 0.7)], [tumour("pituitary", 0.25)]
+    assert report.groups_of(one) == {} and report.groups_of(two + one) == {"glioma": one, "pituitary": two}
+    assert report.regions_of(one) == ["tumour"]
+    html = page(scored=one + two)
+    assert "0.600 ± 0.141" in html and "n 2" in html and "By tumour" not in page(scored=one)
+    assert [name for name, _ in report.legend_of(one)] == ["tumour"]
+
+
 def test_page_of_nothing():
     assert ">0</b>cases scored" in page()
 

@@ -20,7 +20,7 @@ from tests.conftest import ROOT, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 BIN = Path(sys.executable).parent
-TINY = ("--network.widths", "4", "8", "--size", "64", "64", "--batch", "4", "--budget.epochs", "1")
+TINY = ("--layers.widths", "4", "8", "--size", "64", "64", "--batch", "4", "--budget.epochs", "1")
 
 
 @pytest.fixture

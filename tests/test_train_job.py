@@ -21,7 +21,7 @@ from bts.presets import PRESETS
 from bts.storage import Store
 from bts.tracking import Tracker, resolve
 
-TINY = ("--size", 32, 32, "--batch", 8, "--network.widths", 8, 16)
+TINY = ("--size", 32, 32, "--batch", 8, "--layers.widths", 8, 16)
 TINY += ("--budget.minutes", None, "--budget.validate-every", 2)
 
 
@@ -150,7 +150,7 @@ def check_model_and_tracking(here: Path, line: dict) -> None:
     assert len(model.meta["training_patients"]) == 4 and len(model.meta["held_out_patients"]) == 2
     tracker = Tracker()
     (run,) = tracker.client.search_runs([tracker.client.get_experiment_by_name("bts").experiment_id])
-    assert run.info.status == "FINISHED" and run.data.params["network.widths"] == "(8, 16)"
+    assert run.info.status == "FINISHED" and run.data.params["layers.widths"] == "(8, 16)"
     assert [p.step for p in tracker.client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4, 5, 6]
     assert [p.step for p in tracker.client.get_metric_history(run.info.run_id, "dice/WT")] == [2, 4, 6]
     assert [f.path for f in tracker.client.list_artifacts(run.info.run_id) if not f.is_dir] == ["curves.png"]

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from bts.device import pick_device
 from bts.errors import RunError, UsageError
 from bts.model import load_model
-from bts.presets import Budget, Network, Optimiser, Preset
+from bts.progress import start
+from bts.settings import Budget, Layers, Loss, Normalisation, Optimiser, Preset, Sampling
 from bts.training import learning_rate, train
 
 PRESET = Preset(
@@ -17,9 +19,10 @@ PRESET = Preset(
     modalities=("flair",),
     size=(16, 16),
     batch=4,
-    network=Network(widths=(4, 8), stem=1),
-    optimiser=Optimiser(lr=1e-2, warmup=2, ema=0.5),
-    budget=Budget(epochs=3, minutes=None, validate_every=2),
+    layers=Layers(widths=(4, 8), norm="batch"),
+    loss=Loss(dice=1, bce=1),
+    optimiser=Optimiser(lr=1e-2, warmup=2, schedule="poly", ema=0.5),
+    budget=Budget(epochs=3, validate_every=2),
 )
 
 
@@ -30,8 +33,8 @@ def batch(seed: int) -> dict[str, np.ndarray]:
     mask = np.zeros((4, 16, 16), np.uint8)
     mask[:, 4:10, 5:11] = 3
     images[:, 0][mask > 0] += 200
-    mean, std = np.full((4, 1), 120, np.float32), np.full((4, 1), 60, np.float32)
-    return {"images": images, "mask": mask, "mean": mean, "std": std}
+    constants = np.tile(np.float32([-np.inf, np.inf, 120, 60]), (4, 1, 1))
+    return {"images": images, "mask": mask, "constants": constants}
 
 
 def batches(epoch: int, count: int = 4):
@@ -49,11 +52,11 @@ def weights(progress) -> list[torch.Tensor]:
 
 
 def test_the_loss_falls_and_is_reported():
-    progress, seen = run(replace(PRESET, budget=Budget(epochs=20, minutes=None)))
+    progress, seen = run(replace(PRESET, budget=Budget(epochs=20)))
     assert progress.losses[-1] < 0.7 * progress.losses[0]
     assert [epoch for epoch, _ in seen] == list(range(1, 21))
     assert progress.step == 80 and progress.done and progress.seconds > 0
-    assert set(progress.metrics) == {"loss", "lr", "slices_per_second", "wait_share"}
+    assert set(progress.metrics) == {"loss", "lr", "samples_per_second", "wait_share"}
     assert 0 < progress.lr < PRESET.optimiser.lr
 
 
@@ -85,7 +88,7 @@ def test_a_checkpoint_of_other_settings_is_refused():
     _, seen = run()
     with pytest.raises(UsageError, match="other settings"):
         run(replace(PRESET, optimiser=Optimiser(lr=1)), checkpoint=seen[0][1])
-    longer = replace(PRESET, budget=Budget(epochs=4, minutes=None))
+    longer = replace(PRESET, budget=Budget(epochs=4))
     assert run(longer, checkpoint=seen[-1][1])[0].epoch == 4
 
 
@@ -99,13 +102,44 @@ def test_minutes_end_the_run_within_an_epoch():
     assert progress.epoch == 1 and len(seen) == 1 and progress.done
 
 
-def test_the_learning_rate_warms_up_by_steps_and_falls_with_the_budget():
-    rates = [learning_rate(PRESET, share, step) for share, step in ((0, 0), (0, 1), (0.5, 9), (1, 9))]
-    assert rates == pytest.approx([5e-3, 1e-2, 1e-2 * 0.5**0.9, 0])
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [5e-3, 1e-2, 1e-2, 1e-2]),
+        ("poly", [5e-3, 1e-2, 1e-2 * 0.5**0.9, 0]),
+        ("cosine", [5e-3, 1e-2, 5e-3, 0]),
+        ("epoch", [5e-3, 1e-2, 1e-3, 1e-4]),
+    ],
+)
+def test_the_learning_rate_warms_up_by_steps_and_falls_as_scheduled(schedule, rates):
+    preset = replace(PRESET, optimiser=Optimiser(lr=1e-2, warmup=2, schedule=schedule, factor=0.1))
+    progress, seen = start(preset, pick_device("cpu")), []
+    for progress.epoch, progress.step, share in ((0, 0, 0), (0, 1, 0), (1, 9, 0.5), (2, 9, 1)):
+        seen.append(learning_rate(progress, share))
+    assert seen == pytest.approx(rates)
+
+
+def test_a_plateau_halves_the_learning_rate_and_then_ends_the_training():
+    optimiser = Optimiser(lr=1e-2, schedule="plateau", factor=0.5, patience=2, cooldown=1, floor=3e-3)
+    preset = replace(PRESET, optimiser=optimiser, budget=Budget(epochs=99, patience=7))
+    dice = iter([0.1, 0.5] + [0.4] * 90)
+    progress, seen = run(preset, validate=lambda _: {"dice/WT": next(dice), "iou/WT": 9.0})
+    assert progress.epoch == 9 and progress.done  # the best of epoch 2, then seven without gain
+    assert progress.rates == pytest.approx([1e-2] * 4 + [5e-3] * 3 + [3e-3] * 2)
+    assert progress.best_score == 0.5
+    assert run(preset, checkpoint=seen[-1][1])[1] == []  # it stays ended
+
+
+def test_decay_and_floor_of_the_learning_rate():
+    progress = start(replace(PRESET, optimiser=Optimiser(lr=1, decay=0.5, floor=0.3)), pick_device("cpu"))
+    progress.step = 2
+    assert learning_rate(progress, 0) == pytest.approx(0.5)
+    progress.step = 98
+    assert learning_rate(progress, 0) == pytest.approx(0.3)
 
 
 def test_validation_comes_every_few_epochs_and_last_and_the_best_is_kept():
-    figures = iter([{"dice_WT": 0.9}, {"dice_WT": 0.1}])
+    figures = iter([{"dice/WT": 0.9}, {"dice/WT": 0.1}])
     labels = []
 
     def validate(segmenter):
@@ -113,8 +147,8 @@ def test_validation_comes_every_few_epochs_and_last_and_the_best_is_kept():
         return next(figures)
 
     progress, _ = run(validate=validate)
-    assert progress.validations == {2: {"dice_WT": 0.9}, 3: {"dice_WT": 0.1}}
-    assert progress.metrics["dice_WT"] == 0.1 and progress.best_score == 0.9
+    assert progress.validations == {2: {"dice/WT": 0.9}, 3: {"dice/WT": 0.1}}
+    assert progress.metrics["dice/WT"] == 0.1 and progress.best_score == 0.9
     model = load_model(progress.model_file({"by": "test"}), "m")
     assert model.meta == {"by": "test"} and model.preset == PRESET
     saved, last = model.network.state_dict(), progress.average.state_dict()
@@ -132,11 +166,39 @@ def test_a_loss_that_is_not_a_number_names_epoch_and_step():
         for i in range(3):
             bad = batch(i)
             if (epoch, i) == (1, 1):
-                bad["mean"][:] = np.nan
+                bad["constants"][..., 2] = np.nan
             yield bad
 
     with pytest.raises(RunError, match="nan in epoch 2 at step 5"):
         run(batches=spoilt)
+
+
+def test_a_wild_step_is_clipped_where_asked():
+    """One step of plain SGD moves the weights by no more than learning rate × clip."""
+    for clip in (1e-3, 0):
+        optimiser = Optimiser(kind="sgd", lr=1.0, clip=clip)
+        preset = replace(PRESET, optimiser=optimiser, budget=Budget(epochs=1))
+        before = start(preset, pick_device("cpu")).network
+        after = run(preset, batches=lambda epoch: batches(epoch, 1))[0].network
+        moved = [a - b for a, b in zip(after.parameters(), before.parameters(), strict=True)]
+        length = torch.sqrt(sum((m**2).sum() for m in moved)).item()
+        assert (length <= 1.001e-3) == bool(clip)
+
+
+def test_volumes_train_by_the_same_loop():
+    preset = replace(
+        PRESET, size=(4, 16, 16), sampling=Sampling(kind="volumes"), output="softmax", targets="labels",
+        loss=Loss(ce=1), normalisation=Normalisation(background=-9), budget=Budget(epochs=12),
+    )  # fmt: skip
+
+    def volumes(epoch):
+        for flat in batches(epoch):
+            deep = {name: np.stack([flat[name]] * 4, axis=axis) for name, axis in
+                    (("images", 2), ("mask", 1), ("constants", 2))}  # fmt: skip
+            yield deep
+
+    progress, _ = run(preset, batches=volumes)
+    assert progress.losses[-1] < 0.5 * progress.losses[0]
 
 
 def test_an_epoch_without_batches_says_so():
@@ -148,10 +210,10 @@ def worker(rank: int, meeting: str, queue) -> None:
     """Uneven numbers of batches: rank 0 has 3, rank 1 has 5."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    validate = (lambda segmenter: {"dice_WT": 0.5}) if rank == 0 else None
+    validate = (lambda segmenter: {"dice/WT": 0.5}) if rank == 0 else None
     uneven = (lambda epoch: batches(epoch, 3)) if rank == 0 else (lambda epoch: batches(epoch + 50, 5))
     progress, _ = run(batches=uneven, validate=validate, rank=rank, world=2)
-    queue.put((rank, progress.step, progress.lr, progress.metrics["dice_WT"], weights(progress)[0].tolist()))
+    queue.put((rank, progress.step, progress.lr, progress.metrics["dice/WT"], weights(progress)[0].tolist()))
     torch.distributed.destroy_process_group()
 
 

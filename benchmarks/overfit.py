@@ -1,0 +1,161 @@
+"""Can every preset's network, with its own loss, learn one real case by heart? A table of training Dice.
+
+A network that cannot is broken. Cuts are small and filters fewer, so that each takes a minute or so on
+two CPU cores: `python -m benchmarks.overfit [--seconds 60] [NAME …]`, cases from ../shared/data.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from bts.cases import find_cases
+from bts.feeding import with_full_size
+from bts.figshare import cases_of, read_index_row
+from bts.preprocess import CaseVolume, load_case
+from bts.presets import PRESETS
+from bts.sampling import Sample, collate
+from bts.settings import Augmentation, Budget, Normalisation, Optimiser, Preset
+from bts.shards import table_of
+from bts.storage import Store
+from bts.training import train
+from bts.validation import score_case
+
+DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+FLAT, DEEP = (64, 64), (16, 48, 48)
+BOX = (16, 64, 64)  # slices, rows and columns of the case that are kept
+STEPS = 8  # of an epoch
+NETWORKS = ("attention_unet", "fcn", "segnet", "vnet")  # beside unet3d's own
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A case of which only a box around the tumour is left."""
+
+    volume: CaseVolume
+
+    def batches(self, preset: Preset) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of an epoch, the same for every preset of a kind."""
+        rng, rows = np.random.default_rng(0), with_full_size(table_of(self.volume), self.volume.grid)
+        near = preset.sampling.neighbours
+        if preset.volumetric:
+            samples = [Sample(rows)]
+        else:
+            samples = [Sample(rows.slice(z - near, 2 * near + 1)) for z in range(near, len(rows) - near)]
+        for _ in range(STEPS):
+            chosen = rng.choice(len(samples), preset.batch)
+            yield collate([samples[n] for n in chosen], preset, rng)
+
+
+def cut(volume: CaseVolume, size: tuple[int, int, int]) -> Cut:
+    """The box of that size around the middle of the tumour."""
+    middle = [int(np.median(axis)) for axis in np.nonzero(volume.mask)]
+    starts = [min(max(m - n // 2, 0), max(have - n, 0)) for m, n, have in
+              zip(middle, size, volume.mask.shape, strict=True)]  # fmt: skip
+    box = tuple(slice(start, start + n) for start, n in zip(starts, size, strict=True))
+    origin = tuple(o + s for o, s in zip(volume.origin, starts, strict=True))
+    return Cut(replace(volume, images=volume.images[(..., *box)], mask=volume.mask[box], origin=origin))
+
+
+def brats() -> CaseVolume:
+    store = Store(str(DATA / "brats"))
+    cases = {case.id: case for case in find_cases(store.list()).cases}
+    return load_case(cases["BraTS2021_00000"], store)
+
+
+def figshare() -> CaseVolume:
+    store = Store(str(DATA / "figshare"))
+    rows = [read_index_row(store.read(e.key), e) for e in find_cases(store.list()).slices]
+    return load_case(max(cases_of(rows), key=lambda case: len(case.files)), store)
+
+
+def variants() -> dict[str, Preset]:
+    """Every preset with fewer filters and small cuts, and unet3d with each other network."""
+    found = {}
+    for name, preset in PRESETS.items():
+        deep = preset.volumetric
+        widths = tuple(max(8, width // (1 if deep else 4)) for width in preset.layers.widths)
+        if preset.layers.stem > 1:
+            widths = preset.layers.widths
+        size = DEEP if deep else FLAT
+        found[name] = replace(
+            preset,
+            layers=replace(preset.layers, widths=widths[:4] if deep else widths, dropout=()),
+            size=size if not preset.resize else (*size[:-2], *preset.resize),
+            batch=1 if deep else 8,
+            augmentation=Augmentation(flip=0),
+            optimiser=replace(preset.optimiser, lr=min(max(preset.optimiser.lr, 1e-3), 1e-2),
+            schedule="constant", warmup=0, ema=0),
+            normalisation=with_constants(preset.normalisation, len(preset.modalities)),
+        )  # fmt: skip
+    for network in NETWORKS:
+        found[f"unet3d --network {network}"] = replace(found["unet3d"], network=network)
+    return found
+
+
+def optimiser(preset: Preset) -> Optimiser:
+    """The preset's own, without its schedule, at a rate that suits a few hundred steps."""
+    lr = min(max(preset.optimiser.lr, 1e-3), 1e-2)
+    return replace(preset.optimiser, lr=lr, schedule="constant", warmup=0, ema=0)
+
+
+def with_constants(settings: Normalisation, channels: int) -> Normalisation:
+    if settings.kind != "global_zscore":
+        return settings
+    return replace(settings, mean=(100.0,) * channels, std=(200.0,) * channels)
+
+
+class Learnt(Exception):
+    """The case is known by heart."""
+
+
+def overfit(preset: Preset, case: Cut, seconds: float) -> tuple[float, int]:
+    """(best training Dice, steps) within that time, or as soon as Dice is 0.97."""
+    best, steps = 0.0, 0
+
+    def validate(segmenter):
+        figures = score_case(segmenter, case.volume)
+        nonlocal best
+        best = max(best, float(np.mean([v for k, v in figures.items() if k.startswith("dice/")])))
+        return figures
+
+    def on_epoch(progress):
+        nonlocal steps
+        steps = progress.step
+        if best >= 0.97:
+            raise Learnt
+
+    preset = replace(preset, budget=Budget(minutes=seconds / 60, validate_every=4))
+    with contextlib.suppress(Learnt):
+        train(preset, batches=lambda _: case.batches(preset), validate=validate, on_epoch=on_epoch)
+    return best, steps
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="presets; all by default")
+    parser.add_argument("--seconds", type=float, default=60)
+    arguments = parser.parse_args()
+    whole = {"brats": brats(), "figshare": figshare()}
+    failed = 0
+    print(f"{'preset':34}{'loss':34}{'training Dice':>14}{'steps':>7}")
+    for name, preset in variants().items():
+        if arguments.names and name.split()[0] not in arguments.names:
+            continue
+        volume = whole["figshare" if preset.resize else "brats"]
+        case = Cut(volume) if preset.resize else cut(volume, BOX)
+        dice, steps = overfit(preset, case, arguments.seconds)
+        terms = [
+            n for n in ("dice", "generalised_dice", "bce", "ce", "focal", "lovasz") if getattr(preset.loss, n)
+        ]
+        print(f"{name:34}{' + '.join(terms):34}{dice:14.4f}{steps:7}", flush=True)
+        failed += dice < 0.95
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""What a segmented case leaves in the bucket: labelmap, figshare's masks, the marker that vouches for them.
+
+The masks are for people and tools without NIfTI: `masks/CASE/NUMBER.png`, one 8-bit grey PNG a slice with the
+rows and columns of the slice's image. The value tells what was found: 0 nothing, 80 meningioma, 160 glioma,
+240 pituitary tumour (the label is value // 80); 255 tumour, by a model that knows no types.
+"""
+
+import hashlib
+import io
+
+import numpy as np
+from PIL import Image
+
+from bts import figshare
+from bts.cases import Case, from_internal
+from bts.volume import Grid, write_labelmap
+
+ROLES = ("t1", "t1ce", "t2", "flair", "image")  # files of a NIfTI case that its labelmap is made from
+FIGSHARE = {"tumour": "figshare_tumour", "tumour_types": "figshare"}
+"""Targets of the models for figshare → label convention of what they write. Other models are for BraTS."""
+GREYS = {"figshare": np.array([0, 80, 160, 240], np.uint8), "figshare_tumour": np.array([0, 255], np.uint8)}
+
+
+def convention_of(case: Case, asked: str, targets: str) -> str:
+    """The convention to write a case's labelmap in; figshare's is told by the model, not by --labels."""
+    if case.dataset == "figshare":
+        return FIGSHARE[targets]
+    return asked if asked != "auto" else case.labels or "brats2023"
+
+
+def inputs_of(case: Case) -> list[str]:
+    """Roles of the files that a labelmap is made from; figshare's slices hold image and truth in one."""
+    return list(case.files) if case.dataset == "figshare" else [role for role in ROLES if role in case.files]
+
+
+def labelmap_key(case_id: str) -> str:
+    return f"{case_id}.nii.gz"
+
+
+def marker_key(case_id: str, fingerprint: str) -> str:
+    return f"_done/{case_id}.{fingerprint}.json"
+
+
+def mask_folder(case_id: str) -> str:
+    return f"masks/{case_id}/"
+
+
+def result_keys(case: Case) -> list[str]:
+    """The labelmap, and of figshare the mask of each slice: what there must be for a case to be done."""
+    slices = case.files if case.dataset == "figshare" else ()
+    masks = [f"{mask_folder(case.id)}{figshare.number(key)}.png" for key in slices]
+    return [labelmap_key(case.id), *masks]
+
+
+def encode(case: Case, labels_DHW: np.ndarray, grid: Grid, convention: str, descrip: str) -> dict[str, bytes]:
+    """The files of `result_keys` of labels of the project, uint8 on the whole canonical grid."""
+    labelmap, *masks = result_keys(case)
+    values_DHW = from_internal(labels_DHW, convention)
+    files = {labelmap: write_labelmap(values_DHW, grid, descrip)}
+    if masks:
+        files |= dict(zip(masks, map(_png, GREYS[convention][values_DHW]), strict=True))
+    return files
+
+
+def describe(case: Case, labels_DHW: np.ndarray, grid: Grid, convention: str, labelmap: bytes) -> dict:
+    """The marker's part about the case and its labels: what was made, from what, how much was found."""
+    return {
+        "case_id": case.id,
+        "labelmap": {"key": labelmap_key(case.id), "bytes": len(labelmap), "blake2b": _digest(labelmap)},
+        "labels": convention,
+        **_amounts(labels_DHW, grid, convention),
+        "inputs": {r: {"key": case.files[r].key, "version": case.files[r].version} for r in inputs_of(case)},
+    }
+
+
+def _amounts(labels_DHW: np.ndarray, grid: Grid, convention: str) -> dict[str, dict]:
+    """Millilitres by region; of figshare, whose pixels have no known size, pixels by type and in all."""
+    counts = np.bincount(labels_DHW.reshape(-1), minlength=5)
+    if convention in FIGSHARE.values():
+        types = {name: int(counts[label]) for label, name in figshare.TUMOURS.items()}
+        total = {"total": int(counts[1:].sum())}
+        return {"tumour_px": total if convention == "figshare_tumour" else types | total}
+    voxel_ml = float(np.prod(grid.zooms)) / 1000
+    regions = {"WT": counts[1:4].sum(), "TC": counts[1] + counts[3], "ET": counts[3]}
+    return {"volumes_ml": {region: round(float(n) * voxel_ml, 3) for region, n in regions.items()}}
+
+
+def _png(grey_HW: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(grey_HW).save(file, "PNG")
+    return file.getvalue()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

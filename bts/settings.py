@@ -1,0 +1,399 @@
+"""What a preset may set: dataclasses whose every field is a flag (`--group.field`), documented where it
+stands.
+
+Axes: B batch, C channel (modality), D slices (z), H rows (front to back), W columns (right to left).
+"""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Literal
+
+NETWORKS = Literal[
+    "unet", "residual_unet", "isensee", "attention_unet", "fcn", "segnet", "vnet", "encoder_unet"
+]
+
+
+TAKERS = {
+    "place": ("unet", "attention_unet", "fcn"),
+    "down": ("unet", "attention_unet", "fcn", "residual_unet", "isensee", "vnet"),
+    "up": ("unet", "attention_unet", "encoder_unet"),
+    "hypercolumns": ("unet",),
+    "encoder": ("encoder_unet",),
+    "weights": ("encoder_unet",),
+}
+"""Fields of Layers that not every network takes, and the networks that do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layers:
+    """How the network's levels are built; every network has widths, norm, activation and dropout."""
+
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    """Filters a level, finest first; each level below halves every side. encoder_unet: of the decoder."""
+    stem: int = 1
+    """Rows and columns folded into channels before the first level, unfolded by the head: with 2, a step on a
+    CPU takes a quarter of the time. 2D U-Net alone."""
+    norm: Literal["none", "batch", "instance"] = "none"
+    """Normalisation; batch is twice as fast as instance on a CPU."""
+    momentum: float = 0.1
+    """Share of each batch in the running statistics of batch normalisation."""
+    activation: Literal["relu", "leaky_relu", "prelu"] = "relu"
+    """After each convolution (and its normalisation)."""
+    dropout: tuple[float, ...] = ()
+    """Share of values dropped a level, finest first, on the way down and up; empty: none. isensee drops whole
+    channels, on the way down alone."""
+    place: Literal["convolution", "level"] = "convolution"
+    """Where normalisation and dropout stand: at each level's convolutions, or once after each pooling, and
+    dropout once more before a level's convolutions on the way up. Of unet, attention_unet and fcn."""
+    down: Literal["pool", "stride"] = "pool"
+    """Max-pooling, or a first convolution of stride 2, in unet, attention_unet and fcn. residual_unet,
+    isensee and vnet always stride, segnet always pools."""
+    up: Literal[2, 3] = 2
+    """Kernel of the transposed convolutions (stride 2) of unet, attention_unet and encoder_unet."""
+    hypercolumns: bool = False
+    """The head sees every decoder level, enlarged, not the finest alone (Hariharan et al. 2015). U-Net's."""
+    encoder: str = ""
+    """timm name of the encoder of `encoder_unet`, for example resnet34."""
+    weights: str = ""
+    """Path or URI of that encoder's pretrained .safetensors; empty: random weights."""
+
+    def __post_init__(self):
+        if not self.widths or min(self.widths) < 1 or self.stem < 1:
+            raise ValueError("layers.widths and layers.stem must be positive")
+        if self.dropout and len(self.dropout) != len(self.widths):
+            raise ValueError("layers.dropout and layers.widths do not go together: give one share a level")
+        if any(not 0 <= share < 1 for share in self.dropout):
+            raise ValueError("layers.dropout are shares of at least 0 and below 1")
+        if self.place == "level" and self.down == "stride":
+            raise ValueError("layers.place level and layers.down stride do not go together: no pooling")
+
+    @property
+    def multiple(self) -> int:
+        """Every side of the input must be a multiple of this many pixels."""
+        return self.stem * 2 ** (len(self.widths) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Normalisation:
+    """From the pixels of the shards to the network's input."""
+
+    kind: Literal["brain_zscore", "global_zscore", "slice_zscore", "slice_minmax", "fixed"] = "brain_zscore"
+    """brain_zscore: mean and standard deviation of the volume's non-zero voxels, background stays 0.
+    global_zscore: one mean and standard deviation a modality over the training set, background included.
+    slice_zscore: clip to the slice's 1st and 99th percentile, mean and standard deviation of its non-zero
+    pixels. slice_minmax: each slice from 0 to 1. fixed: divided by `scale`, clipped to 0…1."""
+    scale: float = 12728.0
+    """Divisor of `fixed`: the largest value of the figshare set."""
+    background: float | None = None
+    """Value of background pixels after all; None: 0, and what the formula gives for 0 in global_zscore."""
+    mean: tuple[float, ...] = ()
+    """Of each modality, for global_zscore; empty: measured on the training cases, and kept in the model."""
+    std: tuple[float, ...] = ()
+    """Standard deviation of each modality, likewise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """What an epoch draws from the shards."""
+
+    kind: Literal["slices", "patches", "stacks", "volumes"] = "slices"
+    """slices: axial slices, cut at random or padded to `size`. patches: `repeats` cuts of a slice, each
+    centred on a random voxel of the brain (FLAIR not 0). stacks: slices with their neighbours as channels
+    (2.5D). volumes: `repeats` 3D cuts of a case."""
+    empty_slices: float = 0.33
+    """Share of the slices without tumour drawn in an epoch, at random; slices with tumour are all drawn."""
+    repeats: int = 1
+    """Patches a slice, or volumes a case, drawn in an epoch."""
+    tumour_centred: float = 0.0
+    """Share of the volumes that are centred on a random tumour voxel; the others lie anywhere."""
+    neighbours: int = 0
+    """Slices above and as many below that join a slice of `stacks`."""
+    least_tumour: float = 0.0
+    """Cases with a smaller share of tumour in the brain are left out of training."""
+
+    def __post_init__(self):
+        if not all(0 <= v <= 1 for v in (self.empty_slices, self.tumour_centred, self.least_tumour)):
+            raise ValueError("sampling.empty_slices, tumour_centred and least_tumour are shares from 0 to 1")
+        if self.repeats < 1:
+            raise ValueError("sampling.repeats must be at least 1")
+        if (self.kind == "stacks") != (self.neighbours > 0):
+            raise ValueError(
+                f"sampling.neighbours {self.neighbours} and sampling.kind {self.kind} do not go together: "
+                "stacks have neighbours, the others none"
+            )
+        if self.repeats > 1 and self.kind in ("slices", "stacks"):
+            raise ValueError(f"sampling.repeats and sampling.kind {self.kind} do not go together")
+        if self.tumour_centred and self.kind != "volumes":
+            raise ValueError(f"sampling.tumour_centred and sampling.kind {self.kind} do not go together")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmentation:
+    """Random changes to each training image, made on the device after normalisation. 0: not made."""
+
+    flip: float = 0.5
+    """Probability of a left-right mirror, the only symmetry that a brain has."""
+    flip_rows: float = 0.0
+    """Probability of a front-back mirror."""
+    flip_slices: float = 0.0
+    """Probability of a head-foot mirror; volumes alone."""
+    rotate: float = 0.0
+    """Turned in-plane by up to ± this many degrees."""
+    zoom: float = 0.0
+    """Enlarged in-plane by 1 ± up to this much."""
+    elastic: float = 0.0
+    """Bent in-plane by a smooth random field of up to ± this many pixels."""
+    scale: float = 0.0
+    """Each modality is multiplied by 1 ± up to this much (contrast)."""
+    shift: float = 0.0
+    """Each modality is shifted by up to ± this much (brightness), in units of the normalised image."""
+    gamma: float = 0.0
+    """Values between a modality's extremes are raised to a power of 1 ± up to this much."""
+    bias: float = 0.0
+    """Multiplied by a smooth field of 1 ± up to this much, as coils do."""
+    blur: float = 0.0
+    """Probability that a modality is shrunk to half its resolution and enlarged again."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise inside the brain, in units of the normalised image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """Weighted sum of terms, each a mean over the output channels; a weight of 0 leaves a term out."""
+
+    dice: float = 0.0
+    """Soft Dice over the whole batch."""
+    generalised_dice: float = 0.0
+    """Generalised Dice: channels weighed by 1 over their squared size (Sudre et al. 2017)."""
+    bce: float = 0.0
+    """Binary cross-entropy; output sigmoid."""
+    ce: float = 0.0
+    """Categorical cross-entropy; output softmax."""
+    focal: float = 0.0
+    """Focal loss (Lin et al. 2017), γ 2; binary or categorical by the output."""
+    lovasz: float = 0.0
+    """Lovász hinge or Lovász-softmax by the output (Berman et al. 2018)."""
+    class_weights: tuple[float, ...] = ()
+    """Weight of each output channel in `bce`, `ce` and `focal`, background first under softmax; empty:
+    all 1."""
+    smooth: float = 1.0
+    """Added above and below the fraction of `dice`."""
+
+    def __post_init__(self):
+        weights = [self.dice, self.generalised_dice, self.bce, self.ce, self.focal, self.lovasz]
+        if min(weights) < 0 or not any(weights):
+            raise ValueError("loss weights (loss.dice, loss.bce, …) must not be negative, nor all zero")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimiser:
+    """Steps and their size. Progress is the share of the budget that is spent."""
+
+    kind: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = 3e-3
+    """Learning rate at its highest."""
+    momentum: float = 0.9
+    """Of SGD, or β1 of Adam."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW as a factor of the learning rate; L2 of the others."""
+    warmup: int = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "poly", "cosine", "plateau", "epoch"] = "constant"
+    """poly: × (1 - progress)^power. cosine: half a cosine over the budget. plateau: × factor after `patience`
+    validations without gain. epoch: × factor after each epoch."""
+    power: float = 0.9
+    """Exponent of poly (nnU-Net's)."""
+    factor: float = 0.5
+    """Of plateau and epoch."""
+    patience: int = 5
+    """Of plateau: validations without gain before the learning rate falls."""
+    cooldown: int = 0
+    """Of plateau: validations after a fall that do not count."""
+    floor: float = 0.0
+    """Lowest learning rate."""
+    decay: float = 0.0
+    """Learning rate divided by 1 + decay × steps, as Keras' SGD does."""
+    clip: float = 0.0
+    """Largest norm of the gradient; longer ones are scaled down. 0: none."""
+    ema: float = 0.0
+    """Decay a step of the running average of the weights, which is validated and saved; 0: no average."""
+
+    def __post_init__(self):
+        if not (self.lr > 0 and 0 <= self.ema < 1 and self.clip >= 0):
+            raise ValueError("optimiser.lr must be positive, clip not negative, optimiser.ema in [0, 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How long to train: the run ends at whichever bound is met first."""
+
+    epochs: int | None = None
+    """Passes over the drawn slices; None: no bound."""
+    minutes: float | None = None
+    """Wall-clock minutes of training, validation included, over all resumes together; None: no bound."""
+    patience: int | None = None
+    """Validations without gain before training stops early; None: never."""
+    validate_every: int = 1
+    """Epochs between validations; always after the last."""
+
+    def __post_init__(self):
+        if self.epochs is None and self.minutes is None:
+            raise ValueError("budget.epochs and budget.minutes are both None: no end; set one")
+        if (self.epochs is not None and self.epochs < 1) or (self.minutes is not None and self.minutes <= 0):
+            raise ValueError("budget.epochs and budget.minutes must be positive where they are set")
+        if self.validate_every < 1 or (self.patience is not None and self.patience < 1):
+            raise ValueError("budget.validate_every and budget.patience must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inference:
+    """From probabilities to labels."""
+
+    batch: int = 16
+    """Slices, or volumes, predicted at once."""
+    threshold: float = 0.5
+    """Probability above which a pixel belongs to a target; output sigmoid."""
+    overlap: float = 0.5
+    """Share by which neighbouring windows of a 3D network overlap, blended by a Gaussian."""
+    min_et_ml: float = 0.0
+    """Enhancing tumour of fewer millilitres in a whole case becomes necrosis: specks in a case that has none
+    would score Dice 0 instead of 1 (the BraTS rule for empty truths)."""
+
+    def __post_init__(self):
+        if not (0 <= self.overlap < 1 and self.batch >= 1):
+            raise ValueError("inference.overlap must be in [0, 1), inference.batch at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """One segmentation system, whole."""
+
+    name: str
+    """Name of the model; its default is the preset's."""
+    summary: str = ""
+    """One line for tables and --help."""
+    modalities: tuple[str, ...] = ("t1", "t1ce", "t2", "flair")
+    """Input channels, in the network's order."""
+    targets: Literal["regions", "labels", "tumour", "tumour_types"] = "regions"
+    """regions: WT, TC, ET, overlapping. labels: NCR, ED, ET. tumour: any, of figshare. tumour_types:
+    meningioma, glioma, pituitary, of figshare."""
+    output: Literal["sigmoid", "softmax"] = "sigmoid"
+    """Each target by itself, or exclusive targets and background."""
+    resize: tuple[int, int] | None = None
+    """Height and width to which whole slices are resized first; None: as they are (1 mm)."""
+    size: tuple[int, ...] = (160, 128)
+    """Training input in pixels: height and width, or slices, height and width for sampling.kind volumes."""
+    batch: int = 16
+    """Samples a step and worker."""
+    seed: int = 0
+    """Seed of the weights, the augmentation, the order of slices and the split."""
+    split: Literal["by_patient", "leaking_by_slice"] = "by_patient"
+    """leaking_by_slice puts slices of one patient on both sides, as the figshare original did: its
+    figures are too good."""
+    network: NETWORKS = "unet"
+    """Architecture, 2D or 3D as `size` is."""
+    pictures: tuple[Literal["strip", "triptych", "overlay", "turning"], ...] = ("triptych",)
+    """Drawn of held-out patients when the training ends. strip: inputs, truth and prediction of each target.
+    triptych: image, truth, prediction. overlay: both on the image. turning: a rotating 3D GIF."""
+    layers: Layers = Layers()
+    normalisation: Normalisation = Normalisation()
+    sampling: Sampling = Sampling()
+    augmentation: Augmentation = Augmentation()
+    loss: Loss
+    optimiser: Optimiser = Optimiser()
+    budget: Budget
+    inference: Inference = Inference()
+
+    def __post_init__(self):
+        if not self.modalities or len(set(self.modalities)) != len(self.modalities):
+            raise ValueError("modalities must name each input once, at least one")
+        if self.batch < 1:
+            raise ValueError("batch must be at least 1")
+        for refuse in (_check_size, _check_network, _check_output, _check_sampling):
+            if problem := refuse(self):
+                raise ValueError(problem)
+
+    @property
+    def volumetric(self) -> bool:
+        """The network sees volumes (D, H, W), not slices (H, W)."""
+        return self.sampling.kind == "volumes"
+
+    @property
+    def channels(self) -> int:
+        """Input channels of the network."""
+        return len(self.modalities) * (2 * self.sampling.neighbours + 1)
+
+
+def _check_size(preset: Preset) -> str:
+    sides = 3 if preset.volumetric else 2
+    if len(preset.size) != sides:
+        shown = "×".join(map(str, preset.size))
+        return (
+            f"size {shown} and sampling.kind {preset.sampling.kind} do not go together: "
+            f"give {'slices, height and width' if sides == 3 else 'height and width'}"
+        )
+    if any(side < 1 or side % preset.layers.multiple for side in preset.size):
+        return (
+            f"size {preset.size} and layers.widths, layers.stem do not go together: this network needs "
+            f"multiples of {preset.layers.multiple}"
+        )
+    return ""
+
+
+def _check_network(preset: Preset) -> str:
+    layers, network = preset.layers, preset.network
+    if layers.stem > 1 and (network != "unet" or preset.volumetric):
+        return (
+            f"layers.stem {layers.stem} and network {network}, sampling.kind {preset.sampling.kind} do not "
+            "go together: only a 2D unet has a stem; give --layers.stem 1"
+        )
+    for field, takers in TAKERS.items():
+        if network not in takers and getattr(layers, field) != getattr(Layers(), field):
+            shown = f"layers.{field} {getattr(layers, field)}"
+            return f"{shown} and network {network} do not go together: it is of {', '.join(takers)}"
+    if network == "encoder_unet" and (preset.volumetric or not layers.encoder):
+        return (
+            f"network encoder_unet, layers.encoder {layers.encoder or 'none'} and sampling.kind "
+            f"{preset.sampling.kind} do not go together: it is 2D and needs a timm name, for example resnet34"
+        )
+    return ""
+
+
+def _check_output(preset: Preset) -> str:
+    if preset.output == "softmax" and preset.targets == "regions":
+        return "output softmax and targets regions do not go together: regions overlap; use targets labels"
+    if preset.loss.ce and preset.output == "sigmoid":
+        return "loss.ce and output sigmoid do not go together; use loss.bce"
+    if preset.loss.bce and preset.output == "softmax":
+        return "loss.bce and output softmax do not go together; use loss.ce"
+    return ""
+
+
+def _check_sampling(preset: Preset) -> str:
+    if preset.sampling.kind == "patches" and preset.resize:
+        return "sampling.kind patches and resize do not go together: patches are cut from slices as they are"
+    if preset.split == "leaking_by_slice" and preset.sampling.kind not in ("slices", "patches"):
+        return f"split leaking_by_slice and sampling.kind {preset.sampling.kind} do not go together"
+    return ""
+
+
+def to_dict(preset: Preset) -> dict:
+    """The preset as plain JSON values."""
+    return dataclasses.asdict(preset)
+
+
+def from_dict(values: dict) -> Preset:
+    """The preset that `to_dict` wrote. Raises ValueError for a field that this version does not know."""
+    return _build(Preset, values)
+
+
+def _build(kind, values):
+    """Rebuild a value of type `kind` from JSON, which knows neither dataclasses nor tuples."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        unknown = set(values) - set(hints)
+        if unknown:
+            raise ValueError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
+        return kind(**{key: _build(hints[key], value) for key, value in values.items()})
+    return tuple(values) if isinstance(values, list) else values

@@ -1,0 +1,55 @@
+"""How well weights do on held-out cases: figures for the log, and the threshold that would be best."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from bts import metrics
+from bts.inference import Segmenter
+from bts.preprocess import CaseVolume
+from bts.settings import Preset
+from bts.targets import FIGSHARE, TARGETS
+
+THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
+
+
+def score_case(segmenter: Segmenter, volume: CaseVolume) -> dict[str, float]:
+    """Figures of one case with a truth: dice/… and iou/… by region, accuracy over the whole grid.
+
+    A tumour type that neither truth nor prediction has is left out: it would score 1.
+    """
+    prediction, truth = segmenter(volume), volume.mask
+    figures = {}
+    for name, labels in scored_regions(segmenter.preset).items():
+        of, said = np.isin(truth, labels), np.isin(prediction, labels)
+        if segmenter.preset.targets in FIGSHARE and not (of.any() or said.any()):
+            continue
+        overlap = metrics.score(of.view(np.uint8), said.view(np.uint8), {name: (1,)})[name]
+        figures |= {f"dice/{name}": overlap["dice"], f"iou/{name}": overlap["iou"]}
+    if segmenter.preset.targets == "tumour":
+        truth = truth > 0
+    wrong = np.count_nonzero(truth != prediction)
+    return {**figures, "accuracy": 1 - wrong / float(np.prod(volume.grid.shape))}
+
+
+def scored_regions(preset: Preset) -> Mapping[str, tuple[int, ...]]:
+    """Labels of each region that figures are given for: WT, TC, ET, or the tumours of figshare."""
+    if preset.targets in FIGSHARE:
+        return {**TARGETS["tumour"], **TARGETS[preset.targets]}
+    return metrics.REGIONS
+
+
+def mean_figures(cases: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each figure over the cases that have it, regions in their order."""
+    names = dict.fromkeys(name for case in cases for name in case)
+    return {name: float(np.mean([case[name] for case in cases if name in case])) for name in names}
+
+
+def sweep(segmenter: Segmenter, volumes: Iterable[CaseVolume]) -> list[float]:
+    """Mean IoU of any tumour over the cases, at each of THRESHOLDS; for `targets` tumour."""
+    ious = []
+    for volume in volumes:
+        found, truth = segmenter.probabilities(volume)[0].numpy(), volume.mask > 0
+        said = [found > threshold for threshold in THRESHOLDS]
+        ious.append([(s & truth).sum() / max(1, (s | truth).sum()) for s in said])
+    return np.mean(ious, axis=0).tolist()

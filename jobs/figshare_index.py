@@ -1,0 +1,90 @@
+"""figshare's numbered slices → one case a patient: the patient's number is inside the files only.
+
+Not a command: each job that lists cases runs it, and keeps the index in `_index/` of its own output, so that
+the files are opened again only when the listing has changed.
+"""
+
+from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from bts import figshare, worklist
+from bts.cases import Listing
+from bts.errors import CaseError, UsageError
+from bts.figshare import IndexRow
+from bts.preprocess import fetch
+from bts.storage import Entry, Store
+from jobs import common
+
+FORMAT = 1  # raised when IndexRow changes; part of the index's name
+
+
+def index_figshare(listing: Listing, source: Store, output: Store) -> list[dict]:
+    """Add the patients of the listing's slices to its cases; the slices that cannot be read, as failures."""
+    if not listing.slices:
+        return []
+    rows, failed = read_index(listing.slices, source, output)
+    patients, twins = figshare.refuse_twins(figshare.cases_of(rows))
+    listing.cases += patients
+    listing.problems += twins
+    common.say(f"{source.uri}: {len(patients)} figshare patients")
+    return failed
+
+
+def set_unfit_aside(listing: Listing, for_figshare: bool, source: Store, who: str) -> list[str]:
+    """Take what a model is not for out of the listing, and name it: figshare's slices, or all but those.
+
+    `who` is the model, for the message. Raises UsageError if nothing is left.
+    """
+    others = [case.id for case in listing.cases] + [problem.case for problem in listing.problems]
+    slices = [entry.key for entry in listing.slices]
+    fit, unfit = (slices, others) if for_figshare else (others, slices)
+    what, other = "NIfTI cases", "figshare slices"
+    if for_figshare:
+        what, other = other, what
+    if not fit:
+        raise UsageError(f"{who} is for {what}; {source.uri} holds none, only {other} ({len(unfit)})")
+    if for_figshare:
+        listing.cases, listing.problems = [], []
+    else:
+        listing.slices = []
+    if unfit:
+        named = f"{other} not segmented: {len(unfit)} ({common.examples(unfit)})"
+        common.say(f"{who} is for {what}; {named}")
+    return unfit
+
+
+def read_index(slices: list[Entry], source: Store, output: Store) -> tuple[list[IndexRow], list[dict]]:
+    """(rows, failures) of the slices: read from the kept index, else from every file, in parallel."""
+    mark = worklist.fingerprint({e.key: e.version for e in slices}, options={}, version=FORMAT)
+    key = f"_index/{mark}.parquet"
+    if output.exists(key):
+        table = pq.read_table(pa.BufferReader(output.read(key)))
+        return [IndexRow(**row) for row in table.to_pylist()], []
+    common.start_ray()
+    common.say(f"{source.uri}: reading the patients of {len(slices)} figshare slices")
+    results = ray.data.from_items([asdict(e) for e in slices]).map(IndexSlice(source).__call__).take_all()
+    failed = [r["failure"] for r in results if r["failure"]]
+    rows = [r["row"] for r in results if not r["failure"]]
+    if not failed:  # an index without the failed ones would hide them from the next run
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows), sink)
+        output.put(key, sink.getvalue().to_pybytes())
+    return [IndexRow(**row) for row in rows], failed
+
+
+class IndexSlice:
+    """One figshare file → its row of the index."""
+
+    def __init__(self, source: Store):
+        self.source = source
+
+    def __call__(self, row: dict) -> dict:
+        entry = Entry(**row)
+        try:
+            found = figshare.read_index_row(fetch(entry.key, self.source), entry)
+        except CaseError as error:
+            return {"row": None, "failure": common.failure(entry.key, error, "index")}
+        return {"row": asdict(found), "failure": None}
