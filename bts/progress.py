@@ -42,7 +42,7 @@ class Progress:
     rates: list[float] = field(default_factory=list)
     """Learning rate at the end of each epoch."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Of the last epoch: loss, lr, slices_per_second, wait_share; the validation's figures when it ran."""
+    """Of the last epoch: loss, lr, samples_per_second, wait_share; the validation's figures when it ran."""
     validations: dict[int, dict[str, float]] = field(default_factory=dict)
     """Figures of each validation, by epochs done."""
     best_score: float | None = None

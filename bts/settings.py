@@ -157,6 +157,12 @@ class Augmentation:
     noise: float = 0.0
     """Standard deviation of Gaussian noise inside the brain, in units of the normalised image."""
 
+    def __post_init__(self):
+        if not all(0 <= getattr(self, name) <= 1 for name in ("flip", "flip_rows", "flip_slices", "blur")):
+            raise ValueError("augmentation.flip, flip_rows, flip_slices, blur are probabilities from 0 to 1")
+        if not all(0 <= getattr(self, name) < 1 for name in ("zoom", "scale", "gamma", "bias")):
+            raise ValueError("augmentation.zoom, scale, gamma and bias are shares of at least 0 and below 1")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
@@ -373,6 +379,8 @@ def _check_output(preset: Preset) -> str:
 def _check_sampling(preset: Preset) -> str:
     if preset.sampling.kind == "patches" and preset.resize:
         return "sampling.kind patches and resize do not go together: patches are cut from slices as they are"
+    if preset.augmentation.flip_slices and preset.sampling.kind in ("slices", "patches"):
+        return f"augmentation.flip_slices and sampling.kind {preset.sampling.kind} do not go together"
     if preset.split == "leaking_by_slice" and preset.sampling.kind not in ("slices", "patches"):
         return f"split leaking_by_slice and sampling.kind {preset.sampling.kind} do not go together"
     return ""

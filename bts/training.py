@@ -106,7 +106,7 @@ def train_step(progress: Progress, stepper: nn.Module, batch: dict, share: float
     preset = progress.preset
     settings = preset.optimiser
     images = normalise(batch["images"], batch["constants"])
-    images, mask = augment(images, batch["mask"], preset.augmentation, generator)
+    images, mask = vary(images, batch["mask"], preset, generator)
     images = finish(images, batch["constants"], preset.normalisation)
     progress.lr = learning_rate(progress, share)
     for group in progress.optimiser.param_groups:
@@ -123,6 +123,16 @@ def train_step(progress: Progress, stepper: nn.Module, batch: dict, share: float
     if settings.ema:
         update_average(progress.average, progress.network, settings.ema, progress.step)
     return loss.detach()
+
+
+def vary(images: torch.Tensor, mask: torch.Tensor, preset: Preset, generator) -> tuple:
+    """Augmented images and labels; the slices of a stack, channels side by side, change together."""
+    near = preset.sampling.neighbours
+    if not near:
+        return augment(images, mask, preset.augmentation, generator)
+    deep = images.unflatten(1, (len(preset.modalities), 2 * near + 1))
+    deep, mask = augment(deep, mask[:, None], preset.augmentation, generator)
+    return deep.flatten(1, 2), mask[:, 0]
 
 
 def learning_rate(progress: Progress, share: float) -> float:

@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 import ray
 
 from bts import figshare, metrics, pictures, report
+from bts.cases import Case
 from bts.errors import CaseError, UsageError
 from bts.pairs import Matched, Pair, match, read_images, read_pair
 from bts.report import Scored
 from bts.storage import Store
-from jobs import common
+from jobs import common, compare
 from jobs.figshare_index import index_figshare
 
 TEXTS = ("case_id", "group", "dataset", "region", "metric")  # columns of the score tables, before `value`
@@ -46,6 +47,9 @@ class Settings:
     labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
     """Label convention of truths and labelmaps; auto tells it by the name of each case. A labelmap of
     jobs.segment carries its own."""
+    against: tuple[str, ...] = ()
+    """Other folders of labelmaps of the same cases (other networks, other tools): scored too, and drawn
+    beside these in comparison.png and comparison-CASE.png."""
     max_failed: str = "0"
     """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
 
@@ -93,17 +97,15 @@ class Draw:
 def main(settings: Settings) -> common.Outcome:
     max_failed = common.check_max_failed(settings.max_failed)
     source, labelmaps, output = Store(settings.cases), Store(settings.labelmaps), Store(settings.report)
+    ours, *names = folders = compare.name_folders([labelmaps, *map(Store, settings.against)])
+    others = {name: folders[name] for name in names}
     listing = common.list_cases(source, settings.labels)
     failed = index_figshare(listing, source, output)
     matched = match(listing.cases, labelmaps.list())
     say_matched(matched, source, labelmaps, unread=len(failed))
     failed += [common.failure(problem.case, problem) for problem in listing.problems + matched.problems]
-    scored = []
-    for row in run(matched.pairs, Score(source, labelmaps)):
-        if row["failure"]:
-            failed.append(json.loads(row["failure"]))
-        else:
-            scored.append(Scored(row["case_id"], row["group"], row["dataset"], json.loads(row["scores"])))
+    scored, unscored = score(matched.pairs, source, labelmaps)
+    failed += unscored
     failed.sort(key=lambda failure: failure["case_id"])
     write_tables(scored, output)
     contents = report.Contents(
@@ -118,8 +120,32 @@ def main(settings: Settings) -> common.Outcome:
         pictures=draw(scored, matched.pairs, Draw(source, labelmaps)),
     )
     output.put("index.html", report.render(contents).encode(errors="backslashreplace"))
+    if others:
+        scores = {ours: scored, **{n: score_folder(n, f, listing.cases, source) for n, f in others.items()}}
+        drawn = compare.draw(scores, listing.cases, source, {ours: labelmaps, **others})
+        for name, png in drawn.items():
+            output.put(name, png)
     print_summary(scored, output)
     return outcome(output, contents, listing.strays, max_failed)
+
+
+def score(pairs: Sequence[Pair], source: Store, labelmaps: Store) -> tuple[list[Scored], list[dict]]:
+    """(scores, failures) of the pairs."""
+    scored, failed = [], []
+    for row in run(pairs, Score(source, labelmaps)):
+        if row["failure"]:
+            failed.append(json.loads(row["failure"]))
+        else:
+            scored.append(Scored(row["case_id"], row["group"], row["dataset"], json.loads(row["scores"])))
+    return scored, failed
+
+
+def score_folder(name: str, folder: Store, cases: Sequence[Case], source: Store) -> list[Scored]:
+    """Scores of a folder to compare with; what cannot be scored there is said."""
+    scored, failed = score(match(cases, folder.list()).pairs, source, folder)
+    for failure in failed:
+        common.say(f"{name} failed at {failure['stage']}: {failure['message']}")
+    return scored
 
 
 def outcome(output: Store, contents: report.Contents, strays: list[str], max_failed: str) -> common.Outcome:

@@ -1,17 +1,15 @@
-"""bts.augment and bts.normalise: what may change in an image and its labels, and what must not."""
+"""bts.augment: what may change in an image and its labels, and what must not."""
 
 import dataclasses
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bts.augment import INTENSITY, augment, smooth_field
-from bts.normalise import constants, normalise
-from bts.settings import Augmentation, Normalisation
+from bts.settings import Augmentation
 
 NOTHING = Augmentation(flip=0)
 PLACES = {"rotate": 30.0, "zoom": 0.3, "elastic": 6.0}
@@ -40,25 +38,6 @@ def blocks(*space: int, count: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
 
 def run(images: torch.Tensor, mask: torch.Tensor, chosen: Augmentation, seed: int = 1):
     return augment(images, mask, chosen, torch.Generator().manual_seed(seed))
-
-
-def brain_zscore(raw: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
-    known = constants(raw.numpy(), np.array(mean), np.array(std), Normalisation())
-    return normalise(raw, torch.from_numpy(known))
-
-
-def test_zscore_of_the_brain_leaves_background_at_zero():
-    raw = torch.zeros(1, 2, 4, 4, dtype=torch.int16)
-    raw[:, :, 1:3, 1:3] = torch.tensor([[[10, 20], [30, -40]]], dtype=torch.int16)
-    normal = brain_zscore(raw, [10, 0], [5, 10])
-    assert normal.dtype == torch.float32
-    assert normal[0, 0, 1:3, 1:3].tolist() == [[0, 2], [4, -10]]
-    assert normal[0, 1, 1:3, 1:3].tolist() == [[1, 2], [3, -4]]
-    assert normal[0, :, 0].abs().sum() == 0
-
-
-def test_zscore_of_a_flat_image_is_finite():
-    assert brain_zscore(torch.full((1, 1, 2, 2), 7.0), [7], [0]).abs().sum() == 0
 
 
 def test_every_setting_is_under_test():

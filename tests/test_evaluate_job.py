@@ -83,6 +83,20 @@ def test_scores_report_and_failures(ray_local, five, capsys):
     assert f"{'WT':8}{(1 + median) / 3:10.4f}{median:10.4f}{3:7}" in said and "index.html" in said
 
 
+def test_other_folders_are_scored_beside_and_drawn(ray_local, five, tmp_path, capsys):
+    other = Store(str(tmp_path / "vnet"))
+    other.put(f"{PERFECT}.nii.gz", nifti(MOVED, RAS))
+    other.put(f"{ASKEW}.nii.gz", nifti(TRUTH[:-1], RAS))
+    code, said, _ = run(capsys, *five, against=(other.uri,))
+    assert code == 3 and f"vnet failed at grid: {ASKEW}" in said
+    pictures = {e.key for e in five[-1].list() if e.key.startswith("comparison")}
+    assert pictures == {"comparison.png", f"comparison-{PERFECT}.png"}
+    assert all(five[-1].read(key).startswith(b"\x89PNG") for key in pictures)
+    same = Store(str(tmp_path / "again" / "labelmaps"))
+    code, said, _ = run(capsys, *five, against=(same.uri,))
+    assert code == 2 and "two folders have the same name" in said
+
+
 def test_csv_says_what_parquet_says(ray_local, five, capsys):
     run(capsys, *five)
     table = list(csv.DictReader(io.StringIO(five[-1].read("scores.csv").decode())))

@@ -11,8 +11,8 @@ from bts.device import pick_device
 from bts.errors import RunError, UsageError
 from bts.model import load_model
 from bts.progress import start
-from bts.settings import Budget, Layers, Loss, Normalisation, Optimiser, Preset, Sampling
-from bts.training import learning_rate, train
+from bts.settings import Augmentation, Budget, Layers, Loss, Normalisation, Optimiser, Preset, Sampling
+from bts.training import learning_rate, train, vary
 
 PRESET = Preset(
     name="tiny",
@@ -199,6 +199,19 @@ def test_volumes_train_by_the_same_loop():
 
     progress, _ = run(preset, batches=volumes)
     assert progress.losses[-1] < 0.5 * progress.losses[0]
+
+
+def test_the_slices_of_a_stack_change_together():
+    """With equal neighbours in, equal neighbours come out: one contrast, one mirror a modality."""
+    preset = replace(
+        PRESET, sampling=Sampling(kind="stacks", neighbours=1),
+        augmentation=Augmentation(rotate=30, zoom=0.2, scale=0.3, shift=0.3),
+    )  # fmt: skip
+    images = torch.rand(4, 1, 16, 16).repeat(1, 3, 1, 1) + 1
+    mask = (images[:, 0] > 1.5).to(torch.uint8)
+    changed, moved = vary(images, mask, preset, torch.Generator().manual_seed(0))
+    assert torch.equal(changed[:, 0], changed[:, 1]) and torch.equal(changed[:, 0], changed[:, 2])
+    assert moved.shape == mask.shape and not torch.equal(moved, mask)
 
 
 def test_an_epoch_without_batches_says_so():
