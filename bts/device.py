@@ -10,8 +10,14 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 arithmetic where the hardware has it (a third of the time on avx512_bf16), else float32."""
+def autocast(device: torch.device, *, volumes_learn: bool = False) -> contextlib.AbstractContextManager:
+    """bfloat16 arithmetic where the hardware has it (a third of the time on avx512_bf16), else float32.
+
+    volumes_learn: gradients of 3D convolutions are wanted.
+    """
+    if volumes_learn and device.type == "cpu":
+        # oneDNN's bfloat16 gradients of 3D kernels are wrong, NaN at times, at a depth of k - 1 (torch 2.13).
+        return contextlib.nullcontext()
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

@@ -111,7 +111,7 @@ def train_step(progress: Progress, stepper: nn.Module, batch: dict, share: float
     progress.lr = learning_rate(progress, share)
     for group in progress.optimiser.param_groups:
         group["lr"] = progress.lr
-    with autocast(images.device):
+    with autocast(images.device, volumes_learn=preset.volumetric):
         logits = stepper(images.contiguous(memory_format=channels_last(images.ndim - 2)))
     loss = total_loss(logits, encode(mask, preset), preset.loss, preset.output)
     progress.optimiser.zero_grad()

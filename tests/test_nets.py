@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bts.device import autocast
 from bts.errors import UsageError
 from bts.nets import FAMILIES, build
 from bts.nets.attention import Gate
@@ -68,18 +69,20 @@ def test_extreme_intensities_stay_finite_in_half_precision(family, dims):
     with torch.autocast("cpu", torch.bfloat16):
         logits = network(1e3 * images(dims))
     assert logits.isfinite().all()
-    logits.float().mean().backward()
-    assert all(p.grad.isfinite().all() for p in network.parameters())
+    if dims == 2:  # see the next test
+        logits.float().mean().backward()
+        assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_vnet_learns_from_few_slices_in_half_precision():
-    """oneDNN's bfloat16 gradients of 5×5×5 kernels were wrong, NaN at times, at a depth of 4."""
-    network, x = tiny("vnet", 3), images(3)
+@families
+def test_volumes_learn_are_right_at_every_depth(family):
+    """oneDNN's bfloat16 gradients of 3D kernels were wrong, NaN at times, at a depth of kernel - 1."""
+    network, x = tiny(family, 3), images(3)
     exact = torch.autograd.grad(network(x).square().mean(), network.parameters())
-    with torch.autocast("cpu", torch.bfloat16):
-        half = torch.autograd.grad(network(x).square().mean(), network.parameters())
-    for wanted, found in zip(exact, half, strict=True):
-        assert (found - wanted).norm() < 0.1 * wanted.norm()
+    with autocast(torch.device("cpu"), volumes_learn=True):
+        found = torch.autograd.grad(network(x).square().mean(), network.parameters())
+    for wanted, got in zip(exact, found, strict=True):
+        assert (got - wanted).norm() <= 0.01 * wanted.norm()
 
 
 @families

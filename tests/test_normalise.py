@@ -39,7 +39,7 @@ def test_zscore_of_a_flat_image_is_finite():
 )
 def test_background_has_the_value_that_its_kind_says_and_brain_is_left_alone(settings, background):
     raw = torch.zeros(1, 2, 4, 4)
-    raw[:, :, 1:3, 1:3] = torch.tensor([[10.0, 20.0], [30.0, 100.0]])
+    raw[:, :, 1:3, 1:3] = torch.tensor([[15.0, 25.0], [30.0, 100.0]])
     known = torch.from_numpy(constants(raw.numpy(), np.full(2, 25.0), np.full(2, 7.0), settings))
     normal = normalise(raw, known)
     seen = finish(normal, known, settings)

@@ -32,12 +32,6 @@ class VNet(nn.Module):
         self.head = parts.conv(below, outputs, kernel=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # oneDNN's bfloat16 gradients of 5×5×5 kernels are wrong or NaN where depth is 3 or 4 (torch 2.13).
-        wrong = x.ndim == 5 and torch.is_grad_enabled()
-        with torch.autocast("cpu", torch.bfloat16, enabled=torch.is_autocast_enabled("cpu") and not wrong):
-            return self._logits(x)
-
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
         x = self.first(x)
         skips = [x]
         for down, stage in zip(self.down, self.encoder, strict=True):
