@@ -22,6 +22,7 @@ from bts.sampling import Sample, collate
 from bts.settings import Augmentation, Budget, Normalisation, Optimiser, Preset
 from bts.shards import table_of
 from bts.storage import Store
+from bts.targets import FIGSHARE
 from bts.training import train
 from bts.validation import score_case
 
@@ -68,9 +69,10 @@ def brats() -> CaseVolume:
 
 
 def figshare() -> CaseVolume:
+    """The patient with the largest tumour a slice."""
     store = Store(str(DATA / "figshare"))
     rows = [read_index_row(store.read(e.key), e) for e in find_cases(store.list()).slices]
-    return load_case(max(cases_of(rows), key=lambda case: len(case.files)), store)
+    return max((load_case(case, store) for case in cases_of(rows)), key=lambda v: np.mean(v.mask > 0))
 
 
 def variants() -> dict[str, Preset]:
@@ -81,15 +83,14 @@ def variants() -> dict[str, Preset]:
         widths = tuple(max(8, width // (1 if deep else 4)) for width in preset.layers.widths)
         if preset.layers.stem > 1:
             widths = preset.layers.widths
-        size = DEEP if deep else FLAT
         found[name] = replace(
             preset,
             layers=replace(preset.layers, widths=widths[:4] if deep else widths, dropout=()),
-            size=size if not preset.resize else (*size[:-2], *preset.resize),
+            size=DEEP if deep else FLAT,
+            resize=None,
             batch=1 if deep else 8,
             augmentation=Augmentation(flip=0),
-            optimiser=replace(preset.optimiser, lr=min(max(preset.optimiser.lr, 1e-3), 1e-2),
-            schedule="constant", warmup=0, ema=0),
+            optimiser=optimiser(preset),
             normalisation=with_constants(preset.normalisation, len(preset.modalities)),
         )  # fmt: skip
     for network in NETWORKS:
@@ -137,17 +138,16 @@ def overfit(preset: Preset, case: Cut, seconds: float) -> tuple[float, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="presets; all by default")
+    parser.add_argument("names", nargs="*", help="presets, or networks of unet3d; all by default")
     parser.add_argument("--seconds", type=float, default=60)
     arguments = parser.parse_args()
     whole = {"brats": brats(), "figshare": figshare()}
     failed = 0
     print(f"{'preset':34}{'loss':34}{'training Dice':>14}{'steps':>7}")
     for name, preset in variants().items():
-        if arguments.names and name.split()[0] not in arguments.names:
+        if arguments.names and not set(name.split()) & set(arguments.names):
             continue
-        volume = whole["figshare" if preset.resize else "brats"]
-        case = Cut(volume) if preset.resize else cut(volume, BOX)
+        case = cut(whole["figshare" if preset.targets in FIGSHARE else "brats"], BOX)
         dice, steps = overfit(preset, case, arguments.seconds)
         terms = [
             n for n in ("dice", "generalised_dice", "bce", "ce", "focal", "lovasz") if getattr(preset.loss, n)

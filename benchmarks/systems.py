@@ -1,12 +1,13 @@
-"""Each published system, trained by its preset for a few minutes on real cases: what the held-out patients get.
+"""Each published system, trained by its preset for a few minutes on real cases: what held-out patients get.
 
 `python -m benchmarks.systems --place DIR [--minutes 3] [NAME …]` runs jobs.preprocess once for each set and
-jobs.train for each system, cases from ../shared/data, and prints a table in Markdown. The budgets are a CPU's: the
-presets' own are made for a GPU.
+jobs.train for each system on ../shared/data, and prints a table in Markdown. The budgets are a CPU's:
+the presets' own are made for a GPU. Everything is made in DIR, MLflow's store too.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,10 +24,11 @@ REPORTED = {
 }
 
 
-def job(name: str, *flags: object) -> dict:
+def job(place: Path, name: str, *flags: object) -> dict:
     """The last line of a job run as a user runs it; its messages pass through."""
     command = [sys.executable, "-m", f"jobs.{name}", *map(str, flags)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{place.resolve()}/mlflow.db"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -34,9 +36,9 @@ def run(name: str, place: Path, minutes: float) -> str:
     """One row of the table."""
     kind = "figshare" if name.startswith("figshare") else "brats"
     shards = place / "shards" / kind
-    job("preprocess", "--cases", DATA / kind, "--shards", shards)
+    job(place, "preprocess", "--cases", DATA / kind, "--shards", shards)
     flags = ("--shards", shards, "--models", place / "models", "--budget.minutes", minutes)
-    trained = job("train", name, *flags)
+    trained = job(place, "train", name, *flags)
     meta = read_header(Path(trained["model"]).read_bytes(), name)["provenance"]
     figures = meta["validation"]
     dice, iou = (

@@ -153,7 +153,10 @@ def check_model_and_tracking(here: Path, line: dict) -> None:
     assert run.info.status == "FINISHED" and run.data.params["layers.widths"] == "(8, 16)"
     assert [p.step for p in tracker.client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4, 5, 6]
     assert [p.step for p in tracker.client.get_metric_history(run.info.run_id, "dice/WT")] == [2, 4, 6]
-    assert [f.path for f in tracker.client.list_artifacts(run.info.run_id) if not f.is_dir] == ["curves.png"]
+    artifacts = {f.path for f in tracker.client.list_artifacts(run.info.run_id) if not f.is_dir}
+    shown = {f"{patient}-000-triptych.png" for patient in model.meta["held_out_patients"]}
+    assert artifacts == {"curves.png", "classes.png", *shown}
+    assert {path.name for path in here.glob("models/_pictures/fast/*")} == artifacts
     assert resolve("models:/fast@champion") == Path(line["model"]).read_bytes()
     assert list(here.glob("mlartifacts/*"))
 
