@@ -83,6 +83,7 @@ def run(job: str, flags: list, capsys) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_trains_segments_and_is_scored(name, request, tmp_path, monkeypatch, ray_local, capsys):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
