@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bts.cases import find_cases
+from bts.cases import OF_FIGSHARE, find_cases
 from bts.feeding import with_full_size
 from bts.figshare import cases_of, read_index_row
 from bts.preprocess import CaseVolume, load_case
@@ -22,7 +22,6 @@ from bts.sampling import Sample, collate
 from bts.settings import Augmentation, Budget, Normalisation, Optimiser, Preset
 from bts.shards import table_of
 from bts.storage import Store
-from bts.targets import FIGSHARE
 from bts.training import train
 from bts.validation import score_case
 
@@ -147,7 +146,7 @@ def main() -> int:
     for name, preset in variants().items():
         if arguments.names and not set(name.split()) & set(arguments.names):
             continue
-        case = cut(whole["figshare" if preset.targets in FIGSHARE else "brats"], BOX)
+        case = cut(whole["figshare" if preset.targets in OF_FIGSHARE else "brats"], BOX)
         dice, steps = overfit(preset, case, arguments.seconds)
         terms = [
             n for n in ("dice", "generalised_dice", "bce", "ce", "focal", "lovasz") if getattr(preset.loss, n)

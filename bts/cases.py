@@ -29,6 +29,8 @@ CONVENTIONS: dict[str, dict[int, int]] = {
     "figshare": {1: 1, 2: 2, 3: 3},  # meningioma, glioma, pituitary tumour
     "figshare_tumour": {1: 1},  # tumour of any type: what a model without types writes, no truth uses it
 }
+OF_FIGSHARE = {"tumour": "figshare_tumour", "tumour_types": "figshare"}
+"""Targets of a model for figshare → convention of its labelmaps; models of other targets are for BraTS."""
 UNKNOWN = ""  # the name does not tell the convention: a truth needs --labels
 
 

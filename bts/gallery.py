@@ -10,18 +10,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from bts import pictures, turning
+from bts.cases import OF_FIGSHARE
 from bts.pictures import Legend
 from bts.preprocess import CaseVolume
 from bts.settings import Preset
 from bts.targets import PAINT, TARGETS
 
-LEGENDS: dict[str, Legend] = {
-    "regions": pictures.LABELS,
-    "labels": pictures.LABELS,
-    "tumour": pictures.TUMOUR,
-    "tumour_types": pictures.TYPES,
-}
-"""Names and colours of the labels that each kind of targets gives."""
 NAMES = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
 PANEL_PX, STRIP_PX = 400, 220  # longer side of a panel; a strip has ten
 GAP, APART = 8, 28  # pixels between panels, and between groups of them
@@ -37,23 +31,24 @@ def draw(
 
     probabilities (K, D, H, W) float32 of the preset's targets, labels (D, H, W) uint8, as predicted.
     """
-    shown = _Slice.fullest(volume, labels, preset.targets)
+    shown = _Slice.fullest(volume, labels, OF_FIGSHARE.get(preset.targets, ""))
     kinds: dict[str, Callable[[], bytes]] = {
         "strip": lambda: _strip(shown, volume.modalities, probabilities[:, shown.z], preset.targets),
         "triptych": lambda: _triptych(shown, _first_image(volume, preset)),
         "overlay": lambda: _overlay(shown, _first_image(volume, preset)),
-        "turning": lambda: turning.draw(volume, shown.truth_DHW, labels, LEGENDS[preset.targets]),
+        "turning": lambda: turning.draw(volume, shown.truth_DHW, labels, shown.legend),
     }
     ends = {"turning": "gif"}
     return {f"{volume.case_id}-{kind}.{ends.get(kind, 'png')}": kinds[kind]() for kind in preset.pictures}
 
 
-def grid(volume: CaseVolume, predictions: Mapping[str, np.ndarray], targets: str = "labels") -> bytes:
+def grid(volume: CaseVolume, predictions: Mapping[str, np.ndarray], convention: str = "") -> bytes:
     """One slice as PNG: the image, the truth and each network's prediction on it, four panels a row.
 
-    predictions: labels (D, H, W) uint8 by network name; `targets`: what they were trained for.
+    predictions: labels (D, H, W) uint8 by network name; `convention`: the figshare one of bts.cases that they
+    are in, if any.
     """
-    shown = _Slice.fullest(volume, next(iter(predictions.values())), targets)
+    shown = _Slice.fullest(volume, next(iter(predictions.values())), convention)
     image = "t1ce" if "t1ce" in volume.modalities else volume.modalities[0]
     below = shown.grey(image)
     cells = {NAMES[image]: shown.panel(below), "truth": shown.panel(below, shown.truth)}
@@ -77,11 +72,11 @@ class _Slice:
     legend: Legend
 
     @classmethod
-    def fullest(cls, volume: CaseVolume, labels_DHW: np.ndarray, targets: str) -> "_Slice":
-        truth = (volume.mask > 0).astype(np.uint8) if targets == "tumour" else volume.mask
+    def fullest(cls, volume: CaseVolume, labels_DHW: np.ndarray, convention: str) -> "_Slice":
+        truth = (volume.mask > 0).astype(np.uint8) if convention == "figshare_tumour" else volume.mask
         z = pictures.fullest_slice(truth, labels_DHW)
         box = pictures.box_around([*volume.images[:, z], truth[z], labels_DHW[z]])
-        legend = LEGENDS[targets]
+        legend = pictures.LEGENDS.get(convention, pictures.LABELS)
         return cls(volume=volume, truth_DHW=truth, prediction=labels_DHW[z], z=z, box=box, legend=legend)
 
     @property
@@ -94,7 +89,7 @@ class _Slice:
         """Case, group where it has one, slice: z in the source, or place in a stack that tells none."""
         volume = self.volume
         slices = f"slice {self.z + 1} of {len(volume.mask)}"
-        if pictures.knows_place(volume):
+        if pictures.knows_place(volume.dataset):
             slices = f"slice {volume.origin[0] + self.z}"
         return " · ".join(part for part in (volume.case_id, volume.group, slices) if part)
 
@@ -109,7 +104,7 @@ class _Slice:
             self.volume.grid.zooms[1:],
             legend=self.legend,
             pixels=pixels,
-            sides=pictures.knows_place(self.volume),
+            sides=pictures.knows_place(self.volume.dataset),
         )
 
     def used(self, *more_HW: np.ndarray) -> Legend:
@@ -167,7 +162,7 @@ def _tinted(shown: _Slice, probability_HW: np.ndarray, colour: tuple[int, int, i
     size = pictures.panel_size(grey.shape, shown.volume.grid.zooms[1:], STRIP_PX)
     brightness = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR))
     picture = Image.fromarray((brightness[..., None] / 255 * np.array(colour)).round().astype(np.uint8))
-    if pictures.knows_place(shown.volume):
+    if pictures.knows_place(shown.volume.dataset):
         pictures.write_sides(picture)
     return picture
 

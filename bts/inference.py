@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from bts.cases import OF_FIGSHARE
 from bts.device import autocast, channels_last, pick_device
 from bts.errors import CaseError, UsageError
 from bts.model import Model
 from bts.normalise import constants, finish, normalise
 from bts.resample import resize_images, resize_probabilities, working_size
 from bts.settings import Preset
-from bts.targets import FIGSHARE, decode, outputs, probabilities
+from bts.targets import decode, outputs, probabilities
 
 GAUSSIAN = 1 / 8  # standard deviation of a window's weights, as a share of its side (nnU-Net's)
 
@@ -55,7 +56,7 @@ class Segmenter:
     def labels(self, volume, probabilities_KDHW: torch.Tensor) -> np.ndarray:
         """What `probabilities` of the volume amount to, as uint8 (D, H, W)."""
         labels = decode(probabilities_KDHW, self.preset, self.settings.threshold)
-        if self.preset.targets in FIGSHARE:
+        if self.preset.targets in OF_FIGSHARE:
             return labels.numpy()
         brain = torch.from_numpy((np.asarray(volume.images) != 0).any(axis=0))
         labels = torch.where(brain, labels, 0).numpy()

@@ -6,25 +6,22 @@ rows and columns of the slice's image. The value tells what was found: 0 nothing
 """
 
 import hashlib
-import io
 
 import numpy as np
 from PIL import Image
 
-from bts import figshare
-from bts.cases import Case, from_internal
+from bts import figshare, metrics, pictures
+from bts.cases import OF_FIGSHARE, Case, from_internal
 from bts.volume import Grid, write_labelmap
 
 ROLES = ("t1", "t1ce", "t2", "flair", "image")  # files of a NIfTI case that its labelmap is made from
-FIGSHARE = {"tumour": "figshare_tumour", "tumour_types": "figshare"}
-"""Targets of the models for figshare → label convention of what they write. Other models are for BraTS."""
 GREYS = {"figshare": np.array([0, 80, 160, 240], np.uint8), "figshare_tumour": np.array([0, 255], np.uint8)}
 
 
 def convention_of(case: Case, asked: str, targets: str) -> str:
     """The convention to write a case's labelmap in; figshare's is told by the model, not by --labels."""
     if case.dataset == "figshare":
-        return FIGSHARE[targets]
+        return OF_FIGSHARE[targets]
     return asked if asked != "auto" else case.labels or "brats2023"
 
 
@@ -76,19 +73,17 @@ def describe(case: Case, labels_DHW: np.ndarray, grid: Grid, convention: str, la
 def _amounts(labels_DHW: np.ndarray, grid: Grid, convention: str) -> dict[str, dict]:
     """Millilitres by region; of figshare, whose pixels have no known size, pixels by type and in all."""
     counts = np.bincount(labels_DHW.reshape(-1), minlength=5)
-    if convention in FIGSHARE.values():
+    if convention in OF_FIGSHARE.values():
         types = {name: int(counts[label]) for label, name in figshare.TUMOURS.items()}
         total = {"total": int(counts[1:].sum())}
         return {"tumour_px": total if convention == "figshare_tumour" else types | total}
     voxel_ml = float(np.prod(grid.zooms)) / 1000
-    regions = {"WT": counts[1:4].sum(), "TC": counts[1] + counts[3], "ET": counts[3]}
+    regions = {region: counts[list(labels)].sum() for region, labels in metrics.REGIONS.items()}
     return {"volumes_ml": {region: round(float(n) * voxel_ml, 3) for region, n in regions.items()}}
 
 
 def _png(grey_HW: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(grey_HW).save(file, "PNG")
-    return file.getvalue()
+    return pictures.png(Image.fromarray(grey_HW))
 
 
 def _digest(data: bytes) -> str:

@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bts import figshare
 from bts.cases import CONVENTIONS, MSD_CHANNELS, Case, to_internal
 from bts.errors import CaseError
-from bts.preprocess import fetch, read_role
+from bts.preprocess import fetch, read_role, read_stack
 from bts.storage import Entry, Store
 from bts.volume import Grid, Volume, read_nifti
 
@@ -143,7 +142,7 @@ def read_images(
     if case.dataset == "figshare":
         if "t1ce" in wanted:
             with suppress(CaseError):
-                yield "t1ce", _read_stack(case, cases)[0].voxels
+                yield "t1ce", read_stack(case, cases)[0].voxels
         return
     stacked = "image" in case.files
     for name in wanted:
@@ -162,13 +161,8 @@ def _truth_file(case: Case) -> str:
     return case.files["seg"].key if "seg" in case.files else next(iter(case.files))
 
 
-def _read_stack(case: Case, cases: Store) -> tuple[Volume, Volume]:
-    """(image, truth) of a figshare patient, both (D, H, W). Raises CaseError."""
-    return figshare.stack([figshare.read_slice(fetch(key, cases), key) for key in case.files])
-
-
 def _read_truth(case: Case, cases: Store) -> Volume:
-    return _read_stack(case, cases)[1] if case.dataset == "figshare" else read_role(case, cases, "seg")
+    return read_stack(case, cases)[1] if case.dataset == "figshare" else read_role(case, cases, "seg")
 
 
 def _mend_of_grid(case: Case) -> str:

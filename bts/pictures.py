@@ -24,6 +24,7 @@ TYPES = {
     3: ("pituitary tumour", (204, 121, 167)),
 }
 TUMOUR = {1: ("tumour", (230, 159, 0))}
+LEGENDS = {"figshare": TYPES, "figshare_tumour": TUMOUR}  # by convention of bts.cases; of the others: LABELS
 Legend = Mapping[int, tuple[str, tuple[int, int, int]]]  # name and RGB of each label
 BACKGROUNDS = {"flair": "FLAIR", "t1ce": "T1ce"}  # what a reader of tumour pictures expects to see
 PICTURE_PX = 440  # longer side of a panel: sharp at twice the width it has on the page
@@ -126,9 +127,9 @@ def write_sides(picture: Image.Image) -> None:
         ImageDraw.Draw(picture).text((x, high // 2), letter, anchor=anchor, **style)
 
 
-def knows_place(volume) -> bool:
+def knows_place(dataset: str) -> bool:
     """Whether left and right are known: a slice of figshare is axial, coronal or sagittal, and tells not."""
-    return volume.dataset != "figshare"
+    return dataset != "figshare"
 
 
 def fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

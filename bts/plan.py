@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from bts import worklist
+from bts.cases import OF_FIGSHARE
 from bts.catalogue import Shard
 from bts.errors import UsageError
 from bts.settings import Preset, to_dict
 from bts.splits import split_patients
-from bts.targets import FIGSHARE
 
 FORMAT = 1  # raised when equal shards and settings train another model
 
@@ -95,7 +95,7 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
 def fitting(shards: Sequence[Shard], preset: Preset) -> list[Shard]:
     """The labelled shards whose truths hold the preset's targets. Raises UsageError if there is none."""
     labelled = [s for s in shards if s.labelled]
-    figshare = preset.targets in FIGSHARE
+    figshare = preset.targets in OF_FIGSHARE
     usable = [s for s in labelled if (s.labels == "figshare") == figshare]
     if labelled and not usable:
         of, instead = ("BraTS", "regions or labels") if figshare else ("figshare", "tumour or tumour_types")

@@ -74,7 +74,7 @@ def load_case(case: Case, store: Store, *, truth: bool = True) -> CaseVolume:
     """
     try:
         if case.dataset == "figshare":
-            image, seg = figshare.stack([_read_slice(key, store) for key in case.files])
+            image, seg = read_stack(case, store)
             return assemble(case, {"t1ce": image}, seg if truth else None)
         volumes = _read_images(case, store)
         seg = read_role(case, store, "seg") if truth and "seg" in case.files else None
@@ -104,8 +104,9 @@ def fetch(key: str, store: Store) -> bytes:
         raise CaseError(f"cannot be read: {error}", mend=mend, file=key, stage="read") from error
 
 
-def _read_slice(key: str, store: Store) -> figshare.Slice:
-    return figshare.read_slice(fetch(key, store), key)
+def read_stack(case: Case, store: Store) -> tuple[Volume, Volume]:
+    """(image, truth) of a figshare patient, both (D, H, W). Raises CaseError."""
+    return figshare.stack([figshare.read_slice(fetch(key, store), key) for key in case.files])
 
 
 def _read_images(case: Case, store: Store) -> dict[str, Volume]:

@@ -7,19 +7,16 @@ from functools import reduce
 
 import torch
 
-from bts.metrics import REGIONS
+from bts.metrics import REGIONS, TUMOUR, TYPES
 from bts.settings import Preset
 
 TARGETS: dict[str, dict[str, tuple[int, ...]]] = {
     "regions": REGIONS,
     "labels": {"NCR": (1,), "ED": (2,), "ET": (3,)},
-    "tumour": {"tumour": (1, 2, 3)},
-    "tumour_types": {"meningioma": (1,), "glioma": (2,), "pituitary": (3,)},
+    "tumour": TUMOUR,
+    "tumour_types": TYPES,
 }
 """Labels of each target, in the order of the network's channels."""
-
-FIGSHARE = ("tumour", "tumour_types")
-"""Targets whose labels are tumour types, those of the figshare set."""
 
 PAINT = {"WT": 2, "TC": 1, "ET": 3}
 """Label that each region paints, in this order: tumour that is not core is oedema, core that does not enhance

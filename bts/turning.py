@@ -64,7 +64,7 @@ def draw(volume: CaseVolume, truth_DHW: np.ndarray, prediction_DHW: np.ndarray, 
         picture = frame.copy()
         for place, clouds in enumerate(sides.values()):
             panel = _panel(glass, clouds, turn, scale, legend)
-            if pictures.knows_place(volume):
+            if pictures.knows_place(volume.dataset):
                 _write_sides(panel, turn, scale, half)
             picture.paste(panel, (place * PANEL_PX, HEAD))
         frames.append(picture)
@@ -74,7 +74,7 @@ def draw(volume: CaseVolume, truth_DHW: np.ndarray, prediction_DHW: np.ndarray, 
 def _spacing(volume: CaseVolume) -> np.ndarray:
     """mm along (D, H, W). figshare tells no gap between its slices: a stack is a third as deep as wide."""
     spacing = np.array(volume.grid.zooms)
-    if not pictures.knows_place(volume):
+    if not pictures.knows_place(volume.dataset):
         depth, _, width = volume.images.shape[1:]
         spacing[0] = spacing[2] * width / 3 / depth
     return spacing
@@ -82,7 +82,7 @@ def _spacing(volume: CaseVolume) -> np.ndarray:
 
 def _outline(volume: CaseVolume) -> np.ndarray:
     """The brain, bool (D, H, W); of figshare the head, whose background is not quite 0."""
-    level = 0 if pictures.knows_place(volume) else 0.15 * float(volume.p99[0])
+    level = 0 if pictures.knows_place(volume.dataset) else 0.15 * float(volume.p99[0])
     filled = (np.abs(volume.images) > level).any(axis=0)
     return np.stack([ndimage.binary_fill_holes(slice_HW) for slice_HW in filled])
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from bts import metrics
+from bts.cases import OF_FIGSHARE
 from bts.inference import Segmenter
 from bts.preprocess import CaseVolume
-from bts.settings import Preset
-from bts.targets import FIGSHARE, TARGETS
 
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
 
@@ -18,25 +17,16 @@ def score_case(segmenter: Segmenter, volume: CaseVolume) -> dict[str, float]:
 
     A tumour type that neither truth nor prediction has is left out: it would score 1.
     """
+    targets = segmenter.preset.targets
     prediction, truth = segmenter(volume), volume.mask
-    figures = {}
-    for name, labels in scored_regions(segmenter.preset).items():
-        of, said = np.isin(truth, labels), np.isin(prediction, labels)
-        if segmenter.preset.targets in FIGSHARE and not (of.any() or said.any()):
-            continue
-        overlap = metrics.score(of.view(np.uint8), said.view(np.uint8), {name: (1,)})[name]
-        figures |= {f"dice/{name}": overlap["dice"], f"iou/{name}": overlap["iou"]}
-    if segmenter.preset.targets == "tumour":
-        truth = truth > 0
+    if targets == "tumour":
+        truth = (truth > 0).view(np.uint8)
+    # No model predicts the cavity of BraTS 2024: a score of it would say nothing about the weights.
+    regions = metrics.regions_of(OF_FIGSHARE[targets]) if targets in OF_FIGSHARE else (metrics.REGIONS, {})
+    scores = metrics.score(truth, prediction, *regions)
+    figures = {f"{metric}/{name}": of[metric] for name, of in scores.items() for metric in ("dice", "iou")}
     wrong = np.count_nonzero(truth != prediction)
     return {**figures, "accuracy": 1 - wrong / float(np.prod(volume.grid.shape))}
-
-
-def scored_regions(preset: Preset) -> Mapping[str, tuple[int, ...]]:
-    """Labels of each region that figures are given for: WT, TC, ET, or the tumours of figshare."""
-    if preset.targets in FIGSHARE:
-        return {**TARGETS["tumour"], **TARGETS[preset.targets]}
-    return metrics.REGIONS
 
 
 def mean_figures(cases: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -11,10 +11,9 @@ import numpy as np
 import ray
 
 from bts import gallery
-from bts.cases import Case
 from bts.curves import draw_bars
 from bts.errors import CaseError, UsageError
-from bts.pairs import Pair, match, read_pair
+from bts.pairs import Pair, read_pair
 from bts.preprocess import load_case
 from bts.report import Scored, choose
 from bts.storage import Store
@@ -31,43 +30,46 @@ def name_folders(folders: Sequence[Store]) -> dict[str, Store]:
 
 
 class Grid:
-    """Case → PNG of its fullest slice by every folder; without it where a labelmap cannot be read."""
+    """Pairs of one case by folder → PNG of its fullest slice; without it where a labelmap cannot be read."""
 
     def __init__(self, cases: Store, folders: Mapping[str, Store]):
         self.cases, self.folders = cases, folders
 
     def __call__(self, row: dict) -> dict:
-        case = Case.from_json(row["case"])
+        pairs = {name: Pair.from_row(pair) for name, pair in json.loads(row["pairs"]).items()}
+        case = next(iter(pairs.values())).case
         try:
             volume, said, convention = load_case(case, self.cases), {}, ""
-            for name, pair in json.loads(row["pairs"]).items():
-                _, labels, _, convention = read_pair(Pair.from_row(pair), self.cases, self.folders[name])
+            for name, pair in pairs.items():
+                _, labels, _, convention = read_pair(pair, self.cases, self.folders[name])
                 box = zip(volume.origin, volume.mask.shape, strict=True)
                 said[name] = np.ascontiguousarray(labels[tuple(slice(o, o + n) for o, n in box)])
         except CaseError:
             return {"case_id": case.id, "png": b""}
-        targets = {"figshare": "tumour_types", "figshare_tumour": "tumour"}.get(convention, "labels")
-        return {"case_id": case.id, "png": gallery.grid(volume, said, targets)}
+        return {"case_id": case.id, "png": gallery.grid(volume, said, convention)}
 
 
 def draw(
-    scored: Mapping[str, Sequence[Scored]], cases: Sequence[Case], source: Store, folders: Mapping[str, Store]
+    scored: Mapping[str, Sequence[Scored]],
+    pairs: Mapping[str, Sequence[Pair]],
+    source: Store,
+    folders: Mapping[str, Store],
 ) -> dict[str, bytes]:
     """PNG by file name: comparison.png and comparison-CASE.png of the best, the median and the worst case.
 
-    scored: by folder, the first one ranks the cases. Raises UsageError if the folders share no scored case.
+    scored, pairs: by folder, the first one ranks the cases. Raises UsageError if they share no scored case.
     """
     shared = set.intersection(*({one.case_id for one in of} for of in scored.values()))
     if not shared:
         raise UsageError(f"--against: no case was scored in all of {', '.join(scored)}")
     same = {name: [one for one in of if one.case_id in shared] for name, of in scored.items()}
     found = {"comparison.png": draw_bars({name: mean_scores(of) for name, of in same.items()})}
-    ids = {one.case_id for one in choose(same[next(iter(same))]).values()}
-    chosen = [case for case in cases if case.id in ids]
-    paired = {name: match(chosen, folder.list()).pairs for name, folder in folders.items()}
-    by_case = {case.id: {n: p.to_row() for n, ps in paired.items() for p in ps if p.case.id == case.id}
-               for case in chosen}  # fmt: skip
-    rows = [{"case": case.to_json(), "pairs": json.dumps(by_case[case.id])} for case in chosen]
+    chosen = {one.case_id: {} for one in choose(same[next(iter(same))]).values()}
+    for name, of in pairs.items():
+        for pair in of:
+            if pair.case.id in chosen:
+                chosen[pair.case.id][name] = pair.to_row()
+    rows = [{"pairs": json.dumps(of)} for of in chosen.values()]
     grids = ray.data.from_items(rows, override_num_blocks=len(rows)).map(Grid(source, folders).__call__)
     return found | {f"comparison-{r['case_id']}.png": r["png"] for r in grids.iter_rows() if r["png"]}
 

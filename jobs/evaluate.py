@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 import ray
 
 from bts import figshare, metrics, pictures, report
-from bts.cases import Case
 from bts.errors import CaseError, UsageError
 from bts.pairs import Matched, Pair, match, read_images, read_pair
 from bts.report import Scored
@@ -30,7 +29,6 @@ from jobs import common, compare
 from jobs.figshare_index import index_figshare
 
 TEXTS = ("case_id", "group", "dataset", "region", "metric")  # columns of the score tables, before `value`
-LEGENDS = {"figshare": pictures.TYPES, "figshare_tumour": pictures.TUMOUR}  # of other conventions: BraTS's
 NAMED = 1000  # at most this many unmatched files by name in the run report
 
 
@@ -86,10 +84,10 @@ class Draw:
         z = pictures.fullest_slice(truth, prediction)
         images = read_images(pair.case, self.cases, grid, pictures.BACKGROUNDS)
         slices = {name: image[z] for name, image in images}
-        of_figshare = pair.case.dataset == "figshare"
-        how = {"legend": LEGENDS.get(convention, pictures.LABELS), "sides": not of_figshare}
-        panels = pictures.draw(truth[z], prediction[z], slices, grid.zooms[1:], **how)
-        shown = figshare.number(list(pair.case.files)[z]) if of_figshare else z
+        placed = pictures.knows_place(pair.case.dataset)
+        legend = pictures.LEGENDS.get(convention, pictures.LABELS)
+        panels = pictures.draw(truth[z], prediction[z], slices, grid.zooms[1:], legend=legend, sides=placed)
+        shown = z if placed else figshare.number(list(pair.case.files)[z])
         columns = {"captions": list(panels), "panels": list(panels.values())}
         return {"case_id": pair.case.id, "z": shown, **columns}
 
@@ -121,9 +119,9 @@ def main(settings: Settings) -> common.Outcome:
     )
     output.put("index.html", report.render(contents).encode(errors="backslashreplace"))
     if others:
-        scores = {ours: scored, **{n: score_folder(n, f, listing.cases, source) for n, f in others.items()}}
-        drawn = compare.draw(scores, listing.cases, source, {ours: labelmaps, **others})
-        for name, png in drawn.items():
+        pairs = {ours: matched.pairs} | {n: match(listing.cases, f.list()).pairs for n, f in others.items()}
+        scores = {ours: scored} | {n: score_other(n, pairs[n], source, f) for n, f in others.items()}
+        for name, png in compare.draw(scores, pairs, source, folders).items():
             output.put(name, png)
     print_summary(scored, output)
     return outcome(output, contents, listing.strays, max_failed)
@@ -140,9 +138,9 @@ def score(pairs: Sequence[Pair], source: Store, labelmaps: Store) -> tuple[list[
     return scored, failed
 
 
-def score_folder(name: str, folder: Store, cases: Sequence[Case], source: Store) -> list[Scored]:
+def score_other(name: str, pairs: Sequence[Pair], source: Store, folder: Store) -> list[Scored]:
     """Scores of a folder to compare with; what cannot be scored there is said."""
-    scored, failed = score(match(cases, folder.list()).pairs, source, folder)
+    scored, failed = score(pairs, source, folder)
     for failure in failed:
         common.say(f"{name} failed at {failure['stage']}: {failure['message']}")
     return scored

@@ -22,7 +22,7 @@ import torch
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from bts import inference, labelmaps, model, tracking, worklist
-from bts.cases import Case
+from bts.cases import OF_FIGSHARE, Case
 from bts.errors import CaseError, UsageError
 from bts.preprocess import CaseVolume, load_case
 from bts.storage import Entry, Store, split_uri
@@ -170,7 +170,7 @@ def main(settings: Settings) -> common.Outcome:
     digests = [{"name": name, "digest": model.digest(data)} for name, data in models]
     listing = common.list_cases(source, settings.labels)
     who = f"--model {' '.join(settings.model)} (targets {targets})"
-    unfit = set_unfit_aside(listing, targets in labelmaps.FIGSHARE, source, who)
+    unfit = set_unfit_aside(listing, targets in OF_FIGSHARE, source, who)
     failed = index_figshare(listing, source, output)
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)

@@ -122,6 +122,7 @@ class Feed:
     def __init__(self, job: Job, rank: int, world: int):
         self.job, self.rank, self.world = job, rank, world
         self.pieces, self.next_epoch = iter(()), None
+        self.keeps = sum(shard.bytes for shard in job.plan.training) <= KEEP
         self.kept: dict[str, pa.Table] = {}
 
     def batches(self, epoch: int) -> Iterator[dict[str, np.ndarray]]:
@@ -160,7 +161,7 @@ class Feed:
         """What the epoch needs of these shards."""
         plan = self.job.plan
         held_out = plan.fold if plan.preset.split == "leaking_by_slice" else None
-        if sum(shard.bytes for shard in plan.training) > KEEP:
+        if not self.keeps:
             return self._through_ray(shards, epoch, held_out, whole=False)
         missing = [shard for shard in shards if shard.key not in self.kept]
         tables = self._through_ray(missing, epoch, held_out, whole=True) if missing else []

@@ -181,7 +181,7 @@ def test_grid_compares_networks():
     framed = (below[40] != gallery.PAPER).any(axis=1)
     assert np.count_nonzero(np.diff(framed.astype(int)) == 1) == 2, "two networks more in a second row"
     assert len(inked(below, LABELS[1][1])) and len(inked(below, LABELS[3][1]))
-    assert panels(gallery.grid(figshare(1), {"unet": figshare(1).mask}, "tumour_types"))
+    assert panels(gallery.grid(figshare(1), {"unet": figshare(1).mask}, "figshare"))
 
 
 def test_the_same_bytes_twice():
