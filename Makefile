@@ -4,6 +4,9 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check
+# On all cores, and also where PYTHONDONTWRITEBYTECODE is set: without bytecode each of Ray's workers would
+# compile the packages anew, for seconds. Packages hold files that are no Python of today: no error of ours.
+COMPILE = .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
 
 .PHONY: venv demo test test-fast clean
 
@@ -14,11 +17,13 @@ venv: .venv/installed
 	@echo "installing requirements.txt into .venv (once; about a minute)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) -r requirements.txt
+	@$(COMPILE)
 	@touch $@
 
 .venv/installed-test: requirements-test.txt .venv/installed
 	@echo "installing requirements-test.txt into .venv"
 	@$(PIP) -r requirements-test.txt
+	@$(COMPILE)
 	@touch $@
 
 demo: venv

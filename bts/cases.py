@@ -22,6 +22,7 @@ MSD_CHANNELS = ("flair", "t1", "t1ce", "t2")  # order of the fourth axis of MSD 
 # Value in the file → label inside the project: 1 necrosis/non-enhancing, 2 oedema, 3 enhancing,
 # 4 resection cavity. The field's most repeated bug, so it stands here and nowhere else.
 CONVENTIONS: dict[str, dict[int, int]] = {
+    "brats2015": {1: 1, 2: 2, 3: 1, 4: 3},  # BraTS 2013–2015: 1 necrosis, 3 non-enhancing core
     "brats2021": {1: 1, 2: 2, 4: 3},  # BraTS 2017–2021
     "brats2023": {1: 1, 2: 2, 3: 3},  # BraTS 2023: glioma, Africa, metastases, meningioma
     "brats2024": {1: 1, 2: 2, 3: 3, 4: 4},  # BraTS 2024 glioma after treatment
@@ -31,6 +32,7 @@ CONVENTIONS: dict[str, dict[int, int]] = {
 }
 OF_FIGSHARE = {"tumour": "figshare_tumour", "tumour_types": "figshare"}
 """Targets of a model for figshare → convention of its labelmaps; models of other targets are for BraTS."""
+SAYABLE = ("brats2021", "brats2023", "brats2024", "msd")  # with --labels; the others a name or file tells
 UNKNOWN = ""  # the name does not tell the convention: a truth needs --labels
 
 
@@ -70,18 +72,26 @@ class Listing:
     """figshare's numbered .mat files; the patient is inside, so they become cases by an index pass."""
 
 
-OURS = {"_runs", "_index", "_done"}  # folders that this project's jobs keep beside their results
+# Folders that this project's jobs keep beside their results.
+OURS = {"_runs", "_index", "_done", "_failed", "_held", "_scores"}
 # Role in the file name → role here, for 2017–2021 names and 2023+ names.
 ROLES = {"flair": "flair", "t1": "t1", "t1ce": "t1ce", "t2": "t2", "seg": "seg"}
 ROLES |= {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
-NIFTI = re.compile(r"^(?P<name>.+)\.nii(\.gz)?$", re.IGNORECASE | re.DOTALL)
+IMAGE = re.compile(r"^(?P<name>.+)\.(nii|nii\.gz|mha)$", re.IGNORECASE | re.DOTALL)
 BRATS = re.compile(rf"^(?P<id>.+)[_-](?P<role>{'|'.join(ROLES)})$", re.IGNORECASE | re.DOTALL)
 MSD = re.compile(r"(^|/)(?P<folder>images|labels)(Tr|Ts)/(?P<id>BRATS_\d+)\.nii(\.gz)?$")
+# 2013–2015: a file's name tells its role and its number in the archive; the folder above is the case, with or
+# without a folder VSD.… for each file between the two.
+VSD = re.compile(
+    r"(^|/)(?P<id>(?!VSD\.)[^/]+)(/VSD\.[^/]*)?/VSD\.[^/]*\.(MR_(?P<role>T1c?|T2|Flair)|OT)(\.\d+)?\.mha$",
+    re.IGNORECASE,
+)
 FIGSHARE = re.compile(r"(^|/)\d+\.mat$")
 
 # Case id → dataset, convention and patient; the first that matches.
 # BraTS 2023 kept the numbers of 2021, so BraTS2021_00000 and BraTS-GLI-00000-000 are one patient.
 NAMES = (
+    (r"(?P<p>brats_(2013|tcia)_.+)_\d+", "brats2015", "brats2015", r"\g<p>"),
     (r"BraTS2021_(?P<n>\d+)", "brats2021", "brats2021", r"BraTS-GLI-\g<n>"),
     (r"(?P<p>BraTS20_(Training|Validation)_\d+)", "brats2020", "brats2021", r"\g<p>"),
     (r"(?P<p>BraTS(?P<y>19|18|17)_.+)_\d+", "brats20{y}", "brats2021", r"\g<p>"),
@@ -114,10 +124,10 @@ def find_cases(entries: Iterable[Entry], labels: str = "auto") -> Listing:
     for folder, case_id in found:
         folders.setdefault(case_id, []).append(folder)
     for (folder, case_id), files in sorted(found.items()):
-        problem = _unsafe(case_id) or _twice(case_id, folders[case_id], files)
-        if problem:
+        problem = _unsafe(case_id, files) or _twice(case_id, folders[case_id], files)
+        if problem and folder == min(folders[case_id]):  # said once, not once a folder
             listing.problems.append(problem)
-        else:
+        if not problem:
             listing.cases.append(_case(case_id, folder, {role: e[0] for role, e in files.items()}, labels))
     return listing
 
@@ -138,8 +148,10 @@ def _place(key: str) -> tuple[str, str, str] | None:
     if msd := MSD.search(key):
         top = folder.rpartition("/")[0]
         return top, msd["id"], "image" if msd["folder"] == "images" else "seg"
-    nifti = NIFTI.match(name)
-    brats = nifti and BRATS.match(nifti["name"])
+    if vsd := VSD.search(key):
+        return key[: vsd.end("id")], vsd["id"], ROLES[vsd["role"].lower()] if vsd["role"] else "seg"
+    image = IMAGE.match(name)
+    brats = image and BRATS.match(image["name"])
     if not brats:
         return None
     return folder, brats["id"], ROLES[brats["role"].lower()]
@@ -159,29 +171,44 @@ def _case(case_id: str, folder: str, files: dict[str, Entry], labels: str) -> Ca
 
 
 def _dataset(case_id: str, files: dict[str, Entry]) -> tuple[str, str, str]:
-    """(dataset, label convention, patient) that a case's name tells."""
+    """(dataset, label convention, patient) that a case's name tells, or else the names of its files."""
     if "image" in files or MSD.search(next(iter(files.values())).key):
         return "msd", "msd", case_id
     for pattern, dataset, convention, patient in NAMES:
         if match := re.fullmatch(pattern, case_id, re.IGNORECASE):
             named = {k: (v or "").lower() for k, v in match.groupdict().items()}
             return dataset.format(**named), convention, match.expand(patient)
+    if any(VSD.search(entry.key) for entry in files.values()):
+        return "brats2015", "brats2015", case_id
     return "other", UNKNOWN, case_id
 
 
-def _unsafe(case_id: str) -> CaseError | None:
+def _unsafe(case_id: str, files: dict[str, list[Entry]]) -> CaseError | None:
     """A case id becomes a file name: refuse what could leave its folder or garble a terminal."""
-    bad = (
-        any(unicodedata.category(c)[0] == "C" for c in case_id) or case_id.startswith(".") or ".." in case_id
-    )
-    if not bad and len(case_id.encode()) <= 200:
+    bad = _garbles(case_id) or case_id.startswith(".") or ".." in case_id
+    if bad or len(case_id.encode()) > 200:
+        return CaseError(
+            "its name cannot be used as a file name (control characters, '..', a leading dot, or over "
+            "200 bytes)",
+            mend="rename the case", case=repr(case_id), stage="list",
+        )  # fmt: skip
+    keys = (entry.key for entries in files.values() for entry in entries)
+    return next(filter(None, (unsafe_key(key, case_id) for key in keys)), None)
+
+
+def unsafe_key(key: str, case_id: str) -> CaseError | None:
+    """Refuse a key that leaves its folder, garbles a terminal, or is bytes that are no text."""
+    if not _garbles(key) and ".." not in key.split("/"):
         return None
     return CaseError(
-        "its name cannot be used as a file name (control characters, '..', a leading dot, or over 200 bytes)",
-        mend="rename the case",
-        case=repr(case_id),
-        stage="list",
-    )
+        "its key has control characters, is no text, or leaves its folder ('..')",
+        mend="rename its folder or file", case=case_id, file=repr(key), stage="list",
+    )  # fmt: skip
+
+
+def _garbles(text: str) -> bool:
+    """Whether a terminal would not just show it."""
+    return any(unicodedata.category(c)[0] == "C" for c in text)
 
 
 def _twice(case_id: str, folders: list[str], files: dict[str, list[Entry]]) -> CaseError | None:
@@ -212,7 +239,7 @@ def to_internal(values: np.ndarray, convention: str, *, file: str = "") -> np.nd
     if convention == UNKNOWN:
         raise CaseError(
             "the name does not tell which labels its truth uses",
-            mend=f"say so with --labels {'|'.join(c for c in CONVENTIONS if 'figshare' not in c)}",
+            mend=f"say so with --labels {'|'.join(SAYABLE)}",
             file=file,
         )
     table = np.full(256, 255, np.uint8)
@@ -239,7 +266,8 @@ def from_internal(labels: np.ndarray, convention: str) -> np.ndarray:
     """
     table = np.full(256, 255, np.uint8)
     table[0] = 0
-    for outside, inside in CONVENTIONS[convention].items():
+    # The first of two values is written: the project does not tell necrosis from non-enhancing core.
+    for outside, inside in reversed(CONVENTIONS[convention].items()):
         table[inside] = outside
     values = table[labels]
     if (values == 255).any():

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from bts.cases import MODALITIES
 from bts.errors import UsageError
+from bts.preprocess import STATISTICS
 from bts.storage import Store
 
 READERS = 16  # threads; each waits for a few small ranged reads
@@ -42,6 +43,8 @@ class Shard:
     mean: tuple[float, ...]
     """Of each modality over the brain, in the order of `modalities`."""
     std: tuple[float, ...]
+    p01: tuple[float, ...]
+    p99: tuple[float, ...]
 
 
 def read_catalogue(store: Store) -> list[Shard]:
@@ -76,9 +79,7 @@ def _describe(store: Store, key: str) -> Shard:
         with open_shard(store, key) as raw:
             file = pq.ParquetFile(raw, pre_buffer=True)
             meta = json.loads(file.schema_arrow.metadata[b"bts"])
-            first = file.read_row_group(
-                0, columns=["case_id", "patient_id", "dataset", "group", "mean", "std"]
-            )
+            first = file.read_row_group(0, columns=["case_id", "patient_id", "dataset", "group", *STATISTICS])
             counts = file.read(columns=["brain_px", "tumour_px"])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         problem = (str(error) or type(error).__name__).splitlines()[0]
@@ -99,6 +100,5 @@ def _describe(store: Store, key: str) -> Shard:
         brain=pc.sum(counts["brain_px"]).as_py(),
         tumour=pc.sum(counts["tumour_px"]).as_py() or 0,
         bytes=sum(file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups)),
-        mean=tuple(row["mean"][place] for place in places),
-        std=tuple(row["std"][place] for place in places),
+        **{name: tuple(row[name][place] for place in places) for name in STATISTICS},
     )

@@ -5,7 +5,7 @@ from each file (in parallel, once), and `cases_of` groups the slices. Slices of 
 the numbers; they are stacked in order of their number, which is no anatomical order and has no known gap.
 """
 
-import io
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -52,34 +52,41 @@ def read_slice(data: bytes, name: str) -> Slice:
     if len(data) > MAX_BYTES:
         raise CaseError(f"{len(data):,} bytes for one slice", mend="is it of the figshare set?", file=name)
     try:
-        with h5py.File(io.BytesIO(data), "r") as file:
+        with h5py.File.in_memory(data) as file:
             found = {field: _dataset(file, field) for field in ("image", "tumorMask", "label", "PID")}
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
         mend = "copy the file again; it should be MATLAB v7.3 with cjdata/image, tumorMask, label and PID"
         raise CaseError(f"cannot be decoded ({error})", mend=mend, file=name) from error
     # MATLAB stores columns first, so both come transposed.
     image, mask = found["image"].T, found["tumorMask"].T
-    tumour = int(found["label"].flat[0])
-    if (
-        tumour not in TUMOURS
-        or mask.shape != image.shape
-        or image.ndim != 2
-        or not np.isin(mask, (0, 1)).all()
-    ):
+    label, letters = found["label"], found["PID"]
+    sound = label.size == 1 and label.item() in TUMOURS and np.isin(mask, (0, 1)).all()
+    if not sound or mask.shape != image.shape or image.ndim != 2 or not image.size:
         raise CaseError("image, mask and label do not belong together", mend="copy the file again", file=name)
     if image.dtype.kind not in "iu" or image.min() < -(1 << 15) or image.max() >= 1 << 15:
         raise CaseError(f"pixels are {image.dtype}, not int16", mend="copy the file again", file=name)
-    pid = "".join(chr(c) for c in found["PID"].flat)
-    return Slice(np.ascontiguousarray(image, np.int16), np.ascontiguousarray(mask, np.uint8), tumour, pid)
+    if letters.dtype.kind not in "iu" or letters.size > 64 or ((letters < 0) | (letters > 127)).any():
+        raise CaseError("cjdata/PID is no patient number", mend="letters and digits are due", file=name)
+    pid = "".join(map(chr, letters.ravel().tolist()))
+    image, mask = np.ascontiguousarray(image, np.int16), np.ascontiguousarray(mask, np.uint8)
+    return Slice(image, mask, int(label.item()), pid)
 
 
 def _dataset(file: h5py.File, field: str) -> np.ndarray:
     if not all(isinstance(file.get(p, getlink=True), h5py.HardLink) for p in ("cjdata", f"cjdata/{field}")):
         raise KeyError(f"cjdata/{field} is missing")
     dataset = file["cjdata"][field]
-    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.nbytes > MAX_BYTES:
+    if not isinstance(dataset, h5py.Dataset) or not _is_plain(dataset):
         raise ValueError(f"cjdata/{field} is no plain array of a slice")
-    return dataset[()]
+    return np.asarray(dataset[()])
+
+
+def _is_plain(dataset: h5py.Dataset) -> bool:
+    """Numbers that are in the file itself, and no more of them than a slice may have, nor in a chunk."""
+    if dataset.shape is None or dataset.external or dataset.is_virtual or dataset.dtype.kind not in "biuf":
+        return False
+    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    return max(dataset.nbytes, chunk) <= MAX_BYTES
 
 
 def read_index_row(data: bytes, entry: Entry) -> IndexRow:
@@ -108,8 +115,9 @@ def cases_of(index: Iterable[IndexRow]) -> list[Case]:
         stacks.setdefault(patient_of(row.pid), {}).setdefault((row.height, row.width), []).append(row)
     cases = []
     for patient, sizes in sorted(stacks.items()):
-        for (height, _), rows in sorted(sizes.items(), reverse=True):
-            suffix = "" if len(sizes) == 1 else f"-{height}"
+        for (height, width), rows in sorted(sizes.items(), reverse=True):
+            size = f"-{height}" if height == width else f"-{height}x{width}"
+            suffix = "" if len(sizes) == 1 else size
             tumour = Counter(row.tumour for row in rows).most_common(1)[0][0]
             files = {row.key: Entry(row.key, row.size, row.version) for row in rows}
             cases.append(

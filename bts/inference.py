@@ -62,11 +62,14 @@ class Segmenter:
         labels = torch.where(brain, labels, 0).numpy()
         return drop_small_et(labels, self.settings.min_et_ml, float(np.prod(volume.grid.zooms)))
 
-    @torch.inference_mode()
     def probabilities(self, volume) -> torch.Tensor:
         """volume: a CaseVolume → float32 (K, D, H, W) probabilities of the targets, mean of all models."""
-        total = sum(self._predict(model, volume) for model in self.models)
-        return total / len(self.models)
+        return sum(self.each(volume)) / len(self.models)
+
+    @torch.inference_mode()
+    def each(self, volume) -> list[torch.Tensor]:
+        """The probabilities of every model by itself."""
+        return [self._predict(model, volume) for model in self.models]
 
     def _predict(self, model: Model, volume) -> torch.Tensor:
         channels = pick_modalities(volume, model.preset.modalities)

@@ -6,6 +6,8 @@ rows and columns of the slice's image. The value tells what was found: 0 nothing
 """
 
 import hashlib
+import re
+from collections.abc import Iterable, Set
 
 import numpy as np
 from PIL import Image
@@ -14,6 +16,7 @@ from bts import figshare, metrics, pictures
 from bts.cases import OF_FIGSHARE, Case, from_internal
 from bts.volume import Grid, write_labelmap
 
+RESULT = re.compile(r"(_held/)?((?P<case>[^/]+)\.nii\.gz|masks/(?P<of>[^/]+)/\d+\.png)", re.DOTALL)
 ROLES = ("t1", "t1ce", "t2", "flair", "image")  # files of a NIfTI case that its labelmap is made from
 GREYS = {"figshare": np.array([0, 80, 160, 240], np.uint8), "figshare_tumour": np.array([0, 255], np.uint8)}
 
@@ -42,11 +45,31 @@ def mask_folder(case_id: str) -> str:
     return f"masks/{case_id}/"
 
 
+def held(key: str) -> str:
+    """Where a flagged result waits for review instead."""
+    return f"_held/{key}"
+
+
 def result_keys(case: Case) -> list[str]:
     """The labelmap, and of figshare the mask of each slice: what there must be for a case to be done."""
     slices = case.files if case.dataset == "figshare" else ()
     masks = [f"{mask_folder(case.id)}{figshare.number(key)}.png" for key in slices]
     return [labelmap_key(case.id), *masks]
+
+
+def results_of(keys: Iterable[str]) -> dict[str, set[str]]:
+    """Case id → keys of its results in a listing, those that wait for review too."""
+    found: dict[str, set[str]] = {}
+    for key in keys:
+        if named := RESULT.fullmatch(key):
+            found.setdefault(named["case"] or named["of"], set()).add(key)
+    return found
+
+
+def whole(case: Case, present: Set[str]) -> bool:
+    """Whether all results of a case are there, in their place or waiting for review."""
+    keys = result_keys(case)
+    return present.issuperset(keys) or present.issuperset(map(held, keys))
 
 
 def encode(case: Case, labels_DHW: np.ndarray, grid: Grid, convention: str, descrip: str) -> dict[str, bytes]:
@@ -59,11 +82,13 @@ def encode(case: Case, labels_DHW: np.ndarray, grid: Grid, convention: str, desc
     return files
 
 
-def describe(case: Case, labels_DHW: np.ndarray, grid: Grid, convention: str, labelmap: bytes) -> dict:
+def describe(
+    case: Case, labels_DHW: np.ndarray, grid: Grid, convention: str, key: str, labelmap: bytes
+) -> dict:
     """The marker's part about the case and its labels: what was made, from what, how much was found."""
     return {
         "case_id": case.id,
-        "labelmap": {"key": labelmap_key(case.id), "bytes": len(labelmap), "blake2b": _digest(labelmap)},
+        "labelmap": {"key": key, "bytes": len(labelmap), "blake2b": _digest(labelmap)},
         "labels": convention,
         **_amounts(labels_DHW, grid, convention),
         "inputs": {r: {"key": case.files[r].key, "version": case.files[r].version} for r in inputs_of(case)},

@@ -14,6 +14,7 @@ CAVITY: dict[str, tuple[int, ...]] = {"RC": (4,)}  # of BraTS 2024; scored only 
 TUMOUR: dict[str, tuple[int, ...]] = {"tumour": (1, 2, 3)}  # of figshare, whatever its type
 # Its types; scored only where they occur, in labelmaps that tell them.
 TYPES: dict[str, tuple[int, ...]] = {"meningioma": (1,), "glioma": (2,), "pituitary": (3,)}
+FORMAT = 1  # raised when a score changes for the same labelmaps; part of every kept score's fingerprint
 METRICS = ("dice", "iou", "sensitivity", "specificity")
 LABELS = 5  # background and four
 

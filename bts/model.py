@@ -69,6 +69,11 @@ def digest(data: bytes) -> str:
     return hashlib.blake2b(data).hexdigest()[:12]
 
 
+def describe(data: bytes, name: str) -> dict[str, str]:
+    """What a result says of the model that made it: the name it was asked for by, digest, preset."""
+    return {"name": name, "digest": digest(data), "preset": read_header(data, name)["preset"]["name"]}
+
+
 def read_header(data: bytes, name: str) -> dict:
     """The `bts` part of a model file's header. Raises UsageError that says what the file is instead."""
     length = int.from_bytes(data[:8], "little")

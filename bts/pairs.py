@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bts import metrics
 from bts.cases import CONVENTIONS, MSD_CHANNELS, Case, to_internal
 from bts.errors import CaseError
 from bts.preprocess import fetch, read_role, read_stack
 from bts.storage import Entry, Store
 from bts.volume import Grid, Volume, read_nifti
+from bts.worklist import case_fingerprint
 
 LABELMAP = re.compile(r"(?P<case>[^/.][^/]*?)([-_]seg)?\.nii(\.gz)?", re.IGNORECASE)
 MARKER = re.compile(r"_done/(?P<case>[^/]+)\.[^./]+\.json")  # what jobs.segment writes beside a labelmap
@@ -31,14 +33,25 @@ class Pair:
     labelmap: str
     markers: tuple[str, ...] = ()
     """Keys of the markers that jobs.segment left for this labelmap: one, or none of another tool's."""
+    version: str = ""
+    """ETag or size+mtime of the labelmap."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that makes its scores."""
+        roles = list(self.case.files) if self.case.dataset == "figshare" else ["seg"]
+        options = {"labelmap": self.version, "markers": self.markers, "labels": self.case.labels}
+        return case_fingerprint(self.case, roles, options=options, version=metrics.FORMAT)
 
     def to_row(self) -> dict:
         """For a Ray dataset."""
-        return {"case": self.case.to_json(), "labelmap": self.labelmap, "markers": json.dumps(self.markers)}
+        named = {"labelmap": self.labelmap, "version": self.version, "markers": json.dumps(self.markers)}
+        return {"case": self.case.to_json(), **named}
 
     @classmethod
     def from_row(cls, row: dict) -> "Pair":
-        return cls(Case.from_json(row["case"]), row["labelmap"], tuple(json.loads(row["markers"])))
+        markers = tuple(json.loads(row["markers"]))
+        return cls(Case.from_json(row["case"]), row["labelmap"], markers, row["version"])
 
 
 class Labels(NamedTuple):
@@ -67,8 +80,10 @@ class Matched:
 def match(cases: Iterable[Case], entries: Iterable[Entry]) -> Matched:
     """Pair the cases that have a truth with the labelmaps at a folder's top: CASE.nii.gz, CASE-seg.nii, …"""
     labelmaps: dict[str, list[str]] = {}
+    versions: dict[str, str] = {}
     markers: dict[str, list[str]] = {}
     for entry in entries:
+        versions[entry.key] = entry.version
         for pattern, found in ((LABELMAP, labelmaps), (MARKER, markers)):
             if named := pattern.fullmatch(entry.key):
                 found.setdefault(named["case"], []).append(entry.key)
@@ -87,7 +102,7 @@ def match(cases: Iterable[Case], entries: Iterable[Entry]) -> Matched:
         else:
             # A marker speaks of CASE.nii.gz, as jobs.segment names its labelmaps, and of no other.
             own = markers.get(case.id, []) if keys[0] == f"{case.id}.nii.gz" else []
-            matched.pairs.append(Pair(case, keys[0], tuple(own)))
+            matched.pairs.append(Pair(case, keys[0], tuple(own), versions[keys[0]]))
     matched.without_truth = sorted(key for keys in labelmaps.values() for key in keys)
     return matched
 

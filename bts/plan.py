@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bts import worklist
+from bts import flags, worklist
 from bts.cases import OF_FIGSHARE
 from bts.catalogue import Shard
 from bts.errors import UsageError
@@ -42,6 +42,15 @@ class Plan:
             counts["slices"] += shard.slices
         return found
 
+    def inputs(self) -> flags.Ranges:
+        """Within what the extremes of the training cases lie: other inputs are flagged when segmented."""
+        percentiles, mean, std = (
+            np.array([[getattr(s, name) for name in names] for s in self.training])
+            for names in (("p01", "p99"), ("mean",), ("std",))
+        )
+        extremes = ((percentiles - mean) / std).swapaxes(1, 2)
+        return flags.ranges(self.training[0].modalities, extremes)
+
     def provenance(self) -> dict:
         """What the model's header says of its origin."""
         return {
@@ -53,6 +62,7 @@ class Plan:
             "versions": {name: importlib.metadata.version(name) for name in ("ray", "torch")},
             "training_patients": sorted({s.patient for s in self.training}),
             "held_out_patients": sorted({s.patient for s in self.held_out}),
+            "inputs": self.inputs(),
             "shards": sorted(s.key for s in (*self.training, *self.held_out)),
         }
 

@@ -12,6 +12,7 @@ import numpy as np
 from bts import figshare
 from bts.cases import MODALITIES, MSD_CHANNELS, Case, to_internal
 from bts.errors import CaseError
+from bts.metaimage import read_mha
 from bts.storage import Store
 from bts.volume import Grid, Volume, read_nifti
 
@@ -86,10 +87,13 @@ def load_case(case: Case, store: Store, *, truth: bool = True) -> CaseVolume:
 
 
 def read_role(case: Case, store: Store, role: str, *, channels: int = 0) -> Volume:
-    """One file of a case. Raises CaseError."""
+    """One file of a case, decoded by its extension. Raises CaseError."""
     key = case.files[role].key
     try:
-        return read_nifti(fetch(key, store), key, channels=channels)
+        data = fetch(key, store)
+        if key.lower().endswith(".mha"):  # never one of several channels: only MSD has them, in NIfTI
+            return read_mha(data, key)
+        return read_nifti(data, key, channels=channels)
     except CaseError as error:
         error.case, error.stage = case.id, "read"
         raise
@@ -137,6 +141,8 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
     mask = None if seg is None else to_internal(seg.voxels, case.labels, file=_key(case, "seg"))
     box = _bounding_box([v.voxels for v in volumes.values()] + ([] if mask is None else [mask]))
     crops = {role: volume.voxels[box] for role, volume in volumes.items()}
+    for role, crop in crops.items():
+        _check_exact(crop, _key(case, role))
     images = _one_dtype(list(crops.values()))
     stats = np.array(
         [_statistics(image, _key(case, role)) for role, image in zip(crops, images, strict=True)]
@@ -166,8 +172,10 @@ def _key(case: Case, role: str) -> str:
 
 
 def _describe(grid: Grid) -> str:
-    x, y, z = grid.source_shape
-    return f"{x}×{y}×{z} {grid.orientation}"
+    zooms = np.sqrt((grid.source_affine[:3, :3] ** 2).sum(axis=0))
+    shape, spacing = "×".join(map(str, grid.source_shape)), "×".join(f"{mm:g}" for mm in zooms)
+    origin = ", ".join(f"{mm + 0.0:g}" for mm in grid.source_affine[:3, 3])
+    return f"{shape} {grid.orientation}, spacing {spacing}, origin {origin}"
 
 
 def _bounding_box(arrays: list[np.ndarray]) -> tuple[slice, slice, slice]:
@@ -179,6 +187,15 @@ def _bounding_box(arrays: list[np.ndarray]) -> tuple[slice, slice, slice]:
     lines = (rows.any(axis=1), rows.any(axis=0), filled.any(axis=0).any(axis=0))
     ends = [np.flatnonzero(line)[[0, -1]] if line.any() else (0, len(line) - 1) for line in lines]
     return tuple(slice(int(first), int(last) + 1) for first, last in ends)
+
+
+def _check_exact(image: np.ndarray, file: str) -> None:
+    """Raise CaseError for whole numbers that float32, the widest type kept, would round."""
+    if image.dtype.kind in "iu" and image.size and max(int(image.max()), -int(image.min())) > 1 << 24:
+        problem = (
+            f"values up to {max(int(image.max()), -int(image.min())):,} would be rounded (16,777,216 at most)"
+        )
+        raise CaseError(problem, mend="rescale it to 16 bits", file=file)
 
 
 def _one_dtype(images: list[np.ndarray]) -> np.ndarray:

@@ -16,15 +16,8 @@ import pyarrow.fs
 
 from bts.errors import RunError, UsageError
 
-# Throttled or failing stores are retried by the client itself, with exponential backoff.
-S3_OPTIONS = {
-    "config_kwargs": {
-        "retries": {"mode": "standard", "max_attempts": 8},
-        "connect_timeout": 10,
-        "read_timeout": 60,
-    },
-    "use_listings_cache": False,
-}
+ATTEMPTS = 8  # of a request to a throttled or failing store, with exponential backoff by the client itself
+PATIENCE_S = 20  # without a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +46,7 @@ class Store:
 
     @cached_property
     def _fs_and_root(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        options = S3_OPTIONS if self.uri.startswith(("s3://", "s3a://")) else {}
+        options = _s3_options() if self.uri.startswith(("s3://", "s3a://")) else {}
         try:
             fs, root = fsspec.core.url_to_fs(self.uri, **options)
         except (ValueError, ImportError) as error:
@@ -99,7 +92,7 @@ class Store:
                 folders[:] = [f for f in folders if _unseen(os.path.join(folder, f), seen)]
                 for name in files:
                     path = os.path.join(folder, name)
-                    if name.startswith(".tmp-") or not os.path.exists(path):
+                    if name.startswith(".tmp-") or not os.path.isfile(path):
                         continue
                     stat = os.stat(path)
                     key = os.path.relpath(path, self.root).replace(os.sep, "/")
@@ -171,6 +164,14 @@ class Store:
 
     def exists(self, key: str) -> bool:
         return self.fs.exists(self.path(key))
+
+
+def _s3_options() -> dict:
+    """Of s3fs. AWS_MAX_ATTEMPTS of the environment counts, which botocore ignores where a number is given."""
+    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
+    retries = {"mode": "standard", "max_attempts": attempts}
+    config = {"retries": retries, "connect_timeout": 10, "read_timeout": PATIENCE_S}
+    return {"config_kwargs": config, "use_listings_cache": False}
 
 
 def split_uri(uri: str) -> tuple[Store, str]:

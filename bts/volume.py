@@ -1,7 +1,8 @@
 """Bytes ↔ voxels: NIfTI files read to the canonical grid, labelmaps written back to the source's own.
 
 Inside the project a volume is (D, H, W) = (z, y, x) in LPS+ orientation: rows run front to back, columns
-from the patient's right to left. NIfTI's (x, y, z) and every other orientation live in this file only.
+from the patient's right to left. NIfTI's (x, y, z) and every other orientation live in this file and in
+bts.metaimage, which reads .mha files with the same checks.
 """
 
 import io
@@ -20,6 +21,7 @@ CANONICAL = orientations.axcodes2ornt("LPS")
 MAX_BYTES = 4 << 30  # of one decoded file; a 240×240×155 int16 modality is 18 MB
 MAX_DEFLATE_RATIO = 1032  # no deflate stream expands further, so a header that claims more lies
 HEADER_SIZES = {n.to_bytes(4, order): n for n in (348, 540) for order in ("little", "big")}
+MEND_AFFINE = "mend the header's qform or sform"
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 
 
@@ -104,18 +106,15 @@ def read_nifti(data: bytes, name: str, *, channels: int = 0) -> Volume:
         with _opened(data) as file:
             header = _read_header(file, name)
             shape, dtype = _check_header(header, name, channels)
+            check_size(shape, dtype, len(data), name)
             voxels = np.empty(shape[::-1], dtype)
-            if voxels.nbytes > MAX_DEFLATE_RATIO * len(data):
-                raise _bad(name, f"the header claims {voxels.nbytes:,} bytes, more than the file can hold")
             _skip(file, int(header["vox_offset"]) - header.sizeof_hdr)
             _fill(file, voxels, name)
     except (EOFError, zlib.error, igzip.BadGzipFile, igzip_lib.error, isal_zlib.error, OSError) as error:
-        raise _bad(name, f"the gzip stream is truncated or corrupt ({error})") from error
+        raise bad(name, f"the gzip stream is truncated or corrupt ({error})") from error
     voxels = voxels.astype(dtype.newbyteorder("="), copy=False)
     voxels = _scaled(voxels, header, name)
-    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-        bad = int((~np.isfinite(voxels)).sum())
-        raise _bad(name, f"{bad:,} voxels are NaN or infinite", "mend or leave out this image")
+    check_finite(voxels, name)
     grid = Grid(bytes(header.binaryblock))
     if channels:
         return Volume(np.stack([grid.to_canonical(v) for v in voxels]), grid)
@@ -145,8 +144,37 @@ def write_labelmap(labels_DHW: np.ndarray, grid: Grid, descrip: str) -> bytes:
     return igzip.compress(body, 2, mtime=0)
 
 
-def _bad(name: str, problem: str, mend: str = "copy the file again from its source") -> CaseError:
+def bad(name: str, problem: str, mend: str = "copy the file again from its source") -> CaseError:
+    """What every reader of images raises."""
     return CaseError(problem, mend=mend, file=name)
+
+
+def check_size(shape: tuple[int, ...], dtype: np.dtype, held: int, name: str) -> None:
+    """Raises CaseError if a header claims more voxels than MAX_BYTES, or than `held` bytes of file can be."""
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > MAX_BYTES:
+        raise bad(name, f"the header claims {'×'.join(map(str, shape))} voxels, over {MAX_BYTES >> 30} GiB")
+    if claimed > MAX_DEFLATE_RATIO * held:
+        raise bad(name, f"the header claims {claimed:,} bytes, more than the file can hold")
+
+
+def check_affine(affine: np.ndarray, name: str, mend: str) -> None:
+    """Raises CaseError for a 4×4 affine that gives voxels no place."""
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise bad(name, "the affine is not finite or not invertible", mend)
+    if np.isnan(orientations.io_orientation(affine)).any():
+        raise bad(name, "the affine gives no orientation", mend)
+
+
+def check_finite(voxels: np.ndarray, name: str) -> None:
+    """Raises CaseError if a voxel is NaN or infinite, or would be as float32, in which fractions are kept."""
+    if voxels.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(voxels.astype(np.float32, copy=False))
+    if not finite.all():
+        count = int((~finite).sum())
+        raise bad(name, f"{count:,} voxels are NaN or infinite", "mend or leave out this image")
 
 
 def _opened(data: bytes) -> io.BufferedIOBase:
@@ -163,10 +191,14 @@ def _read_header(file: io.BufferedIOBase, name: str) -> nib.Nifti1Header:
     start = file.read(348)
     size = HEADER_SIZES.get(start[:4])
     if len(start) < 348 or size is None:
-        raise _bad(name, f"not a NIfTI file ({len(start)} bytes of header, no NIfTI magic)")
-    header = _parse(start + file.read(size - 348))
+        raise bad(name, f"not a NIfTI file ({len(start)} bytes of header, no NIfTI magic)")
+    rest = file.read(size - 348)
+    if len(rest) < size - 348:
+        raise bad(name, "the file ends within its header")
+    header = _parse(start + rest)
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # as NIfTI's own library; nibabel raises
     if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
-        raise _bad(name, "not a single-file NIfTI (magic n+1)", "convert it to .nii.gz")
+        raise bad(name, "not a single-file NIfTI (magic n+1)", "convert it to .nii.gz")
     return header
 
 
@@ -174,32 +206,34 @@ def _check_header(header: nib.Nifti1Header, name: str, channels: int) -> tuple[t
     """(shape on disk, x first; dtype) of a header that makes sense. Raises CaseError."""
     rank = int(header["dim"][0])
     if not 1 <= rank <= 7:
-        raise _bad(name, f"the header claims {rank} dimensions")
+        raise bad(name, f"the header claims {rank} dimensions")
     shape = [int(n) for n in header["dim"][1 : rank + 1]]
     while len(shape) > 3 + bool(channels) and shape[-1] == 1:
         shape.pop()
     wanted = 4 if channels else 3
     if len(shape) != wanted or min(shape) < 1 or (channels and shape[3] != channels):
         what = f"{channels} volumes in a 4D image" if channels else "one 3D image"
-        raise _bad(name, f"shape {'×'.join(map(str, shape))} where {what} is due", "give one file a modality")
+        raise bad(name, f"shape {'×'.join(map(str, shape))} where {what} is due", "give one file a modality")
     try:
         dtype = header.get_data_dtype()
     except (nib.spatialimages.HeaderDataError, KeyError):
         dtype = np.dtype("V")
     if dtype.kind not in "iuf":
-        raise _bad(
-            name, f"data type code {int(header['datatype'])} is no plain number", "convert it to int16"
-        )
-    if math.prod(shape) * dtype.itemsize > MAX_BYTES:
-        raise _bad(name, f"the header claims {'×'.join(map(str, shape))} voxels, over {MAX_BYTES >> 30} GiB")
+        raise bad(name, f"data type code {int(header['datatype'])} is no plain number", "convert it to int16")
     if not header.sizeof_hdr <= float(header["vox_offset"]) <= MAX_BYTES:
-        raise _bad(name, f"the header puts the voxels at byte {float(header['vox_offset']):g}")
-    affine = header.get_best_affine()
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise _bad(name, "the affine is not finite or not invertible", "mend the header's qform or sform")
-    if np.isnan(orientations.io_orientation(affine)).any():
-        raise _bad(name, "the affine gives no orientation", "mend the header's qform or sform")
+        raise bad(name, f"the header puts the voxels at byte {float(header['vox_offset']):g}")
+    check_affine(_affine(header, name), name, MEND_AFFINE)
     return tuple(shape), dtype
+
+
+def _affine(header: nib.Nifti1Header, name: str) -> np.ndarray:
+    """Raises CaseError where the header gives none."""
+    if not header["sform_code"] and (header["pixdim"][1:4] <= 0).any():
+        raise bad(name, f"the spacing is {header['pixdim'][1:4]} mm (pixdim)", MEND_AFFINE)
+    try:
+        return header.get_best_affine()
+    except ValueError as error:  # a quaternion longer than 1
+        raise bad(name, f"the qform gives no affine ({error})", MEND_AFFINE) from error
 
 
 def _skip(file: io.BufferedIOBase, count: int) -> None:
@@ -217,10 +251,10 @@ def _fill(file: io.BufferedIOBase, voxels: np.ndarray, name: str) -> None:
     while filled < len(view):
         step = file.readinto(view[filled:])
         if not step:
-            raise _bad(name, f"the file ends after {filled:,} of {len(view):,} bytes of voxels")
+            raise bad(name, f"the file ends after {filled:,} of {len(view):,} bytes of voxels")
         filled += step
     if file.read(1):
-        raise _bad(name, "the file goes on after its last voxel")
+        raise bad(name, "the file goes on after its last voxel")
 
 
 def _scaled(voxels: np.ndarray, header: nib.Nifti1Header, name: str) -> np.ndarray:
@@ -228,5 +262,6 @@ def _scaled(voxels: np.ndarray, header: nib.Nifti1Header, name: str) -> np.ndarr
     if slope == 0 or (slope == 1 and inter == 0) or math.isnan(slope):  # NIfTI: slope 0 means no scale
         return voxels
     if not (math.isfinite(slope) and math.isfinite(inter)):
-        raise _bad(name, f"the scale is {slope:g}, {inter:g}", "mend scl_slope and scl_inter in the header")
-    return (voxels.astype(np.float64) * slope + inter).astype(np.float32)
+        raise bad(name, f"the scale is {slope:g}, {inter:g}", "mend scl_slope and scl_inter in the header")
+    with np.errstate(over="ignore"):  # infinite voxels are refused by who asks
+        return (voxels.astype(np.float64) * slope + inter).astype(np.float32)

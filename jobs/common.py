@@ -33,10 +33,12 @@ class Outcome:
     failed: list[dict[str, str]] = field(default_factory=list)
     details: dict[str, object] = field(default_factory=dict)
     max_failed: str = "0"
+    dry_run: bool = False
+    """Nothing was done, nor shall be written: no run report."""
 
     @property
     def exit_code(self) -> int:
-        return DONE if len(self.failed) <= self.allowed_failures() else SOME_FAILED
+        return DONE if self.dry_run or len(self.failed) <= self.allowed_failures() else SOME_FAILED
 
     def allowed_failures(self) -> float:
         if self.max_failed.endswith("%"):
@@ -204,9 +206,12 @@ def _close(name: str, outcome: Outcome, seconds: float) -> None:
         say(f"failed at {case['stage']}: {case['message']}")
     if len(outcome.failed) > 20:
         say(f"… and {len(outcome.failed) - 20} more, all in the run report")
+    line = {"job": name, **outcome.counts, "failed": len(outcome.failed), "seconds": round(seconds, 2)}
+    if outcome.dry_run:
+        print(json.dumps({**line, "dry_run": True}), flush=True)
+        return
     key = f"_runs/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.json"
-    line = {"job": name, **outcome.counts, "failed": len(outcome.failed)}
-    line |= {"seconds": round(seconds, 2), "report": key}
+    line["report"] = key
     report = {**line, "exit_code": outcome.exit_code, "failed_cases": outcome.failed, **outcome.details}
     outcome.output.put(key, json.dumps(report, indent=1).encode())
     print(json.dumps(line), flush=True)

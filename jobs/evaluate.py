@@ -8,27 +8,23 @@ stage and reason. The truths of the cases suffice; where their images are there,
         --cases s3://b/cases --report s3://b/reports/first
 """
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
-from bts import figshare, metrics, pictures, report
+from bts import figshare, metrics, pictures, report, tables
 from bts.errors import CaseError, UsageError
 from bts.pairs import Matched, Pair, match, read_images, read_pair
 from bts.report import Scored
+from bts.scorebook import Scorebook
 from bts.storage import Store
-from jobs import common, compare
+from jobs import batch, common, compare
 from jobs.figshare_index import index_figshare
 
-TEXTS = ("case_id", "group", "dataset", "region", "metric")  # columns of the score tables, before `value`
 NAMED = 1000  # at most this many unmatched files by name in the run report
 
 
@@ -48,6 +44,8 @@ class Settings:
     against: tuple[str, ...] = ()
     """Other folders of labelmaps of the same cases (other networks, other tools): scored too, and drawn
     beside these in comparison.png and comparison-CASE.png."""
+    dry_run: bool = False
+    """Say which cases would be scored and why, and write nothing."""
     max_failed: str = "0"
     """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
 
@@ -60,13 +58,13 @@ class Score:
 
     def __call__(self, row: dict) -> dict:
         pair = Pair.from_row(row)
-        named = {"case_id": pair.case.id, "group": pair.case.group, "dataset": pair.case.dataset}
         try:
             truth, prediction, _, convention = read_pair(pair, self.cases, self.labelmaps)
         except CaseError as error:
-            return {**named, "scores": "", "failure": json.dumps(common.failure(pair.case.id, error))}
+            failure = json.dumps(common.failure(pair.case.id, error))
+            return {"case_id": pair.case.id, "scores": "", "failure": failure}
         scores = metrics.score(truth, prediction, *metrics.regions_of(convention))
-        return {**named, "scores": json.dumps(scores), "failure": ""}
+        return {"case_id": pair.case.id, "scores": json.dumps(scores), "failure": ""}
 
 
 class Draw:
@@ -98,14 +96,18 @@ def main(settings: Settings) -> common.Outcome:
     ours, *names = folders = compare.name_folders([labelmaps, *map(Store, settings.against)])
     others = {name: folders[name] for name in names}
     listing = common.list_cases(source, settings.labels)
-    failed = index_figshare(listing, source, output)
+    failed = index_figshare(listing, source, output, keep=not settings.dry_run)
     matched = match(listing.cases, labelmaps.list())
     say_matched(matched, source, labelmaps, unread=len(failed))
     failed += [common.failure(problem.case, problem) for problem in listing.problems + matched.problems]
-    scored, unscored = score(matched.pairs, source, labelmaps)
+    book = Scorebook(output)
+    if settings.dry_run:
+        return rehearse(matched, book, failed, output)
+    scored, unscored = score(matched.pairs, source, labelmaps, book)
     failed += unscored
     failed.sort(key=lambda failure: failure["case_id"])
-    write_tables(scored, output)
+    for name, table in tables.write(scored).items():
+        output.put(name, table)
     contents = report.Contents(
         title="Segmentation scores",
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -120,27 +122,48 @@ def main(settings: Settings) -> common.Outcome:
     output.put("index.html", report.render(contents).encode(errors="backslashreplace"))
     if others:
         pairs = {ours: matched.pairs} | {n: match(listing.cases, f.list()).pairs for n, f in others.items()}
-        scores = {ours: scored} | {n: score_other(n, pairs[n], source, f) for n, f in others.items()}
+        scores = {ours: scored} | {n: score_other(n, pairs[n], source, f, book) for n, f in others.items()}
         for name, png in compare.draw(scores, pairs, source, folders).items():
             output.put(name, png)
+    book.close()
     print_summary(scored, output)
     return outcome(output, contents, listing.strays, max_failed)
 
 
-def score(pairs: Sequence[Pair], source: Store, labelmaps: Store) -> tuple[list[Scored], list[dict]]:
-    """(scores, failures) of the pairs."""
-    scored, failed = [], []
-    for row in run(pairs, Score(source, labelmaps)):
+def score(
+    pairs: Sequence[Pair], source: Store, labelmaps: Store, book: Scorebook
+) -> tuple[list[Scored], list[dict]]:
+    """(scores, failures) of the pairs; computed are those that the book does not know."""
+    by_case = {pair.case.id: pair for pair in pairs}
+    found = {case_id: book.get(pair.fingerprint) for case_id, pair in by_case.items()}
+    todo = [pair for pair in pairs if found[pair.case.id] is None]
+    if pairs and not todo:
+        common.say(f"nothing to compute: the scores of all {len(pairs)} cases are known")
+    failed = []
+    for row in run(todo, Score(source, labelmaps)):
         if row["failure"]:
             failed.append(json.loads(row["failure"]))
         else:
-            scored.append(Scored(row["case_id"], row["group"], row["dataset"], json.loads(row["scores"])))
+            found[row["case_id"]] = json.loads(row["scores"])
+            book.add(row["case_id"], by_case[row["case_id"]].fingerprint, found[row["case_id"]])
+    cases = {case_id: pair.case for case_id, pair in by_case.items()}
+    scored = [Scored(i, cases[i].group, cases[i].dataset, of) for i, of in found.items() if of is not None]
     return scored, failed
 
 
-def score_other(name: str, pairs: Sequence[Pair], source: Store, folder: Store) -> list[Scored]:
+def rehearse(matched: Matched, book: Scorebook, failed: list[dict], output: Store) -> common.Outcome:
+    """Print which cases would be scored: new ones, and those whose truth or labelmap has changed."""
+    todo = [pair.case.id for pair in matched.pairs if book.get(pair.fingerprint) is None]
+    reasons = ((case_id, "changed" if case_id in book.cases else "new") for case_id in todo)
+    counts = {"cases": len(matched.pairs), "unchanged": len(matched.pairs) - len(todo), "todo": len(todo)}
+    return batch.rehearse(reasons, counts, failed, output)
+
+
+def score_other(
+    name: str, pairs: Sequence[Pair], source: Store, folder: Store, book: Scorebook
+) -> list[Scored]:
     """Scores of a folder to compare with; what cannot be scored there is said."""
-    scored, failed = score(pairs, source, folder)
+    scored, failed = score(pairs, source, folder, book)
     for failure in failed:
         common.say(f"{name} failed at {failure['stage']}: {failure['message']}")
     return scored
@@ -197,6 +220,7 @@ def draw(scored: Sequence[Scored], pairs: Sequence[Pair], drawer: Draw) -> list[
     chosen = report.choose(scored)
     if not chosen:
         return []
+    common.start_ray()
     ids = {one.case_id for one in chosen.values()}
     rows = [pair.to_row() for pair in pairs if pair.case.id in ids]
     drawn = ray.data.from_items(rows, override_num_blocks=len(rows)).map(drawer.__call__)
@@ -208,31 +232,6 @@ def draw(scored: Sequence[Scored], pairs: Sequence[Pair], drawer: Draw) -> list[
         for title, one in chosen.items()
         if panels[one.case_id][1]
     ]
-
-
-def write_tables(scored: Sequence[Scored], output: Store) -> None:
-    """scores.parquet and scores.csv: a row a case, region and metric, sorted."""
-    rows = sorted(
-        (one.case_id, one.group, one.dataset, region, metric, value)
-        for one in scored
-        for region, of in one.scores.items()
-        for metric, value in of.items()
-    )
-    schema = pa.schema([*((name, pa.string()) for name in TEXTS), ("value", pa.float64())])
-    table = pa.table(list(zip(*rows, strict=True)) or [[]] * len(schema), schema=schema)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    output.put("scores.parquet", sink.getvalue().to_pybytes())
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(schema.names)
-    writer.writerows((*map(plain, row[:-1]), row[-1]) for row in rows)
-    output.put("scores.csv", text.getvalue().encode())
-
-
-def plain(cell: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def print_summary(scored: Sequence[Scored], output: Store) -> None:

@@ -4,6 +4,7 @@ Not a command: each job that lists cases runs it, and keeps the index in `_index
 the files are opened again only when the listing has changed.
 """
 
+from collections import Counter
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import ray
 
 from bts import figshare, worklist
-from bts.cases import Listing
+from bts.cases import Listing, unsafe_key
 from bts.errors import CaseError, UsageError
 from bts.figshare import IndexRow
 from bts.preprocess import fetch
@@ -21,16 +22,31 @@ from jobs import common
 FORMAT = 1  # raised when IndexRow changes; part of the index's name
 
 
-def index_figshare(listing: Listing, source: Store, output: Store) -> list[dict]:
-    """Add the patients of the listing's slices to its cases; the slices that cannot be read, as failures."""
+def index_figshare(listing: Listing, source: Store, output: Store, keep: bool = True) -> list[dict]:
+    """Add the patients of the listing's slices to its cases; the slices that cannot be read, as failures.
+
+    keep: write the index to `output`, for the next run.
+    """
     if not listing.slices:
         return []
-    rows, failed = read_index(listing.slices, source, output)
+    unsafe = {e.key: found for e in listing.slices if (found := unsafe_key(e.key, repr(e.key)))}
+    slices = [entry for entry in listing.slices if entry.key not in unsafe]
+    rows, failed = read_index(slices, source, output, keep)
     patients, twins = figshare.refuse_twins(figshare.cases_of(rows))
     listing.cases += patients
-    listing.problems += twins
+    listing.problems += [*unsafe.values(), *twins]
+    refuse_shared_ids(listing)
     common.say(f"{source.uri}: {len(patients)} figshare patients")
     return failed
+
+
+def refuse_shared_ids(listing: Listing) -> None:
+    """A NIfTI case may be named as a patient of figshare is: one result would overwrite the other."""
+    times = Counter(case.id for case in listing.cases)
+    listing.cases = [case for case in listing.cases if times[case.id] == 1]
+    for case_id in (case_id for case_id, n in times.items() if n > 1):
+        problem = "a patient of figshare and another case have this name"
+        listing.problems.append(CaseError(problem, mend="rename the other case", case=case_id, stage="list"))
 
 
 def set_unfit_aside(listing: Listing, for_figshare: bool, source: Store, who: str) -> list[str]:
@@ -56,7 +72,9 @@ def set_unfit_aside(listing: Listing, for_figshare: bool, source: Store, who: st
     return unfit
 
 
-def read_index(slices: list[Entry], source: Store, output: Store) -> tuple[list[IndexRow], list[dict]]:
+def read_index(
+    slices: list[Entry], source: Store, output: Store, keep: bool
+) -> tuple[list[IndexRow], list[dict]]:
     """(rows, failures) of the slices: read from the kept index, else from every file, in parallel."""
     mark = worklist.fingerprint({e.key: e.version for e in slices}, options={}, version=FORMAT)
     key = f"_index/{mark}.parquet"
@@ -68,7 +86,7 @@ def read_index(slices: list[Entry], source: Store, output: Store) -> tuple[list[
     results = ray.data.from_items([asdict(e) for e in slices]).map(IndexSlice(source).__call__).take_all()
     failed = [r["failure"] for r in results if r["failure"]]
     rows = [r["row"] for r in results if not r["failure"]]
-    if not failed:  # an index without the failed ones would hide them from the next run
+    if keep and not failed:  # an index without the failed ones would hide them from the next run
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows), sink)
         output.put(key, sink.getvalue().to_pybytes())

@@ -7,7 +7,7 @@ bad data fails alone, with stage and reason in the run report.
     ray job submit --working-dir . -- python -m jobs.preprocess --cases s3://b/cases --shards s3://b/shards
 """
 
-import time
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -19,12 +19,12 @@ from bts.cases import Case
 from bts.errors import CaseError
 from bts.preprocess import load_case
 from bts.storage import Store
-from jobs import common
+from jobs import batch, common
 from jobs.figshare_index import index_figshare
 
 
 @dataclass
-class Settings:
+class Settings(batch.Flags):
     """Flags of jobs.preprocess."""
 
     cases: str
@@ -33,8 +33,6 @@ class Settings:
     """Folder or s3://bucket/prefix for the shards."""
     labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
     """Label convention of the truths; auto tells it by the name of each case."""
-    max_failed: str = "0"
-    """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
 
 
 class MakeShard:
@@ -44,39 +42,51 @@ class MakeShard:
         self.cases, self.output = cases, output
 
     def __call__(self, row: dict) -> dict:
-        started = time.monotonic()
         case = Case.from_json(row["case"])
         try:
             volume = load_case(case, self.cases)
         except CaseError as error:
-            return {"case_id": case.id, "failure": common.failure(case.id, error)}
+            return {"case_id": case.id, "failure": json.dumps(common.failure(case.id, error))}
         versions = {role: entry.version for role, entry in case.files.items()}
-        data = shards.write_shard(volume, versions)
-        self.output.put(f"{case.id}.{row['fingerprint']}.parquet", data)
+        self.output.put(f"{case.id}.{row['fingerprint']}.parquet", shards.write_shard(volume, versions))
         for key in row["older"]:
             self.output.delete(key)
-        seconds = time.monotonic() - started
-        return {"case_id": case.id, "failure": None, "bytes": len(data), "seconds": seconds}
+        return {"case_id": case.id, "failure": ""}
 
 
 def main(settings: Settings) -> common.Outcome:
-    max_failed = common.check_max_failed(settings.max_failed)
+    settings.check()
     source, output = Store(settings.cases), Store(settings.shards)
     listing = common.list_cases(source, settings.labels)
-    unread = index_figshare(listing, source, output)
-    failed = [common.failure(problem.case, problem) for problem in listing.problems] + unread
-    work = worklist.plan(wanted(listing.cases), output.list(), ".parquet")
+    failed = index_figshare(listing, source, output, keep=not settings.dry_run)
+    batch.keep_part(listing, settings)
+    failed += [common.failure(problem.case, problem) for problem in listing.problems]
+    cases = len(listing.cases) + len(failed)
+    work = worklist.plan(wanted(listing.cases), output.list(), ".parquet", settings.retry_failed)
+    failed += batch.left_aside(work, output)
+    work.todo = work.todo[: settings.limit]
+    counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside)}
+    if settings.dry_run:
+        reasons = batch.explain(work, made_of, lambda key: read_made_of(output, key))
+        return batch.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed, output)
     for key in work.stale:
         output.delete(key)
-    written = 0
-    for result in run(work.todo, source, output):
-        if result["failure"]:
-            failed.append(result["failure"])
-        else:
-            written += 1
-    cases = len(listing.cases) + len(listing.problems) + len(unread)
-    counts = {"cases": cases, "written": written, "unchanged": work.done}
-    return common.Outcome(output, counts, failed, {"strays": listing.strays[:1000]}, max_failed)
+    settled = batch.settle(run(work.todo, source, output), work, output)
+    counts["written"] = settled.written
+    details = {"strays": listing.strays[:1000]}
+    return common.Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
+
+
+def made_of(one: worklist.Todo) -> dict:
+    """What will make the shard of a case."""
+    versions = {role: entry.version for role, entry in one.case.files.items()}
+    return {"inputs": versions, "labels": one.case.labels, "format": shards.FORMAT}
+
+
+def read_made_of(output: Store, key: str) -> dict:
+    """What made an older shard. Raises OSError or ValueError."""
+    meta = shards.read_metadata(output.read(key))
+    return {name: meta[name] for name in ("inputs", "labels", "format")}
 
 
 def wanted(cases: list[Case]) -> Iterator[tuple[Case, str]]:
@@ -86,13 +96,13 @@ def wanted(cases: list[Case]) -> Iterator[tuple[Case, str]]:
         yield case, worklist.case_fingerprint(case, case.files, options=options, version=shards.FORMAT)
 
 
-def run(todo: list, source: Store, output: Store) -> Iterator[dict]:
+def run(todo: list[worklist.Todo], source: Store, output: Store) -> Iterator[dict]:
     """Stream the cases through Ray, one task a case."""
     if not todo:
         common.say("nothing to do: every case has its shard")
         return
     common.start_ray()
-    rows = [{"case": case.to_json(), "fingerprint": mark, "older": older} for case, mark, older in todo]
+    rows = [one.to_row() for one in todo]
     cases = ray.data.from_items(rows, override_num_blocks=len(rows))
     yield from common.stream("preprocess", len(rows), cases, MakeShard(source, output))
 

@@ -4,6 +4,11 @@ import gzip
 
 import nibabel as nib
 import numpy as np
+import torch
+
+from bts.model import save_model
+from bts.nets import build
+from bts.settings import Budget, Layers, Loss, Preset
 
 LPS = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]])
 NAMES_2021 = {"t1": "t1", "t1ce": "t1ce", "t2": "t2", "flair": "flair", "seg": "seg"}
@@ -63,6 +68,20 @@ def case_files(
         f"{case_id}/{case_id}{join}{names[role]}.nii.gz": nifti(image, matrix)
         for role, image in images.items()
     }
+
+
+def tiny_model(seed: int = 1) -> bytes:
+    """An untrained network that fits the small cases: its labels are arbitrary, but not constant."""
+    torch.manual_seed(seed)
+    preset = Preset(
+        name="tiny", size=(32, 32), layers=Layers(widths=(4, 8)), loss=Loss(bce=1), budget=Budget(epochs=1)
+    )
+    return save_model(build(preset), preset, {})
+
+
+def results(store, suffix: str) -> dict[str, bytes]:
+    """Bytes by case of the results in a store, whatever fingerprint is in their names."""
+    return {e.key.split(".")[0]: store.read(e.key) for e in store.list() if e.key.endswith(suffix)}
 
 
 def put_all(store, files: dict[str, bytes], prefix: str = "") -> None:

@@ -15,6 +15,8 @@ import hypothesis
 import pytest
 
 from bts.storage import Store
+from tests import builders
+from tests.faults.proxy import Faults
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,14 +47,16 @@ class JobRun:
 def s3(tmp_path_factory):
     """An S3 server over a local folder; yields that folder: its subfolders are the buckets.
 
-    Sets the standard AWS environment, which Ray's workers and job commands inherit.
+    A proxy lies before it, which passes all on unless the fixture `faults` asks otherwise. Sets the
+    standard AWS environment, which Ray's workers and job commands inherit.
     """
     folder, log = tmp_path_factory.mktemp("s3"), tmp_path_factory.mktemp("s3-log") / "rclone.log"
-    key, secret, port = "test-key", "test-secret", free_port()
+    key, secret, port, door = "test-key", "test-secret", free_port(), free_port()
     environment = {
         "AWS_ACCESS_KEY_ID": key,
         "AWS_SECRET_ACCESS_KEY": secret,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{door}",
+        "AWS_MAX_ATTEMPTS": "4",  # a store that stays broken is given up after seconds
         "AWS_DEFAULT_REGION": "us-east-1",
         # botocore's newer checksums are unknown to this server, as to many S3-compatible stores.
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
@@ -66,13 +70,22 @@ def s3(tmp_path_factory):
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.delenv("AWS_PROFILE", raising=False)
-        server = subprocess.Popen(command)
+        proxy = [sys.executable, "-m", "tests.faults.proxy", str(door), str(port)]
+        servers = [subprocess.Popen(command), subprocess.Popen(proxy, cwd=ROOT)]
         try:
-            _wait_for(port, server, log)
+            for server, its_port in zip(servers, (port, door), strict=True):
+                _wait_for(its_port, server, log)
             yield folder
         finally:
-            server.terminate()
-            server.wait(10)
+            for server in servers:
+                server.terminate()
+                server.wait(10)
+
+
+@pytest.fixture
+def faults(s3) -> Faults:
+    """Makes the S3 server fail as asked: `with faults.inject("503", key="t1c", times=2): …`."""
+    return Faults(int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2]))
 
 
 @pytest.fixture
@@ -84,6 +97,14 @@ def bucket(s3) -> Bucket:
     name = f"bts-{uuid.uuid4().hex[:8]}"
     Store(f"s3://{name}").fs.mkdir(name)
     return Bucket(f"s3://{name}/prefix", s3 / name / "prefix")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> str:
+    """File of an untrained model for small cases."""
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    path.write_bytes(builders.tiny_model())
+    return str(path)
 
 
 @pytest.fixture(scope="session")
@@ -172,4 +193,4 @@ def _wait_for(port: int, server: subprocess.Popen, log: Path, seconds: float = 2
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    pytest.fail(f"rclone serve s3 did not start: {log.read_text() if log.exists() else 'no log'}")
+    pytest.fail(f"the S3 server did not start: {log.read_text() if log.exists() else 'no log'}")

@@ -28,10 +28,11 @@ OLD, NEW = ("t1", "t1ce", "t2", "flair", "seg"), ("t1n", "t1c", "t2w", "t2f", "s
         ("a", "BraTS-GLI-02064-101", "-", NEW, "brats2024-gli", "brats2024", "BraTS-GLI-02064", ""),
         ("a", "BraTS-SSA-00002-000", "-", NEW, "brats2023-ssa", "brats2023", "BraTS-SSA-00002", ""),
         ("a", "BraTS-PED-00010-000", "-", NEW, "brats-ped", "", "BraTS-PED-00010", ""),
+        ("HGG/x", "brats_2013_pat0001_1", "_", OLD, "brats2015", "brats2015", "brats_2013_pat0001", "HGG"),
         ("a", "hospital 7 é", "_", OLD, "other", "", "hospital 7 é", ""),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha"])
 def test_names_of_every_year(folder, case_id, join, roles, dataset, labels, patient, group, suffix):
     listing = listed(*case_keys(folder, case_id, join, roles, suffix))
     (case,) = listing.cases
@@ -61,6 +62,46 @@ def test_msd_task01():
     assert listing.strays == ["Task01/dataset.json"]
 
 
+ARCHIVE = ("O.MR_Flair.54512", "O.MR_T1.54513", "O.MR_T1c.54514", "O.MR_T2.54515")
+
+
+def archive_keys(case: str, truth: str, *, own_folders: bool) -> list[str]:
+    """Keys of a case of BraTS 2013–2015 as its archive lays them out."""
+    names = [*(f"VSD.Brain.XX.{name}" for name in ARCHIVE), truth]
+    return [f"{case}/{name}/{name}.mha" if own_folders else f"{case}/{name}.mha" for name in names]
+
+
+@pytest.mark.parametrize("own_folders", [True, False])
+@pytest.mark.parametrize("truth", ["VSD.Brain_3more.XX.XX.OT.54517", "VSD.Brain.XX.O.OT.54517"])
+@pytest.mark.parametrize(
+    ("folder", "case_id", "patient", "group"),
+    [
+        ("train/HGG/", "brats_2013_pat0001_1", "brats_2013_pat0001", "HGG"),
+        ("LGG/", "brats_tcia_pat105_0001", "brats_tcia_pat105", "LGG"),
+        ("", "brats_tcia_pat105_0001", "brats_tcia_pat105", ""),
+        ("Image_Data/HG/", "0001", "0001", ""),
+    ],
+)
+def test_names_of_2013_to_2015(folder, case_id, patient, group, truth, own_folders):
+    listing = listed(*archive_keys(folder + case_id, truth, own_folders=own_folders))
+    (case,) = listing.cases
+    assert (case.id, case.patient, case.group) == (case_id, patient, group)
+    assert (case.dataset, case.labels) == ("brats2015", "brats2015")
+    assert sorted(case.files) == sorted((*MODALITIES, "seg"))
+    assert "MR_T1c." in case.files["t1ce"].key and ".OT." in case.files["seg"].key
+    assert not listing.strays and not listing.problems
+
+
+def test_what_is_wrong_with_names_of_2013_to_2015():
+    flair = "VSD.Brain.XX.O.MR_Flair"
+    twice = listed(f"C/{flair}.1/{flair}.1.mha", f"C/{flair}.2.mha")
+    assert not twice.cases and "flair is there 2 times" in str(twice.problems[0])
+    apart = listed(f"HG/0001/{flair}.1.mha", f"LG/0001/{flair}.2.mha")
+    assert not apart.cases and "lies in 2 folders" in str(apart.problems[0])
+    nowhere = [f"{flair}.1.mha", f"{flair}.1/{flair}.1.mha", "C/VSD.Brain.XX.O.MR_DWI.1.mha", "C/x.mha"]
+    assert listed(*nowhere).strays == nowhere
+
+
 def test_what_is_no_case_is_said():
     listing = listed("BraTS20_Training_355/W39_1998.09.19_Segm.nii", "notes.txt", "1.mat", "cvind.mat")
     assert listing.strays == ["BraTS20_Training_355/W39_1998.09.19_Segm.nii", "notes.txt", "cvind.mat"]
@@ -81,8 +122,9 @@ def test_a_case_in_two_folders_is_refused_by_name():
 
 
 def test_a_file_twice_is_refused_by_name():
-    listing = listed("a/X_t1.nii", "a/X_t1.nii.gz")
-    assert not listing.cases and "t1 is there 2 times" in str(listing.problems[0])
+    for other in ("a/X_t1.nii.gz", "a/X_t1.mha"):
+        listing = listed("a/X_t1.nii", other)
+        assert not listing.cases and "t1 is there 2 times" in str(listing.problems[0])
 
 
 @pytest.mark.parametrize("case_id", ["a\x1b[31m", "x..y", "new\nline", "x" * 300])
@@ -95,14 +137,22 @@ def test_labels_can_be_said():
     assert listed("a/X_t1.nii.gz", labels="brats2024").cases[0].labels == "brats2024"
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("convention", [c for c in CONVENTIONS if c != "brats2015"])
 def test_conventions_are_undone_exactly(convention):
     values = np.array([0, *CONVENTIONS[convention]])
     labels = to_internal(values.astype(np.float32), convention)
     assert np.array_equal(from_internal(labels, convention), values)
 
 
+def test_necrosis_and_non_enhancing_core_are_written_as_one():
+    labels = to_internal(np.array([0, 1, 2, 3, 4]), "brats2015")
+    values = from_internal(labels, "brats2015")
+    assert values.tolist() == [0, 1, 2, 1, 4]
+    assert np.array_equal(to_internal(values, "brats2015"), labels)
+
+
 def test_known_numbers_of_each_convention():
+    assert to_internal(np.array([1, 2, 3, 4]), "brats2015").tolist() == [1, 2, 1, 3]
     assert to_internal(np.array([1, 2, 4]), "brats2021").tolist() == [1, 2, 3]
     assert to_internal(np.array([1, 2, 3]), "brats2023").tolist() == [1, 2, 3]
     assert to_internal(np.array([3, 4]), "brats2024").tolist() == [3, 4]
@@ -116,7 +166,7 @@ def test_a_label_outside_the_convention_is_refused(value):
 
 
 def test_an_unknown_convention_is_never_guessed():
-    with pytest.raises(CaseError, match="--labels"):
+    with pytest.raises(CaseError, match=r"--labels brats2021\|brats2023\|brats2024\|msd$"):
         to_internal(np.array([0, 1, 2]), "")
 
 

@@ -14,29 +14,13 @@ import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from bts.model import save_model
-from bts.nets import build
-from bts.settings import Budget, Layers, Loss, Preset
 from bts.storage import Store
 from jobs import common, preprocess, segment
 from tests import builders
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    """An untrained network that fits the small cases: its labels are arbitrary, but not constant."""
-    torch.manual_seed(1)
-    preset = Preset(
-        name="tiny", size=(32, 32), layers=Layers(widths=(4, 8)), loss=Loss(bce=1), budget=Budget(epochs=1)
-    )
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    path.write_bytes(save_model(build(preset), preset, {}))
-    return str(path)
 
 
 def write_cases(uri: str) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ def run(capsys, *folders: Store, **flags) -> tuple[int, str, dict]:
     code = common.guarded("evaluate", lambda: evaluate.main(settings))
     said = capsys.readouterr()
     summary = json.loads(said.out.splitlines()[-1]) if code in (0, 3) else {}
-    details = json.loads(folders[-1].read(summary["report"])) if summary else {}
+    details = json.loads(folders[-1].read(summary["report"])) if "report" in summary else {}
     return code, said.out + said.err, details
 
 
@@ -115,6 +115,25 @@ def test_page_shows_best_median_and_worst(ray_local, five, capsys):
 def test_max_failed(ray_local, five, capsys):
     assert run(capsys, *five, max_failed="1")[0] == 0
     assert run(capsys, *five, max_failed="5%")[0] == 3
+
+
+def test_again_computes_only_what_changed_and_a_dry_run_says_so(ray_local, tmp_path, capsys):
+    labelmaps, cases, report = where = folders(str(tmp_path))
+    for case in (PERFECT, SHIFTED, EMPTY):
+        cases.put(f"{case}/{case}-seg.nii.gz", nifti(TRUTH, RAS))
+        labelmaps.put(f"{case}.nii.gz", nifti(TRUTH, RAS))
+    _, said, details = run(capsys, *where, dry_run=True)
+    assert said.count("\tnew\n") == 3 and not details and report.list() == []
+    run(capsys, *where)
+    before = parquet(report)
+    _, said, _ = run(capsys, *where)
+    assert "nothing to compute" in said and parquet(report) == before
+    labelmaps.put(f"{SHIFTED}.nii.gz", nifti(MOVED, RAS))
+    _, said, _ = run(capsys, *where, dry_run=True)
+    assert [line for line in said.splitlines() if "\t" in line] == [f"{SHIFTED}\tchanged"]
+    _, said, details = run(capsys, *where)
+    assert "1/1 cases" in said and 0 < details["dice"]["WT"] < 1
+    assert len(report.list("_scores")) == 1
 
 
 def test_a_bucket_a_marker_and_a_formula(ray_local, bucket, capsys):

@@ -193,7 +193,8 @@ def test_segment_and_evaluate_any_tumour(ray_local, tmp_path, capsys):
     put_all(cases, case_files(BRATS))
     cases.put("some/9.mat", b"rubbish")
     done = segment_all(cases, model, out)
-    assert (done.exit_code, done.counts) == (3, {"cases": 3, "written": 2, "unchanged": 0, "unfit": 1})
+    assert (done.exit_code, done.counts["cases"], done.counts["written"]) == (3, 3, 2)
+    assert (done.counts["unchanged"], done.counts["unfit"], done.counts["flagged"]) == (0, 1, 0)
     assert [(f["case_id"], f["stage"]) for f in done.failed] == [("some/9.mat", "index")]
     assert done.details["unfit_cases"] == [BRATS] and BRATS in capsys.readouterr().err
 

@@ -1,0 +1,83 @@
+"""What is unusual about a labelmap: reasons for a person to look at it before anybody trusts it.
+
+A flag is one line, its kind before the colon: empty, edge, large, disagreement, input.
+Axes: D z slices, H rows (y), W columns (x).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bts.preprocess import CaseVolume
+
+LARGE = 0.5
+"""Share of the brain from which on a tumour is unusual."""
+AGREEMENT = 0.7
+"""Dice of any tumour between two models of an ensemble below which they disagree; two
+readers of whole tumours agree with 0.74 to 0.85 (Menze et al. 2015, doi:10.1109/TMI.2014.2377694)."""
+Ranges = Mapping[str, Sequence[Sequence[float]]]
+"""Modality → ((lowest, highest) of the 1st percentile, the same of the 99th) over training cases, both in
+standard deviations from the mean, over the brain."""
+
+
+def of_labels(labels_DHW: np.ndarray, volume: CaseVolume) -> list[str]:
+    """Flags of a labelmap (uint8) on the volume's crop.
+
+    Of figshare `empty` alone: its slices hold more than the brain, and their edge is nothing special.
+    """
+    tumour = labels_DHW != 0
+    if not tumour.any():
+        return ["empty: no tumour found"]
+    if volume.dataset == "figshare":
+        return []
+    found, brain = [], (volume.images != 0).any(axis=0)
+    sides = [end for axis, name in enumerate("zyx") for end in _touched(tumour, axis, name)]
+    if sides:
+        found.append(f"edge: the tumour touches the edge of the brain's box at {', '.join(sides)}")
+    share = tumour.sum() / max(1, brain.sum())
+    if share > LARGE:
+        found.append(f"large: the tumour is {share:.0%} of the brain")
+    return found
+
+
+def of_ensemble(members_DHW: Sequence[np.ndarray]) -> list[str]:
+    """A flag if two of several models' labelmaps differ much in where there is any tumour."""
+    tumours = [labels != 0 for labels in members_DHW]
+    worst = min((_dice(a, b) for n, a in enumerate(tumours) for b in tumours[:n]), default=1.0)
+    return [f"disagreement: two models' tumours overlap by Dice {worst:.2f}"] if worst < AGREEMENT else []
+
+
+def of_input(volume: CaseVolume, known: Ranges) -> list[str]:
+    """Flags of modalities whose extremes lie far outside those of the model's training cases."""
+    found = []
+    extremes = (volume.p01 - volume.mean) / volume.std, (volume.p99 - volume.mean) / volume.std
+    for channel, modality in enumerate(volume.modalities):
+        for name, values, (low, high) in zip(
+            ("1st", "99th"), extremes, known.get(modality, ()), strict=False
+        ):
+            # As far again as training cases differ among themselves, and never less than half a deviation.
+            margin = max(high - low, 0.5)
+            if not low - margin <= values[channel] <= high + margin:
+                away = f"{values[channel]:.1f} standard deviations from its mean"
+                found.append(
+                    f"input: the {name} percentile of {modality} lies {away}, not {low:.1f} to {high:.1f}"
+                )
+    return found
+
+
+def ranges(modalities: Sequence[str], extremes_NC2: np.ndarray) -> dict[str, list[list[float]]]:
+    """`Ranges` of N training cases, from their percentiles in standard deviations from the mean."""
+    low, high = extremes_NC2.min(axis=0), extremes_NC2.max(axis=0)
+    ends = np.stack([low, high], axis=-1).round(4)
+    return {modality: ends[channel].tolist() for channel, modality in enumerate(modalities)}
+
+
+def _touched(tumour: np.ndarray, axis: int, name: str) -> list[str]:
+    """Ends of an axis at which there is tumour."""
+    ends = {"start": 0, "end": -1}
+    return [f"the {end} of {name}" for end, place in ends.items() if tumour.take(place, axis).any()]
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    both = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / both if both else 1.0

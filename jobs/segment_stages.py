@@ -1,0 +1,149 @@
+"""The three stages of jobs.segment that each case goes through: read and crop, predict, restore and write.
+
+Not a command. A row carries the case as JSON from stage to stage; one with a `failure` passes through.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import numpy as np
+import ray
+import torch
+
+from bts import flags, inference, labelmaps, model
+from bts.cases import Case
+from bts.errors import CaseError
+from bts.preprocess import CaseVolume, load_case
+from bts.storage import Store
+from bts.worklist import Todo
+from jobs import common
+
+FORMAT = 1  # raised when a labelmap changes for the same input and model; part of every fingerprint
+
+
+class Read:
+    """Case → cropped voxels, in the columns that travel to the predicting actor."""
+
+    def __init__(self, cases: Store):
+        self.cases = cases
+
+    def __call__(self, row: dict) -> dict:
+        started = time.monotonic()
+        case = Case.from_json(row["case"])
+        try:
+            volume = load_case(case, self.cases, truth=False)
+        except CaseError as error:
+            failure = json.dumps(common.failure(case.id, error))
+            return {**row, "images": _nothing(), "volume": "", "failure": failure, "read_s": 0.0}
+        columns = {"images": volume.images, "volume": volume.describe()}
+        return {**row, **columns, "failure": "", "read_s": time.monotonic() - started}
+
+
+class Predict:
+    """Voxels → labels of the project on the crop, and flags. One actor a GPU, or a few CPU threads."""
+
+    def __init__(self, models: ray.ObjectRef, threads: int, flips: bool):
+        if not torch.cuda.is_available():
+            torch.set_num_threads(threads)
+        loaded = [model.load_model(data, name) for name, data in ray.get(models)]
+        self.segmenter = inference.Segmenter(loaded, flips=flips)
+
+    def __call__(self, row: dict) -> dict:
+        started = time.monotonic()
+        images, labels, found = row.pop("images"), _nothing()[0], []
+        if not row["failure"]:
+            try:
+                labels, found = self.predict(CaseVolume.described(images, row["volume"]))
+            except CaseError as error:
+                row["failure"] = json.dumps(common.failure(Case.from_json(row["case"]).id, error, "predict"))
+        seconds = time.monotonic() - started
+        return {**row, "labelmap": labels, "flags": json.dumps(found), "predict_s": seconds}
+
+    def predict(self, volume: CaseVolume) -> tuple[np.ndarray, list[str]]:
+        """(labels on the crop, flags)."""
+        each = self.segmenter.each(volume)
+        labels = self.segmenter.labels(volume, sum(each) / len(each))
+        found = flags.of_labels(labels, volume)
+        if len(each) > 1:
+            found += flags.of_ensemble([self.segmenter.labels(volume, one) for one in each])
+        for one in self.segmenter.models:
+            found += flags.of_input(volume, one.meta.get("inputs", {}))
+        return labels, list(dict.fromkeys(found))
+
+
+class Write:
+    """Labels → the source's grid and convention, the labelmap, then the marker that makes it count."""
+
+    def __init__(
+        self, output: Store, models: list[dict], targets: str, *, labels: str, flips: bool, hold: bool
+    ):
+        """models: name and digest of each; targets: what they predict; hold: flagged results go aside."""
+        self.output, self.models, self.targets = output, models, targets
+        self.labels, self.options, self.hold = labels, {"flips": flips}, hold
+        # Asked here, so that the writing workers need no torch.
+        self.versions = {"format": FORMAT, "torch": torch.__version__, "python": platform.python_version()}
+
+    def __call__(self, row: dict) -> dict:
+        started = time.monotonic()
+        case = Case.from_json(row["case"])
+        if row["failure"]:
+            return {"case_id": case.id, "failure": row["failure"], "flags": ""}
+        volume = CaseVolume.described(row["labelmap"][None], row["volume"])
+        whole = volume.whole(volume.images[0])
+        convention = labelmaps.convention_of(case, self.labels, self.targets)
+        digests = "+".join(m["digest"] for m in self.models)
+        files = labelmaps.encode(case, whole, volume.grid, convention, f"bts {digests}")
+        if self.hold and json.loads(row["flags"]):
+            files = {labelmaps.held(key): data for key, data in files.items()}
+        # A marker of older voxels must be gone before they are replaced, or a crash would leave it lying.
+        for key in row["older"]:
+            self.output.delete(key)
+        self.put(files, row["present"])
+        seconds = {"read": row["read_s"], "predict": row["predict_s"], "write": time.monotonic() - started}
+        marker = {
+            **labelmaps.describe(case, whole, volume.grid, convention, *next(iter(files.items()))),
+            "fingerprint": row["fingerprint"],
+            "flags": json.loads(row["flags"]),
+            "seconds": {stage: round(s, 3) for stage, s in seconds.items()},
+            "models": self.models,
+            "options": self.options,
+            "versions": self.versions,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        key = labelmaps.marker_key(case.id, row["fingerprint"])
+        self.output.put(key, json.dumps(marker, indent=1).encode())
+        return {"case_id": case.id, "failure": "", "flags": row["flags"]}
+
+    def put(self, files: dict[str, bytes], present: Iterable[str]) -> None:
+        """Write them all; what else is present of the case is outdated, and goes."""
+        for key, data in files.items():
+            self.output.put(key, data)
+        for key in present:
+            if key not in files:
+                self.output.delete(key)
+
+    def options_of(self, case: Case) -> dict:
+        """What besides its files makes the labelmap of a case."""
+        convention = labelmaps.convention_of(case, self.labels, self.targets)
+        return {**self.options, "models": [m["digest"] for m in self.models], "labels": convention}
+
+    def made_of(self, one: Todo) -> dict:
+        """All that will make a labelmap, as `read_made_of` reads it of an older one."""
+        versions = {role: one.case.files[role].version for role in labelmaps.inputs_of(one.case)}
+        return {"inputs": versions, **self.options_of(one.case), "format": FORMAT}
+
+    def read_made_of(self, key: str) -> dict:
+        """What made an older labelmap, by its marker. Raises OSError, ValueError or KeyError."""
+        marker = json.loads(self.output.read(key))
+        versions = {role: entry["version"] for role, entry in marker["inputs"].items()}
+        models = [one["digest"] for one in marker["models"]]
+        made_of = {"inputs": versions, "models": models, "labels": marker["labels"]}
+        return {**made_of, **marker["options"], "format": marker["versions"]["format"]}
+
+
+def _nothing() -> np.ndarray:
+    """In place of the voxels of a case that failed."""
+    return np.zeros((1, 1, 1, 1), np.uint8)

@@ -1,0 +1,50 @@
+"""Credentials of the bucket appear nowhere: not in messages, reports, results or MLflow, whatever happens."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bts import phantom
+from bts.storage import Store
+from tests import builders
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+CANARY = "c4nary-0f-th3-buck3t"
+TINY = ("--size", "32", "32", "--batch", "8", "--layers.widths", "8", "16", "--budget.minutes", "None")
+
+
+def check_unseen(secrets: list[str], *texts: str | bytes) -> None:
+    for text in texts:
+        text = text if isinstance(text, bytes) else text.encode()
+        for secret in secrets:
+            assert secret.encode() not in text, text[:2000]
+
+
+def test_no_job_tells_its_credentials(bucket, run_job, tmp_path, s3):
+    """All four jobs with the right keys, then with a canary that the store refuses."""
+    cases, shards, models, labelmaps, report = (
+        f"{bucket.uri}/{name}" for name in ("cases", "shards", "models", "labelmaps", "report")
+    )
+    for index in range(6):
+        builders.put_all(Store(cases), phantom.write_case(0, index, (40, 40, 24)))
+    tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    jobs = {
+        "preprocess": ("--cases", cases, "--shards", shards),
+        "train": ("fast", "--shards", shards, "--models", models, *TINY, "--budget.epochs", "1"),
+        "segment": ("--cases", cases, "--model", f"{models}/fast.safetensors", "--labelmaps", labelmaps),
+        "evaluate": ("--cases", cases, "--labelmaps", labelmaps, "--report", report),
+    }
+    secrets = [os.environ["AWS_SECRET_ACCESS_KEY"]]
+    for name, flags in jobs.items():
+        right = run_job(name, *flags, env=tracking)
+        assert right.code == 0, right.stderr
+        check_unseen(secrets, right.stdout, right.stderr)
+    for entry in Store(bucket.uri).list():
+        check_unseen(secrets, Store(bucket.uri).read(entry.key))
+    check_unseen(secrets, *(path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()))
+    wrong = {"AWS_SECRET_ACCESS_KEY": CANARY, "AWS_SESSION_TOKEN": CANARY, **tracking}
+    for name, flags in jobs.items():
+        refused = run_job(name, *flags, env=wrong)
+        assert refused.code in (1, 2) and "Traceback" not in refused.stderr, refused.stderr
+        check_unseen([*secrets, CANARY], refused.stdout, refused.stderr)

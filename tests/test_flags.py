@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bts import flags
+from bts.cases import find_cases
+from bts.preprocess import CaseVolume, load_case
+from bts.storage import Store
+from tests import builders
+
+LABELS_AT = (slice(3, 5), slice(8, 12), slice(7, 10))  # well inside the small brain
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory) -> CaseVolume:
+    store = Store(str(tmp_path_factory.mktemp("case")))
+    builders.put_all(store, builders.case_files("BraTS-SSA-00001-000"))
+    return load_case(find_cases(store.list()).cases[0], store)
+
+
+@pytest.fixture
+def labels(volume) -> np.ndarray:
+    found = np.zeros(volume.images.shape[1:], np.uint8)
+    found[LABELS_AT] = 2
+    return found
+
+
+def kinds(found: list[str]) -> list[str]:
+    return [flag.partition(":")[0] for flag in found]
+
+
+def test_an_ordinary_tumour_has_no_flag(volume, labels):
+    assert flags.of_labels(labels, volume) == []
+    assert flags.of_ensemble([labels, labels]) == []
+
+
+def test_no_tumour_is_flagged(volume, labels):
+    assert kinds(flags.of_labels(np.zeros_like(labels), volume)) == ["empty"]
+
+
+@pytest.mark.parametrize(("axis", "name"), list(enumerate("zyx")))
+def test_a_tumour_at_the_edge_is_flagged_by_side(volume, labels, axis, name):
+    at_end = labels.copy()
+    np.moveaxis(at_end, axis, 0)[-1, 4:6, 6:8] = 1
+    (flag,) = flags.of_labels(at_end, volume)
+    assert flag.startswith("edge:") and f"the end of {name}" in flag and "start" not in flag
+
+
+def test_more_than_half_of_the_brain_is_flagged(volume):
+    most = np.zeros(volume.images.shape[1:], np.uint8)
+    most[1:-1, 1:-1, 1:-1] = 1
+    assert kinds(flags.of_labels(most, volume)) == ["large"]
+
+
+def test_figshare_knows_no_brain_and_no_edge(volume, labels):
+    slices = replace(volume, dataset="figshare")
+    assert flags.of_labels(np.ones_like(labels), slices) == []
+    assert kinds(flags.of_labels(np.zeros_like(labels), slices)) == ["empty"]
+
+
+def test_models_that_disagree_are_flagged(labels):
+    elsewhere = np.roll(labels, 2, axis=1)
+    (flag,) = flags.of_ensemble([labels, labels, elsewhere])
+    assert flag == "disagreement: two models' tumours overlap by Dice 0.50"
+    assert flags.of_ensemble([labels]) == []
+
+
+def test_inputs_unlike_those_of_the_training_are_flagged_by_modality(volume):
+    extremes = np.stack([(p - volume.mean) / volume.std for p in (volume.p01, volume.p99)], axis=-1)
+    known = flags.ranges(volume.modalities, np.stack([extremes - 0.1, extremes + 0.1]))
+    assert flags.of_input(volume, known) == []
+    bright = volume.p99.copy()
+    bright[1] = volume.mean[1] + 9 * volume.std[1]
+    (flag,) = flags.of_input(replace(volume, p99=bright), known)
+    assert flag.startswith("input: the 99th percentile of t1ce lies 9.0 standard deviations")
+    assert flags.of_input(volume, {}) == []
