@@ -136,8 +136,8 @@ def run(rows: list[dict], source: Store, write: Write, models: list[tuple[str, b
         common.say("nothing to do: every case has its labelmap")
         return
     common.start_ray()
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    io = {"compute": TaskPoolStrategy(size=min(max(2, cpus // 2), len(rows))), "num_cpus": IO_CPUS}
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    io = {"compute": TaskPoolStrategy(size=min(max(2, sum(cpus) // 2), len(rows))), "num_cpus": IO_CPUS}
     actors, threads, resources = pool(cpus, int(ray.cluster_resources().get("GPU", 0)), len(rows))
     predicted = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -152,13 +152,16 @@ def run(rows: list[dict], source: Store, write: Write, models: list[tuple[str, b
     yield from common.stream("segment", len(rows), predicted, write, **io)
 
 
-def pool(cpus: int, gpus: int, cases: int) -> tuple[int, int, dict[str, float]]:
-    """(actors, threads of each, resources of each) of the predicting stage."""
+def pool(cpus: list[int], gpus: int, cases: int) -> tuple[int, int, dict[str, float]]:
+    """(actors, threads of each, resources of each) of the predicting stage; cpus: of each node.
+
+    An actor runs within one node: one that asks for more than any node has would be waited for without end.
+    """
     if gpus:
         return min(gpus, cases), 1, {"num_gpus": 1}
-    threads = min(ACTOR_THREADS, cpus)
+    threads = max(1, min(ACTOR_THREADS, max(cpus, default=1)))
     # One CPU less than threads is reserved, so that reading and writing always find a place.
-    return min(max(1, cpus // threads), cases), threads, {"num_cpus": max(threads - 1, 0.5)}
+    return min(max(1, sum(c // threads for c in cpus)), cases), threads, {"num_cpus": max(threads - 1, 0.5)}
 
 
 if __name__ == "__main__":

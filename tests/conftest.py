@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -119,6 +120,8 @@ def ray_local(s3):
             address="local",
             num_cpus=2,
             object_store_memory=512 * 2**20,
+            # Ray hands the path to a shell as it is: in a folder with a space Train would wait without end.
+            runtime_env={"py_executable": shlex.quote(sys.executable)},
             include_dashboard=False,
             logging_level="ERROR",
             log_to_driver=False,
