@@ -19,7 +19,6 @@ from bts.storage import Store
 from tests.conftest import ROOT, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-BIN = Path(sys.executable).parent
 TINY = ("--layers.widths", "4", "8", "--size", "64", "64", "--batch", "4", "--budget.epochs", "1")
 
 
@@ -27,12 +26,26 @@ TINY = ("--layers.widths", "4", "8", "--size", "64", "64", "--batch", "4", "--bu
 def cluster(s3, tmp_path):
     """`ray start --head`, with the environment and the Python that its jobs will use; its dashboard's URL."""
     dashboard = free_port()
-    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    # Ray 2.60 starts the workers of submitted jobs through a shell that splits a path with a space.
+    (tmp_path / "venv").symlink_to(Path(sys.executable).parent.parent)
+    bin_folder = tmp_path / "venv" / "bin"
+    env = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
     env["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/mlflow.db"
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     env.pop("RAY_ADDRESS", None)
     home = tempfile.mkdtemp(prefix="ray-")  # of its own, and short: sockets' paths must be
-    start = [BIN / "ray", "start", "--head", "--block", "--num-cpus", "2", "--port", str(free_port())]
+    start = [
+        bin_folder / "python",
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus",
+        "2",
+        "--port",
+        str(free_port()),
+    ]
     start += [
         "--include-dashboard",
         "true",
@@ -70,7 +83,18 @@ def wait_until_open(port: int, seconds: float = 60) -> None:
 def submit(cluster, name: str, *flags: object) -> dict:
     """`ray job submit`, as the README says it; the job's last line."""
     address, env = cluster
-    command = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ROOT, "--"]
+    command = [
+        "python",
+        "-m",
+        "ray.scripts.scripts",
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        ROOT,
+        "--",
+    ]
     command += ["python", "-m", f"jobs.{name}", *map(str, flags)]
     for _ in range(20):
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
