@@ -17,11 +17,8 @@ import psutil
 
 from benchmarks.memory import make_cases, make_model
 
-WORKERS = (
-    "ray::MapWorker",
-    "ray::Map(",
-    "ray::IDLE",
-)  # not Ray's own actors: a run ends without them
+# Not Ray's own actors: a run ends without them.
+WORKERS = ("ray::MapWorker", "ray::Map(", "ray::IDLE")
 
 
 def start(place: Path, labelmaps: str) -> psutil.Popen:

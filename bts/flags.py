@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bts.catalogue import Shard
 from bts.preprocess import CaseVolume
 
 LARGE = 0.5
 """Share of the brain from which on a tumour is unusual."""
 AGREEMENT = 0.7
-"""Dice of any tumour between two models of an ensemble below which they disagree; two
-readers of whole tumours agree with 0.74 to 0.85 (Menze et al. 2015, doi:10.1109/TMI.2014.2377694)."""
+"""Dice of any tumour between two models of an ensemble below which they disagree; two readers of whole
+tumours agree with 0.74 to 0.85 (Menze et al. 2015, doi:10.1109/TMI.2014.2377694)."""
 Ranges = Mapping[str, Sequence[Sequence[float]]]
 """Modality → ((lowest, highest) of the 1st percentile, the same of the 99th) over training cases, both in
 standard deviations from the mean, over the brain."""
@@ -50,23 +51,26 @@ def of_ensemble(members_DHW: Sequence[np.ndarray]) -> list[str]:
 def of_input(volume: CaseVolume, known: Ranges) -> list[str]:
     """Flags of modalities whose extremes lie far outside those of the model's training cases."""
     found = []
-    extremes = (volume.p01 - volume.mean) / volume.std, (volume.p99 - volume.mean) / volume.std
-    for channel, modality in enumerate(volume.modalities):
-        for name, values, (low, high) in zip(
-            ("1st", "99th"), extremes, known.get(modality, ()), strict=False
-        ):
+    for modality, values in zip(volume.modalities, extremes(volume), strict=True):
+        for name, value, (low, high) in zip(("1st", "99th"), values, known.get(modality, ()), strict=False):
             # As far again as training cases differ among themselves, and never less than half a deviation.
             margin = max(high - low, 0.5)
-            if not low - margin <= values[channel] <= high + margin:
-                away = f"{values[channel]:.1f} standard deviations from its mean"
+            if not low - margin <= value <= high + margin:
+                away = f"{value:.1f} standard deviations from its mean"
                 found.append(
                     f"input: the {name} percentile of {modality} lies {away}, not {low:.1f} to {high:.1f}"
                 )
     return found
 
 
+def extremes(of: CaseVolume | Shard) -> np.ndarray:
+    """(C, 2): the 1st and 99th percentile of each modality, in standard deviations from its mean."""
+    p01, p99, mean, std = (np.asarray(getattr(of, name)) for name in ("p01", "p99", "mean", "std"))
+    return np.stack([(p01 - mean) / std, (p99 - mean) / std], axis=-1)
+
+
 def ranges(modalities: Sequence[str], extremes_NC2: np.ndarray) -> dict[str, list[list[float]]]:
-    """`Ranges` of N training cases, from their percentiles in standard deviations from the mean."""
+    """`Ranges` of N training cases, from the `extremes` of each."""
     low, high = extremes_NC2.min(axis=0), extremes_NC2.max(axis=0)
     ends = np.stack([low, high], axis=-1).round(4)
     return {modality: ends[channel].tolist() for channel, modality in enumerate(modalities)}

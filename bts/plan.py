@@ -44,12 +44,8 @@ class Plan:
 
     def inputs(self) -> flags.Ranges:
         """Within what the extremes of the training cases lie: other inputs are flagged when segmented."""
-        percentiles, mean, std = (
-            np.array([[getattr(s, name) for name in names] for s in self.training])
-            for names in (("p01", "p99"), ("mean",), ("std",))
-        )
-        extremes = ((percentiles - mean) / std).swapaxes(1, 2)
-        return flags.ranges(self.training[0].modalities, extremes)
+        extremes_NC2 = np.stack([flags.extremes(shard) for shard in self.training])
+        return flags.ranges(self.training[0].modalities, extremes_NC2)
 
     def provenance(self) -> dict:
         """What the model's header says of its origin."""

@@ -191,10 +191,11 @@ def _bounding_box(arrays: list[np.ndarray]) -> tuple[slice, slice, slice]:
 
 def _check_exact(image: np.ndarray, file: str) -> None:
     """Raise CaseError for whole numbers that float32, the widest type kept, would round."""
-    if image.dtype.kind in "iu" and image.size and max(int(image.max()), -int(image.min())) > 1 << 24:
-        problem = (
-            f"values up to {max(int(image.max()), -int(image.min())):,} would be rounded (16,777,216 at most)"
-        )
+    if image.dtype.kind not in "iu" or image.dtype.itemsize <= 2 or not image.size:
+        return
+    largest = max(int(image.max()), -int(image.min()))
+    if largest > 1 << 24:
+        problem = f"values up to {largest:,} would be rounded (16,777,216 at most)"
         raise CaseError(problem, mend="rescale it to 16 bits", file=file)
 
 

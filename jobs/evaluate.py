@@ -154,7 +154,8 @@ def score(
 def rehearse(matched: Matched, book: Scorebook, failed: list[dict], output: Store) -> common.Outcome:
     """Print which cases would be scored: new ones, and those whose truth or labelmap has changed."""
     todo = [pair.case.id for pair in matched.pairs if book.get(pair.fingerprint) is None]
-    reasons = ((case_id, "changed" if case_id in book.cases else "new") for case_id in todo)
+    known = book.cases
+    reasons = ((case_id, "changed" if case_id in known else "new") for case_id in todo)
     counts = {"cases": len(matched.pairs), "unchanged": len(matched.pairs) - len(todo), "todo": len(todo)}
     return batch.rehearse(reasons, counts, failed, output)
 

@@ -81,7 +81,8 @@ def main(settings: Settings) -> common.Outcome:
     batch.keep_part(listing, settings)
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
-    write = Write(output, described, targets, **how(settings))
+    how = {"labels": settings.labels, "flips": settings.flips, "hold": settings.hold_flagged}
+    write = Write(output, described, targets, **how)
     there = {entry.key for entry in output.list()}
     present = labelmaps.results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
@@ -100,11 +101,6 @@ def main(settings: Settings) -> common.Outcome:
     details = {"models": described, "flagged_cases": settled.flagged, "unfit_cases": unfit[:1000]}
     details["strays"] = listing.strays[:1000]
     return common.Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
-
-
-def how(settings: Settings) -> dict:
-    """The flags that the writing stage needs."""
-    return {"labels": settings.labels, "flips": settings.flips, "hold": settings.hold_flagged}
 
 
 def plan(
