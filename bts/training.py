@@ -52,7 +52,8 @@ def train(
     progress = start(preset, pick_device(device), checkpoint, encoder)
     clock = Clock(progress, world)
     stepper = nn.parallel.DistributedDataParallel(progress.network) if world > 1 else progress.network
-    while clock.share() < 1 and not progress.stalled:
+    progress.done = clock.share() >= 1 or progress.stalled
+    while not progress.done:  # asked once an epoch: the one that ends the budget is validated
         run_epoch(progress, stepper, batches(progress.epoch), clock, rank)
         progress.done = clock.share() >= 1
         if progress.done or progress.epoch % preset.budget.validate_every == 0:
