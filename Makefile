@@ -20,7 +20,7 @@ venv: .venv/installed
 	@$(COMPILE)
 	@touch $@
 
-.venv/installed-test: requirements-test.txt .venv/installed
+.venv/installed-test: requirements-test.txt requirements-encoders.txt .venv/installed
 	@echo "installing requirements-test.txt into .venv"
 	@$(PIP) -r requirements-test.txt
 	@$(COMPILE)

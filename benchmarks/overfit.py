@@ -6,6 +6,7 @@ two CPU cores: `python -m benchmarks.overfit [--seconds 120] [NAME …]`, cases 
 
 import argparse
 import contextlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bts.cases import OF_FIGSHARE, find_cases
-from bts.feeding import with_full_size
+from bts.feeding import with_grid
 from bts.figshare import cases_of, read_index_row
 from bts.preprocess import CaseVolume, load_case
 from bts.presets import PRESETS
@@ -40,7 +41,7 @@ class Cut:
 
     def batches(self, preset: Preset) -> Iterator[dict[str, np.ndarray]]:
         """Batches of an epoch, the same for every preset of a kind."""
-        rng, rows = np.random.default_rng(0), with_full_size(table_of(self.volume), self.volume.grid)
+        rng, rows = np.random.default_rng(0), with_grid(table_of(self.volume), self.volume.grid)
         near = preset.sampling.neighbours
         if preset.volumetric:
             samples = [Sample(rows)]
@@ -94,6 +95,9 @@ def variants() -> dict[str, Preset]:
         )  # fmt: skip
     for network in NETWORKS:
         found[f"unet3d --network {network}"] = replace(found["unet3d"], network=network)
+    if importlib.util.find_spec("timm"):  # requirements-encoders.txt
+        layers = replace(found["fast"].layers, stem=1, down="pool", encoder="resnet18")
+        found["fast --network encoder_unet"] = replace(found["fast"], network="encoder_unet", layers=layers)
     return found
 
 

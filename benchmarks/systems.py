@@ -46,15 +46,8 @@ def run(name: str, place: Path, minutes: float) -> str:
         for metric in ("dice", "iou")
     )
     patients = f"{len(meta['training_patients'])} + {len(meta['held_out_patients'])}"
-    columns = (
-        f"`{name}`",
-        REPORTED[name],
-        patients,
-        f"{minutes:g} min",
-        dice,
-        iou,
-        f"{figures['accuracy']:.4f}",
-    )
+    accuracy, budget = f"{figures['accuracy']:.4f}", f"{minutes:g} min, {meta['epochs']} epochs"
+    columns = (f"`{name}`", REPORTED[name], patients, budget, dice, iou, accuracy)
     return "| " + " | ".join(columns) + " |"
 
 

@@ -94,7 +94,8 @@ NAMES = (
     (r"(?P<p>brats_(2013|tcia)_.+)_\d+", "brats2015", "brats2015", r"\g<p>"),
     (r"BraTS2021_(?P<n>\d+)", "brats2021", "brats2021", r"BraTS-GLI-\g<n>"),
     (r"(?P<p>BraTS20_(Training|Validation)_\d+)", "brats2020", "brats2021", r"\g<p>"),
-    (r"(?P<p>BraTS(?P<y>19|18|17)_.+)_\d+", "brats20{y}", "brats2021", r"\g<p>"),
+    # 2018 and 2019 kept the names of 2017, but for the number of the centre after TCIA.
+    (r"BraTS(?P<y>1[789])_((?P<a>TCIA)\d*)?(?P<n>.+)_\d+", "brats20{y}", "brats2021", r"Brats17_\g<a>\g<n>"),
     # Second and later visits after treatment are numbered from 100: the set of 2024.
     (r"(?P<p>BraTS-GLI-\d+)-[1-9]\d\d", "brats2024-gli", "brats2024", r"\g<p>"),
     # BraTS-PED changed its labels between 2023 and 2024 under the same names: --labels must say.

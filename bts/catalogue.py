@@ -5,12 +5,11 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bts.cases import MODALITIES
-from bts.errors import UsageError
+from bts.errors import RunError, UsageError
 from bts.preprocess import STATISTICS
 from bts.storage import Store
 
@@ -38,6 +37,8 @@ class Shard:
     """Voxels that are not zero in some modality."""
     tumour: int
     """Labelled voxels; 0 without a truth."""
+    zooms: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """mm along D, H, W."""
     bytes: int
     """Of its slices, uncompressed."""
     mean: tuple[float, ...]
@@ -74,6 +75,17 @@ def open_shard(store: Store, key: str):
     return store.fs.open(store.path(key), "rb", cache_type="none")
 
 
+def _blame(store: Store, key: str, error: Exception) -> Exception:
+    """The store, if it does not give the shard at all; else the shard."""
+    try:
+        store.read(key)
+    except OSError as refused:
+        return RunError(f"{store.uri}/{key}: cannot be read: {refused}")
+    problem = (str(error) or type(error).__name__).splitlines()[0]
+    mend = "delete it and run jobs.preprocess again"
+    return UsageError(f"{store.uri}/{key}: not a shard of this project ({problem}); {mend}")
+
+
 def _describe(store: Store, key: str) -> Shard:
     try:
         with open_shard(store, key) as raw:
@@ -81,10 +93,8 @@ def _describe(store: Store, key: str) -> Shard:
             meta = json.loads(file.schema_arrow.metadata[b"bts"])
             first = file.read_row_group(0, columns=["case_id", "patient_id", "dataset", "group", *STATISTICS])
             counts = file.read(columns=["brain_px", "tumour_px"])
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        problem = (str(error) or type(error).__name__).splitlines()[0]
-        mend = "delete it and run jobs.preprocess again"
-        raise UsageError(f"{store.uri}/{key}: not a shard of this project ({problem}); {mend}") from error
+    except Exception as error:  # each store raises its own classes
+        raise _blame(store, key, error) from error
     row = {name: first[name][0].as_py() for name in first.column_names}
     places = [MODALITIES.index(m) for m in meta["modalities"]]
     return Shard(
@@ -97,6 +107,7 @@ def _describe(store: Store, key: str) -> Shard:
         modalities=tuple(meta["modalities"]),
         labels=meta["labels"],
         voxels=math.prod(meta["source_shape"]),
+        zooms=tuple(meta["zooms"]),
         brain=pc.sum(counts["brain_px"]).as_py(),
         tumour=pc.sum(counts["tumour_px"]).as_py() or 0,
         bytes=sum(file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups)),

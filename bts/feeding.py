@@ -42,7 +42,7 @@ def read_item(items: pa.Table, store: Store, preset: Preset, held_out: int | Non
     ((epoch, key),) = ((row["epoch"], row["key"]) for row in items.to_pylist())
     with open_shard(store, key) as file:
         rows = pq.read_table(file, columns=[*COLUMNS, *preset.modalities, *STATISTICS])
-    rows = with_full_size(rows, read_grid(rows.schema)).replace_schema_metadata(None)
+    rows = with_grid(rows, read_grid(rows.schema)).replace_schema_metadata(None)
     return rows if whole else needed(rows, preset, epoch, held_out)
 
 
@@ -63,10 +63,14 @@ def needed(rows: pa.Table, preset: Preset, epoch: int, held_out: int | None = No
     return rows.filter(pa.array(around > 0))
 
 
-def with_full_size(rows: pa.Table, grid: Grid) -> pa.Table:
-    """The rows with columns full_height and full_width, of the source's slices in canonical orientation."""
-    for name, side in zip(("full_height", "full_width"), grid.shape[1:], strict=True):
-        rows = rows.append_column(name, pa.array([side] * len(rows), pa.int32()))
+def with_grid(rows: pa.Table, grid: Grid) -> pa.Table:
+    """The rows with columns of the source's slices in canonical orientation: full_height and full_width in
+    pixels, row_mm and column_mm of a pixel.
+    """
+    sides = dict(zip(("full_height", "full_width"), grid.shape[1:], strict=True))
+    sides |= zip(("row_mm", "column_mm"), grid.zooms[1:], strict=True)
+    for name, value in sides.items():
+        rows = rows.append_column(name, pa.array([value] * len(rows)))
     return rows
 
 

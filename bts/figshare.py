@@ -41,6 +41,7 @@ class IndexRow:
     key: str
     size: int
     version: str
+    modified: float
     pid: str
     tumour: int
     height: int
@@ -119,7 +120,7 @@ def cases_of(index: Iterable[IndexRow]) -> list[Case]:
             size = f"-{height}" if height == width else f"-{height}x{width}"
             suffix = "" if len(sizes) == 1 else size
             tumour = Counter(row.tumour for row in rows).most_common(1)[0][0]
-            files = {row.key: Entry(row.key, row.size, row.version) for row in rows}
+            files = {row.key: Entry(row.key, row.size, row.version, row.modified) for row in rows}
             cases.append(
                 Case(f"figshare-{patient}{suffix}", patient, "figshare", TUMOURS[tumour], "figshare", files)
             )

@@ -14,7 +14,7 @@ from bts.cases import OF_FIGSHARE
 from bts.device import autocast, channels_last, pick_device
 from bts.errors import CaseError, UsageError
 from bts.model import Model
-from bts.normalise import constants, finish, normalise
+from bts.normalise import NOTHING, constants, finish, normalise
 from bts.resample import resize_images, resize_probabilities, working_size
 from bts.settings import Preset
 from bts.targets import decode, outputs, probabilities
@@ -86,14 +86,15 @@ class Segmenter:
     def _slices(self, model: Model, images_DCHW: torch.Tensor, known_DC4: torch.Tensor) -> torch.Tensor:
         """Slice by slice, with the neighbours that a 2.5D network sees → (K, D, H, W)."""
         parts, settings = [], model.preset.normalisation
-        near = model.preset.sampling.neighbours
-        for indices in torch.arange(len(images_DCHW)).split(self.batch):
-            images, known = (
-                _with_neighbours(x, indices, near).to(self.device) for x in (images_DCHW, known_DC4)
-            )
+        near, multiple = model.preset.sampling.neighbours, model.preset.layers.multiple
+        height, width = images_DCHW.shape[2:]
+        # Before normalising: what is added is background, as in training.
+        padded = functional.pad(images_DCHW, (0, -width % multiple, 0, -height % multiple))
+        for indices in torch.arange(len(padded)).split(self.batch):
+            images, known = (_with_neighbours(x, indices, near).to(self.device) for x in (padded, known_DC4))
             images = finish(normalise(images, known), known, settings)
             parts.append(self._forward(model, images).cpu())
-        return torch.cat(parts).transpose(0, 1)
+        return torch.cat(parts).transpose(0, 1)[..., :height, :width]
 
     def _windows(self, model: Model, images_CDHW: torch.Tensor, known_CD4: torch.Tensor) -> torch.Tensor:
         """Overlapping windows of the training size, blended by a Gaussian → (K, D, H, W)."""
@@ -101,7 +102,8 @@ class Segmenter:
         shape = images_CDHW.shape[1:]
         short = [max(0, side - n) for n, side in zip(shape, size, strict=True)]
         images = functional.pad(images_CDHW, (0, short[2], 0, short[1], 0, short[0]))
-        known = functional.pad(known_CD4, (0, 0, 0, short[0]), value=1.0)
+        nothing = torch.tensor(NOTHING, dtype=known_CD4.dtype).expand(len(known_CD4), short[0], 4)
+        known = torch.cat([known_CD4, nothing], dim=1)
         weight = _gaussian(size).to(self.device)
         targets = outputs(model.preset) - (model.preset.output == "softmax")
         total = torch.zeros((targets, *images.shape[1:]), device=self.device)
@@ -118,18 +120,15 @@ class Segmenter:
         return (total / weights)[:, : shape[0], : shape[1], : shape[2]].cpu()
 
     def _forward(self, model: Model, images: torch.Tensor) -> torch.Tensor:
-        """Normalised images → probabilities (B, K, …), padded for the network and cut back."""
-        space, multiple = images.shape[2:], model.preset.layers.multiple
-        padding = [n for side in reversed(space) for n in (0, -side % multiple)]
-        padded = functional.pad(images, padding)
-        memory = channels_last(len(space))
+        """Normalised images, each side a multiple of what the network wants → probabilities (B, K, …)."""
+        memory = channels_last(images.ndim - 2)
         with autocast(self.device):
-            logits = model.network(padded.contiguous(memory_format=memory))
-            mirrored = model.network(padded.flip(-1).contiguous(memory_format=memory)) if self.flips else None
+            logits = model.network(images.contiguous(memory_format=memory))
+            mirrored = model.network(images.flip(-1).contiguous(memory_format=memory)) if self.flips else None
         found = probabilities(logits, model.preset)
         if mirrored is not None:
             found = (found + probabilities(mirrored, model.preset).flip(-1)) / 2
-        return found[(..., *(slice(side) for side in space))]
+        return found
 
 
 def pick_modalities(volume, wanted: tuple[str, ...]) -> list[int]:

@@ -12,10 +12,9 @@ from collections.abc import Callable
 import nibabel as nib
 import numpy as np
 
-from bts.volume import Grid, Volume, bad, check_affine, check_finite, check_size
+from bts.volume import MAX_SIDE, Grid, Volume, bad, check_affine, check_finite, check_size
 
 MAX_HEADER = 16 << 10  # bytes; real ones have some 500
-MAX_SIDE = (1 << 15) - 1  # voxels; NIfTI-1, which the labelmap will be, counts them in 16 bits
 FARTHEST = 1e6  # of any number in the geometry, mm; whoever is a kilometre away is not in the scanner
 TYPES = {
     "MET_CHAR": "i1",

@@ -7,6 +7,10 @@ Axes: D z slices, H rows (y), W columns (x). Labels are the project's own: 1 nec
 from collections.abc import Mapping
 
 import numpy as np
+from scipy import ndimage
+
+from bts.lesions import GLIOMA, Rules, score_lesions
+from bts.surfaces import FARTHEST, gaps, robust_hausdorff, surface_dice
 
 # The challenge scores nested regions, not labels: Menze et al. 2015, doi:10.1109/TMI.2014.2377694.
 REGIONS: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
@@ -14,8 +18,10 @@ CAVITY: dict[str, tuple[int, ...]] = {"RC": (4,)}  # of BraTS 2024; scored only 
 TUMOUR: dict[str, tuple[int, ...]] = {"tumour": (1, 2, 3)}  # of figshare, whatever its type
 # Its types; scored only where they occur, in labelmaps that tell them.
 TYPES: dict[str, tuple[int, ...]] = {"meningioma": (1,), "glioma": (2,), "pituitary": (3,)}
-FORMAT = 1  # raised when a score changes for the same labelmaps; part of every kept score's fingerprint
+FORMAT = 2  # raised when a score changes for the same labelmaps; part of every kept score's fingerprint
 METRICS = ("dice", "iou", "sensitivity", "specificity")
+DISTANCES = ("hd95", "nsd1", "volume_error_ml")
+LESIONS = ("lesion_dice", "lesion_hd95", "lesions_found", "lesions_missed", "lesions_false")
 LABELS = 5  # background and four
 
 
@@ -43,6 +49,51 @@ def score(
     counts = confusion(truth_DHW, prediction_DHW)
     occur = {name: labels for name, labels in where_present.items() if _occurs(counts, list(labels))}
     return {name: _overlap(counts, list(labels)) for name, labels in {**regions, **occur}.items()}
+
+
+def measure(
+    truth_DHW: np.ndarray,
+    prediction_DHW: np.ndarray,
+    regions: Mapping[str, tuple[int, ...]],
+    where_present: Mapping[str, tuple[int, ...]],
+    *,
+    spacing: tuple[float, float, float],
+    rules: Rules = GLIOMA,
+) -> dict[str, dict[str, float]]:
+    """`score`, and of each region what needs space: DISTANCES and LESIONS. spacing: mm, D H W.
+
+    hd95 (mm) is 374 where one side is empty and 0 where both are; nsd1 is the surface Dice at 1 mm;
+    volume_error_ml is positive where the prediction is larger.
+    """
+    scores = score(truth_DHW, prediction_DHW, regions, where_present)
+    # The challenge's axes: its table of areas tells them apart.
+    labels, mm = [one.T for one in _crop(truth_DHW, prediction_DHW, rules.reach)], spacing[::-1]
+    known = {**regions, **where_present}
+    return {region: {**of, **_in_space(*labels, known[region], mm, rules)} for region, of in scores.items()}
+
+
+def _in_space(truth_XYZ, prediction_XYZ, labels, spacing, rules: Rules) -> dict[str, float]:
+    inside = np.zeros(LABELS, bool)
+    inside[list(labels)] = True
+    truth, prediction = inside[truth_XYZ], inside[prediction_XYZ]
+    truth, prediction = _crop(truth, prediction, margin=rules.reach)
+    volumes = int(truth.sum()), int(prediction.sum())
+    if all(volumes):
+        found = gaps(truth, prediction, spacing)
+        hd95, nsd1 = robust_hausdorff(found), surface_dice(found)
+    else:
+        hd95, nsd1 = (FARTHEST, 0.0) if any(volumes) else (0.0, 1.0)
+    error = (volumes[1] - volumes[0]) * float(np.prod(spacing)) / 1000
+    distances = dict(zip(DISTANCES, (hd95, nsd1, error), strict=True))
+    return {**distances, **score_lesions(truth, prediction, spacing, rules)}
+
+
+def _crop(truth: np.ndarray, prediction: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both without what is empty in both, but for a margin."""
+    boxes = ndimage.find_objects(((truth | prediction) != 0).view(np.uint8))
+    box = boxes[0] if boxes else (slice(0, 0),) * 3
+    wider = tuple(slice(max(0, s.start - margin), s.stop + margin) for s in box)
+    return truth[wider], prediction[wider]
 
 
 def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:

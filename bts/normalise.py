@@ -12,6 +12,8 @@ from bts.settings import Normalisation
 
 CONSTANTS = ("low", "high", "shift", "scale")
 """x → (clip(x, low, high) - shift) / scale, the last axis of `constants`."""
+NOTHING = (0, 0, 0, 1)
+"""CONSTANTS of a slice that is not there."""
 
 
 def constants(

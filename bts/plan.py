@@ -12,10 +12,11 @@ from bts import flags, worklist
 from bts.cases import OF_FIGSHARE
 from bts.catalogue import Shard
 from bts.errors import UsageError
+from bts.resample import working_size
 from bts.settings import Preset, to_dict
 from bts.splits import split_patients
 
-FORMAT = 1  # raised when equal shards and settings train another model
+FORMAT = 2  # raised when equal shards and settings train another model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,7 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
                 f"modalities {' '.join(preset.modalities)} and these shards do not go together: {shard.key} "
                 f"has no {', '.join(missing)}; train with --modalities {have}"
             )
+    refuse_other_spacing(usable, preset)
     groups = {s.patient: s.group for s in usable}
     train_ids, held_ids = split_patients(groups, seed=preset.seed, fold=fold)
     if preset.split == "leaking_by_slice":
@@ -96,6 +98,17 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
         data=worklist.fingerprint(keys, options={}, version=FORMAT),
         run=worklist.fingerprint(keys, options=options, version=FORMAT),
     )
+
+
+def refuse_other_spacing(shards: Sequence[Shard], preset: Preset) -> None:
+    """Raise UsageError for volumes that are not of 1 mm: a 3D cut is of slices as they are stored."""
+    for shard in shards:
+        if preset.volumetric and not preset.resize and working_size((100,) * 3, shard.zooms) != (100,) * 3:
+            mm = " × ".join(f"{zoom:g}" for zoom in shard.zooms)
+            raise UsageError(
+                f"preset {preset.name} trains in 3D on voxels of 1 mm, and {shard.key} has {mm} mm; resample "
+                "that case, or train a 2D preset, which resamples slices by itself"
+            )
 
 
 def fitting(shards: Sequence[Shard], preset: Preset) -> list[Shard]:

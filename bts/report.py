@@ -13,8 +13,24 @@ import jinja2
 import numpy as np
 
 from bts import pictures
-from bts.metrics import CAVITY, METRICS, REGIONS, TUMOUR, TYPES, mean_dice
+from bts.metrics import CAVITY, DISTANCES, LESIONS, METRICS, REGIONS, TUMOUR, TYPES, mean_dice
 
+TITLES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "hd95": "HD95, mm",
+    "nsd1": "Surface Dice, 1 mm",
+    "volume_error_ml": "Volume error, ml",
+    "lesion_dice": "Dice by lesion",
+    "lesion_hd95": "HD95 by lesion, mm",
+    "lesions_found": "Lesions found",
+    "lesions_missed": "missed",
+    "lesions_false": "false",
+}
+BRIEF = {"hd95": "HD95, mm", "lesion_dice": "lesion Dice"}
+"""Beside Dice in the terminal."""
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
@@ -26,7 +42,7 @@ class Scored:
     group: str
     dataset: str
     scores: dict[str, dict[str, float]]
-    """{region: {metric: value}}, as bts.metrics.score gives it."""
+    """{region: {metric: value}}, as bts.metrics.measure gives it; figshare's as bts.metrics.score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +86,7 @@ def choose(scored: Sequence[Scored]) -> dict[str, Scored]:
 
 def summarise(scored: Sequence[Scored], region: str, metric: str) -> dict[str, float]:
     """n, mean, sample standard deviation (NaN for one case) and median over the cases with that region."""
-    values = np.array([s.scores[region][metric] for s in scored if region in s.scores])
+    values = np.array([s.scores[region][metric] for s in scored if metric in s.scores.get(region, ())])
     std = values.std(ddof=1) if values.size > 1 else np.nan
     return {"n": values.size, "mean": values.mean(), "std": std, "median": np.median(values)}
 
@@ -78,6 +94,12 @@ def summarise(scored: Sequence[Scored], region: str, metric: str) -> dict[str, f
 def regions_of(scored: Sequence[Scored]) -> list[str]:
     """Those that any case has, in this order: WT, TC, ET, RC, tumour and its types."""
     return [r for r in (*REGIONS, *CAVITY, *TUMOUR, *TYPES) if any(r in s.scores for s in scored)]
+
+
+def metrics_of(scored: Sequence[Scored]) -> list[str]:
+    """Those that any case has, in this order: METRICS, DISTANCES, LESIONS."""
+    there = {metric for one in scored for of in one.scores.values() for metric in of}
+    return [metric for metric in (*METRICS, *DISTANCES, *LESIONS) if metric in there]
 
 
 def groups_of(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
@@ -100,7 +122,7 @@ def legend_of(scored: Sequence[Scored]) -> list[tuple[str, tuple[int, int, int]]
 def render(contents: Contents) -> str:
     """The page, complete in itself."""
     scored = sorted(contents.scored, key=lambda s: (mean_dice(s.scores), s.case_id))
-    regions = regions_of(scored)
+    regions, known = regions_of(scored), metrics_of(scored)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -110,8 +132,9 @@ def render(contents: Contents) -> str:
         c=contents,
         scored=scored,
         regions=regions,
-        metrics=METRICS,
-        summary={r: {m: summarise(scored, r, m) for m in METRICS} for r in regions},
+        parts=[METRICS, DISTANCES + LESIONS] if set(DISTANCES) <= set(known) else [METRICS],
+        titles=TITLES,
+        summary={r: {m: summarise(scored, r, m) for m in known} for r in regions},
         groups={
             name: {r: summarise(cases, r, "dice") for r in regions_of(cases)}
             for name, cases in groups_of(scored).items()

@@ -11,12 +11,10 @@ import pyarrow as pa
 import torch
 
 from bts.cases import MODALITIES
-from bts.normalise import constants
-from bts.resample import resize_images, resize_labels
+from bts.normalise import NOTHING, constants
+from bts.resample import resize_images, resize_labels, working_size
 from bts.settings import Preset
 from bts.shards import pixels
-
-NOTHING = (0, 0, 0, 1)  # constants of a slice that is not there
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +91,17 @@ def collate(samples: list[Sample], preset: Preset, rng: np.random.Generator) -> 
 
 def _read(rows: pa.Table, preset: Preset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(images (S, C, H, W), mask (S, H, W), constants (S, C, 4)) of rows that are of one case."""
-    first = {name: rows[name][0].as_py() for name in ("height", "width", "dtype", "mean", "std")}
+    names = ("height", "width", "row_mm", "column_mm", "dtype", "mean", "std")
+    first = {name: rows[name][0].as_py() for name in names}
     shape = rows.num_rows, first["height"], first["width"]
+    work = working_size(shape[1:], (first["row_mm"], first["column_mm"]))
     little = np.dtype(first["dtype"]).newbyteorder("<")
     images = np.stack([pixels(rows[m], little).reshape(shape) for m in preset.modalities], axis=1)
     mask = pixels(rows["mask"], np.dtype(np.uint8)).reshape(shape)
     if preset.resize:
-        images, mask = _resized(images, mask, rows, preset.resize)
+        images, mask = _resized(*_whole(images, mask, rows), preset.resize)
+    elif work != shape[1:]:
+        images, mask = _resized(images.astype(np.float32), mask, work)
     elif images.dtype != np.int16:
         images = images.astype(np.float32)
     columns = [MODALITIES.index(m) for m in preset.modalities]
@@ -107,8 +109,8 @@ def _read(rows: pa.Table, preset: Preset) -> tuple[np.ndarray, np.ndarray, np.nd
     return images, mask, constants(images, mean, std, preset.normalisation)
 
 
-def _resized(images_SCHW: np.ndarray, mask_SHW: np.ndarray, rows: pa.Table, size: tuple[int, int]):
-    """Whole slices of the source at another size: the crop of the shard is put back first."""
+def _whole(images_SCHW: np.ndarray, mask_SHW: np.ndarray, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Slices of the source's full size: the crop of the shard is put back."""
     place = {name: rows[name][0].as_py() for name in ("y0", "x0", "full_height", "full_width")}
     height, width = mask_SHW.shape[1:]
     box = slice(place["y0"], place["y0"] + height), slice(place["x0"], place["x0"] + width)
@@ -116,8 +118,13 @@ def _resized(images_SCHW: np.ndarray, mask_SHW: np.ndarray, rows: pa.Table, size
     images = np.zeros((*images_SCHW.shape[:2], *whole), np.float32)
     mask = np.zeros((len(mask_SHW), *whole), np.uint8)
     images[(..., *box)], mask[(..., *box)] = images_SCHW, mask_SHW
-    images = resize_images(torch.from_numpy(images), size)
-    return images.numpy(), resize_labels(torch.from_numpy(mask), size).numpy()
+    return images, mask
+
+
+def _resized(images_SCHW: np.ndarray, mask_SHW: np.ndarray, size: tuple[int, int]):
+    """Slices of that many pixels."""
+    images = resize_images(torch.from_numpy(images_SCHW), size)
+    return images.numpy(), resize_labels(torch.from_numpy(mask_SHW), size).numpy()
 
 
 def _inside(sample: Sample, preset: Preset, images_SCHW, mask_SHW, rng) -> tuple[int, int] | None:

@@ -9,7 +9,9 @@ import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
+from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow.fs
@@ -18,6 +20,7 @@ from bts.errors import RunError, UsageError
 
 ATTEMPTS = 8  # of a request to a throttled or failing store, with exponential backoff by the client itself
 PATIENCE_S = 20  # without a byte
+DATES = ("LastModified", "last_modified", "updated", "mtime", "created")  # of S3, Azure, Google, SFTP, memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class Entry:
     key: str
     size: int
     version: str
+    modified: float = 0.0
+    """When it was written, in seconds since 1970 by the store's clock; 0 where the store does not tell."""
 
 
 class Store:
@@ -36,6 +41,8 @@ class Store:
         uri = str(uri)
         if not uri.strip():
             raise UsageError("an empty path or URI was given; give a folder or s3://bucket/prefix")
+        if urlsplit(uri).password:
+            raise UsageError("a URI holds a password, which reports would show; give it by the environment")
         self.uri = uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
 
     def __reduce__(self):
@@ -46,8 +53,8 @@ class Store:
 
     @cached_property
     def _fs_and_root(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        options = _s3_options() if self.uri.startswith(("s3://", "s3a://")) else {}
         try:
+            options = _s3_options() if self.uri.startswith(("s3://", "s3a://")) else {}
             fs, root = fsspec.core.url_to_fs(self.uri, **options)
         except (ValueError, ImportError) as error:
             raise UsageError(f"{self.uri}: cannot be opened: {error}") from None
@@ -96,7 +103,7 @@ class Store:
                         continue
                     stat = os.stat(path)
                     key = os.path.relpath(path, self.root).replace(os.sep, "/")
-                    yield Entry(key, stat.st_size, f"{stat.st_size}+{stat.st_mtime_ns}")
+                    yield Entry(key, stat.st_size, f"{stat.st_size}+{stat.st_mtime_ns}", _written(stat))
         except OSError as error:
             raise RunError(f"{self.uri}: cannot be listed: {_reason(error)}") from error
 
@@ -113,8 +120,17 @@ class Store:
             raise RunError(f"{self.uri}: cannot be listed: {_reason(error)}") from error
         for path, info in found.items():
             if info.get("type") != "directory":
-                etag = str(info.get("ETag") or f"{info['size']}+{info.get('LastModified', '')}").strip('"')
-                yield Entry(path[len(self.root) + 1 :], info["size"], etag)
+                yield Entry(path[len(self.root) + 1 :], info["size"], *self._version(path, info))
+
+    def _version(self, path: str, info: dict) -> tuple[str, float]:
+        """(version, when it was written) of an object; each kind of store has its own words."""
+        etag = next((info[name] for name in ("ETag", "etag", "md5Hash") if info.get(name)), "")
+        date = next((info[name] for name in DATES if info.get(name)), "")
+        if not (etag or date):
+            raise RunError(f"{self.uri}: this kind of store does not tell when {path} was last changed")
+        written = date.timestamp() if isinstance(date, datetime) else date
+        written = float(written) if isinstance(written, (int, float)) else 0.0
+        return str(etag).strip('"') or f"{info['size']}+{date}", written
 
     def read(self, key: str) -> bytes:
         """The whole object. Raises OSError (FileNotFoundError where there is none)."""
@@ -178,6 +194,10 @@ def split_uri(uri: str) -> tuple[Store, str]:
     """The store and key of one file: `s3://b/models/fast.safetensors` → (Store s3://b/models, name)."""
     parent, _, name = Store(uri).uri.rpartition("/")
     return Store(parent or "/"), name
+
+
+def _written(stat: os.stat_result) -> float:
+    return max(stat.st_mtime, stat.st_ctime)  # a copy may keep the original's date of change
 
 
 def _unseen(folder: str, seen: set[str]) -> bool:

@@ -72,6 +72,7 @@ def run_epoch(
     # A generator of the epoch's own: a resumed run draws the same.
     seed = (progress.preset.seed * 1_000_003 + progress.epoch) * 1009 + rank
     generator = torch.Generator(device).manual_seed(seed)
+    torch.manual_seed(seed)  # of dropout
     stepper.train()
     losses, samples, waited, began = [], 0, 0.0, time.perf_counter()
     batches = iter(batches)

@@ -18,7 +18,9 @@ from nibabel import orientations
 from bts.errors import CaseError
 
 CANONICAL = orientations.axcodes2ornt("LPS")
-MAX_BYTES = 4 << 30  # of one decoded file; a 240×240×155 int16 modality is 18 MB
+MAX_BYTES = 2 << 30  # of one decoded file; a 240×240×155 int16 modality is 18 MB
+MAX_SIDE = (1 << 15) - 1  # voxels; NIfTI-1, which the labelmap will be, counts them in 16 bits
+SPACING = 0.05, 50.0  # mm; outside, the header is of another unit, or nonsense
 MAX_DEFLATE_RATIO = 1032  # no deflate stream expands further, so a header that claims more lies
 HEADER_SIZES = {n.to_bytes(4, order): n for n in (348, 540) for order in ("little", "big")}
 MEND_AFFINE = "mend the header's qform or sform"
@@ -151,6 +153,8 @@ def bad(name: str, problem: str, mend: str = "copy the file again from its sourc
 
 def check_size(shape: tuple[int, ...], dtype: np.dtype, held: int, name: str) -> None:
     """Raises CaseError if a header claims more voxels than MAX_BYTES, or than `held` bytes of file can be."""
+    if max(shape) > MAX_SIDE:
+        raise bad(name, f"the header claims {'×'.join(map(str, shape))} voxels, over {MAX_SIDE:,} a side")
     claimed = math.prod(shape) * dtype.itemsize
     if claimed > MAX_BYTES:
         raise bad(name, f"the header claims {'×'.join(map(str, shape))} voxels, over {MAX_BYTES >> 30} GiB")
@@ -164,6 +168,10 @@ def check_affine(affine: np.ndarray, name: str, mend: str) -> None:
         raise bad(name, "the affine is not finite or not invertible", mend)
     if np.isnan(orientations.io_orientation(affine)).any():
         raise bad(name, "the affine gives no orientation", mend)
+    zooms = nib.affines.voxel_sizes(affine)
+    if not (SPACING[0] <= zooms.min() and zooms.max() <= SPACING[1]):
+        mm = " × ".join(f"{zoom:g}" for zoom in zooms)
+        raise bad(name, f"voxels of {mm} mm; {SPACING[0]:g} to {SPACING[1]:g} are due", mend)
 
 
 def check_finite(voxels: np.ndarray, name: str) -> None:

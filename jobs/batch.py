@@ -6,11 +6,13 @@ later runs, then left aside until its inputs or options change, and listed as fa
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 
-from bts.cases import Listing
+from bts.cases import Case, Listing
 from bts.errors import UsageError
 from bts.storage import Store
 from bts.worklist import Plan, Todo, changes, part_of
@@ -30,6 +32,9 @@ class Flags:
     options change. It counts as failed all the while."""
     limit: int | None = None
     """Do at most this many cases; the next run goes on."""
+    since: str | None = None
+    """Do only cases of which a file was written then or later, and those that failed before: 2026-11-20,
+    2026-11-20T22:00 (this machine's time), or so long ago as 36h or 7d."""
     shard: str = "1/1"
     """I/N: do only the I-th of N equal parts of the cases, told by their names, for N runs side by side."""
     max_failed: str = "0"
@@ -43,6 +48,7 @@ class Flags:
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit {self.limit}: give at least one case")
         self.part()
+        self.earliest()
 
     def part(self) -> tuple[int, int]:
         """(I, N) of `shard`."""
@@ -52,6 +58,17 @@ class Flags:
             raise UsageError(f"--shard {self.shard}: give I/N with I from 1 to N, for example 2/8")
         return part, parts
 
+    def earliest(self) -> float:
+        """`since` in seconds since 1970, 0 where it is not given."""
+        if self.since is None:
+            return 0.0
+        if ago := re.fullmatch(r"(\d{1,5})([hd])", self.since):
+            return time.time() - int(ago[1]) * {"h": 3600, "d": 86400}[ago[2]]
+        try:
+            return datetime.fromisoformat(self.since).timestamp()
+        except (ValueError, OverflowError):
+            raise UsageError(f"--since {self.since}: give a date, 2026-11-20T22:00, or 36h, 7d") from None
+
 
 def keep_part(listing: Listing, flags: Flags) -> None:
     """Take the cases of the other parts out of the listing."""
@@ -59,6 +76,23 @@ def keep_part(listing: Listing, flags: Flags) -> None:
     if parts > 1:
         listing.cases = [case for case in listing.cases if part_of(case.id, parts) == part]
         listing.problems = [one for one in listing.problems if part_of(one.case, parts) == part]
+
+
+def cut(work: Plan, flags: Flags) -> None:
+    """Leave to other runs what is beyond `limit`, and cases without a new file unless they failed before."""
+    found, earliest = len(work.todo), flags.earliest()
+    if earliest:
+        work.todo = [one for one in work.todo if one.tries or is_new(one.case, earliest)]
+        common.say(f"--since {flags.since}: {len(work.todo)} of {found} cases to do have a new file")
+    work.todo = work.todo[: flags.limit]
+
+
+def is_new(case: Case, earliest: float) -> bool:
+    """Whether a file of the case was written then or later. Raises UsageError if the store does not tell."""
+    written = [entry.modified for entry in case.files.values()]
+    if not all(written):
+        raise UsageError(f"--since: the store does not tell when the files of case {case.id} were written")
+    return max(written) >= earliest
 
 
 def left_aside(work: Plan, output: Store) -> list[dict]:

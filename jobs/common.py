@@ -167,8 +167,9 @@ def say(line: str) -> None:
 
 
 def examples(names: Sequence[str]) -> str:
-    """The first three of many names."""
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    """The first three of many names, as a terminal may show them."""
+    shown = [name if name.isprintable() else ascii(name) for name in names[:3]]
+    return ", ".join(shown) + (", …" if len(names) > 3 else "")
 
 
 def failure(case: str, error: CaseError, stage: str = "") -> dict[str, str]:

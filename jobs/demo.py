@@ -32,6 +32,9 @@ class Settings:
 
 def main(settings: Settings) -> int:
     """Run the jobs one after another, each as its own command would; the first exit code that is not 0."""
+    if settings.minutes <= 0:
+        common.say(f"jobs.demo: --minutes {settings.minutes:g}: give more than 0")
+        return common.WRONG_USAGE
     place = settings.bucket.rstrip("/")
     for name, work in steps(settings, place):
         common.say(f"\n== jobs.{name}")

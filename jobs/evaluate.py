@@ -16,7 +16,7 @@ from typing import Literal
 
 import ray
 
-from bts import figshare, metrics, pictures, report, tables
+from bts import figshare, lesions, metrics, pictures, report, tables
 from bts.errors import CaseError, UsageError
 from bts.pairs import Matched, Pair, match, read_images, read_pair
 from bts.report import Scored
@@ -59,11 +59,16 @@ class Score:
     def __call__(self, row: dict) -> dict:
         pair = Pair.from_row(row)
         try:
-            truth, prediction, _, convention = read_pair(pair, self.cases, self.labelmaps)
+            truth, prediction, grid, convention = read_pair(pair, self.cases, self.labelmaps)
         except CaseError as error:
             failure = json.dumps(common.failure(pair.case.id, error))
             return {"case_id": pair.case.id, "scores": "", "failure": failure}
-        scores = metrics.score(truth, prediction, *metrics.regions_of(convention))
+        regions = metrics.regions_of(convention)
+        if pictures.knows_place(pair.case.dataset):
+            rules = lesions.RULES.get(pair.case.dataset, lesions.GLIOMA)
+            scores = metrics.measure(truth, prediction, *regions, spacing=grid.zooms, rules=rules)
+        else:
+            scores = metrics.score(truth, prediction, *regions)
         return {"case_id": pair.case.id, "scores": json.dumps(scores), "failure": ""}
 
 
@@ -239,10 +244,14 @@ def print_summary(scored: Sequence[Scored], output: Store) -> None:
     """The table for the person who watches, on standard output: it is the result."""
     regions = report.regions_of(scored)
     width = max(8, *(len(region) + 1 for region in regions), 0)
-    print(f"{'region':{width}}{'mean Dice':>10}{'median':>10}{'n':>7}")
+    more = {name: title for name, title in report.BRIEF.items() if name in report.metrics_of(scored)}
+    heads = "".join(f"{title:>13}" for title in more.values())
+    print(f"{'region':{width}}{'mean Dice':>10}{'median':>10}{'n':>7}{heads}")
     for region in regions:
         of = report.summarise(scored, region, "dice")
-        print(f"{region:{width}}{of['mean']:10.4f}{of['median']:10.4f}{of['n']:7}")
+        means = [report.summarise(scored, region, name)["mean"] for name in more]
+        line = f"{region:{width}}{of['mean']:10.4f}{of['median']:10.4f}{of['n']:7}"
+        print(line + "".join(f"{mean:13.3f}" for mean in means))
     print(f"report: {output.uri}/index.html", flush=True)
 
 

@@ -19,7 +19,7 @@ from bts.preprocess import fetch
 from bts.storage import Entry, Store
 from jobs import common
 
-FORMAT = 1  # raised when IndexRow changes; part of the index's name
+FORMAT = 2  # raised when IndexRow changes; part of the index's name
 
 
 def index_figshare(listing: Listing, source: Store, output: Store, keep: bool = True) -> list[dict]:

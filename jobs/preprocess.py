@@ -64,7 +64,7 @@ def main(settings: Settings) -> common.Outcome:
     cases = len(listing.cases) + len(failed)
     work = worklist.plan(wanted(listing.cases), output.list(), ".parquet", settings.retry_failed)
     failed += batch.left_aside(work, output)
-    work.todo = work.todo[: settings.limit]
+    batch.cut(work, settings)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside)}
     if settings.dry_run:
         reasons = batch.explain(work, made_of, lambda key: read_made_of(output, key))

@@ -5,7 +5,7 @@ tasks). Only what is new or changed is done; a case with bad data fails alone, w
 
     python -m jobs.segment --cases data/cases --model data/models/fast.safetensors --labelmaps data/labelmaps
     ray job submit --working-dir . -- python -m jobs.segment --cases s3://b/cases \\
-        --model models:/bts-fast@champion --labelmaps s3://b/labelmaps
+        --model models:/fast@champion --labelmaps s3://b/labelmaps
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from bts import labelmaps, model, tracking, worklist
 from bts.cases import OF_FIGSHARE, Case
-from bts.errors import UsageError
+from bts.errors import RunError, UsageError
 from bts.storage import Entry, Store, split_uri
 from jobs import batch, common
 from jobs.figshare_index import index_figshare, set_unfit_aside
@@ -59,8 +59,10 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
             store, key = split_uri(name)
             try:
                 data = store.read(key)
-            except OSError as error:
+            except (FileNotFoundError, IsADirectoryError) as error:
                 raise UsageError(f"--model {name}: cannot be read ({error})") from None
+            except OSError as error:
+                raise RunError(f"--model {name}: cannot be read ({error})") from None
         targets[name] = model.load_model(data, name).preset.targets
         found.append((name, data))
     if len(set(targets.values())) > 1:
@@ -87,7 +89,7 @@ def main(settings: Settings) -> common.Outcome:
     present = labelmaps.results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
     failed += batch.left_aside(work, output)
-    work.todo = work.todo[: settings.limit]
+    batch.cut(work, settings)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside), "unfit": len(unfit)}
     if settings.dry_run:
         reasons = batch.explain(work, write.made_of, write.read_made_of)

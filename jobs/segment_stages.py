@@ -21,7 +21,7 @@ from bts.storage import Store
 from bts.worklist import Todo
 from jobs import common
 
-FORMAT = 1  # raised when a labelmap changes for the same input and model; part of every fingerprint
+FORMAT = 2  # raised when a labelmap changes for the same input and model; part of every fingerprint
 
 
 class Read:
@@ -58,6 +58,10 @@ class Predict:
             try:
                 labels, found = self.predict(CaseVolume.described(images, row["volume"]))
             except CaseError as error:
+                row["failure"] = json.dumps(common.failure(Case.from_json(row["case"]).id, error, "predict"))
+            except torch.OutOfMemoryError:
+                shape = "×".join(map(str, images.shape))
+                error = CaseError(f"{shape} voxels do not fit into the GPU's memory", mend="use a larger GPU")
                 row["failure"] = json.dumps(common.failure(Case.from_json(row["case"]).id, error, "predict"))
         seconds = time.monotonic() - started
         return {**row, "labelmap": labels, "flags": json.dumps(found), "predict_s": seconds}

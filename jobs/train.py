@@ -23,6 +23,7 @@ from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig,
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bts import model
 from bts.catalogue import read_catalogue
@@ -76,7 +77,8 @@ def main(settings: Settings, system: str) -> common.Outcome:
     run_id = tracker.start(name, plan.run, params, tags)
     status = "FAILED"
     try:
-        news = Queue(actor_options={"num_cpus": 0})
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        news = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # outlives other nodes
         job = Job(plan=plan, provenance=provenance, shards=Store(settings.shards), news=news)
         result = fit(name, job, settings, lambda epoch, figures: tracker.log(run_id, figures, epoch))
         data = result["model"]
@@ -158,8 +160,7 @@ def scaling(settings: Settings) -> ScalingConfig:
     if gpu and alone and not enough:
         have = int(cluster.get("GPU", 0))
         raise UsageError(f"--gpu yes: this machine has {have} GPUs for {workers} workers")
-    # Reading needs a CPU too: on a small machine the workers must not hold them all.
-    small = alone and cluster["CPU"] <= workers
+    small = alone and cluster["CPU"] < workers
     return ScalingConfig(
         num_workers=settings.workers,
         use_gpu=gpu,
@@ -203,6 +204,8 @@ def read_trained(models: Store, name: str, plan: Plan) -> bytes | None:
         data = models.read(f"{name}.safetensors")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise RunError(f"{models.uri}/{name}.safetensors: cannot be read: {error}") from error
     header = model.read_header(data, f"{models.uri}/{name}.safetensors")
     return data if header.get("provenance", {}).get("run") == plan.run else None
 

@@ -1,5 +1,6 @@
 """One DDP worker of jobs.train: its slices, streamed by Ray Data, its share of validation, its reports."""
 
+import contextlib
 import itertools
 import os
 import tempfile
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import torch
+from ray.exceptions import RayActorError
 from ray.train import Checkpoint
 from ray.train.torch import get_device
 from ray.util.queue import Queue
@@ -33,6 +35,7 @@ SHUFFLE = 1024  # slices of the local shuffle: about 200 MB of four modalities
 AHEAD = 4  # batches made beforehand
 KEEP = 2 << 30  # bytes: training cases that fit are read once and kept, uncompressed, in each worker
 PIECE = 16  # shards read at a time, a rank: about 250 MB of drawn slices, and as much again ahead
+READERS = 2  # tasks a rank that read shards
 SHOWN = 3  # held-out cases that pictures are drawn of
 
 
@@ -67,7 +70,8 @@ def work(config: dict) -> dict:
                 checkpoint_dir_name=f"epoch-{progress.epoch:05d}",
             )
         if rank == 0:
-            job.news.put((progress.epoch, progress.seconds / 60, figures))
+            with contextlib.suppress(RayActorError):  # the driver is gone, or will say what it lost
+                job.news.put((progress.epoch, progress.seconds / 60, figures))
 
     feed = Feed(job, rank, world)
     progress = training.train(
@@ -172,13 +176,15 @@ class Feed:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
+        context.target_max_block_size = None  # a case is one block, however large
         items = [{"epoch": epoch, "key": shard.key} for shard in shards]
         data = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             feeding.read_item,  # not a function of this file: a reader need not import torch
             fn_args=(self.job.shards, self.job.plan.preset, held_out, whole),
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=0.5,  # a machine with one CPU must be able to read beside a worker
+            num_cpus=0,  # the workers may hold every CPU that there is, and wait for what is read
+            concurrency=READERS,
         )
         return list(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
 

@@ -2,11 +2,16 @@
 
 import importlib.metadata
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
+import tyro
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from jobs import segment
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "cluster.yaml").read_text()
@@ -48,9 +53,26 @@ def test_all_nodes_run_the_ray_of_the_requirements(config):
     images = re.findall(r"rayproject/ray:([\d.]+)-py311", TEXT)
     assert len(images) == 3 and set(images) == {ray}
     assert f"ray[default]=={ray}" in TEXT
-    assert config["file_mounts"] == {"/home/ray/requirements.txt": "requirements.txt"}
+    mounts = config["file_mounts"]
+    assert mounts.pop("/home/ray/requirements.txt") == "requirements.txt"
+    assert mounts == {"/home/ray/nightly/bts": "bts", "/home/ray/nightly/jobs": "jobs"}
     requirements = (ROOT / "requirements.txt").read_text()
     assert re.search(rf"^ray\[.*\]=={re.escape(ray)}\b", requirements, re.MULTILINE)
+
+
+def test_the_head_s_crontab_is_sound_and_the_job_takes_its_flags(config):
+    (command,) = (c for c in config["head_setup_commands"] if "crontab" in c)
+    crontab = subprocess.run(
+        ["bash", "-c", command.removesuffix("| crontab -")], capture_output=True, text=True, check=True
+    ).stdout
+    path, line = crontab.splitlines()
+    assert path.startswith("PATH=/")
+    assert line.startswith("0 2 * * * cd /home/ray/nightly && ray job submit ")
+    assert "%" not in line  # cron would read it as a new line
+    flags = line.partition("jobs.segment ")[2].partition(" >>")[0]
+    settings = tyro.cli(segment.Settings, args=shlex.split(flags))
+    settings.check()
+    assert settings.model[0].startswith("s3://")  # there is no tracking server that knows models:/
 
 
 def test_every_value_to_change_is_marked_and_explained_at_the_top():

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from builders import affine, case_files, nifti, put_all, voxels
 
-from bts.metrics import METRICS, score
+from bts.metrics import CAVITY, DISTANCES, LESIONS, METRICS, REGIONS, measure
 from bts.storage import Store
 from jobs import common, evaluate
 
@@ -69,14 +69,15 @@ def test_scores_report_and_failures(ray_local, five, capsys):
     rows = parquet(five[-1])
     assert list(rows[0]) == ["case_id", "group", "dataset", "region", "metric", "value"]
     keys = [(r["case_id"], r["region"], r["metric"]) for r in rows]
-    assert keys == sorted(keys) and len(keys) == 3 * 3 * len(METRICS)
+    assert keys == sorted(keys) and len(keys) == 3 * 3 * len(METRICS + DISTANCES + LESIONS)
     values = {key: r["value"] for key, r in zip(keys, rows, strict=True)}
     for case, truth, prediction in (
         (PERFECT, TRUTH, TRUTH),
         (SHIFTED, TRUTH, MOVED),
         (EMPTY, TRUTH * 0, MOVED),
     ):
-        expected = {(case, r, m): v for r, of in score(truth, prediction).items() for m, v in of.items()}
+        scores = measure(truth, prediction, REGIONS, CAVITY, spacing=(1.0, 1.0, 1.0))
+        expected = {(case, r, m): v for r, of in scores.items() for m, v in of.items()}
         assert {key: value for key, value in values.items() if key[0] == case} == pytest.approx(expected)
     assert 0 < values[SHIFTED, "WT", "dice"] < 1
     median = values[SHIFTED, "WT", "dice"]

@@ -90,7 +90,7 @@ def grey(out: Store, key: str) -> np.ndarray:
 
 
 def rows_of(*keys: str, pid: str = "7") -> list[figshare.IndexRow]:
-    return [figshare.IndexRow(key, 1, "v", pid, 1, *SIZE) for key in keys]
+    return [figshare.IndexRow(key, 1, "v", 0.0, pid, 1, *SIZE) for key in keys]
 
 
 @pytest.mark.parametrize(

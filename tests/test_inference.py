@@ -124,6 +124,24 @@ def test_flips_make_the_answer_symmetric():
     assert not torch.allclose(there, Segmenter([untrained(3)]).probabilities(case), atol=1e-3)
 
 
+class Level(torch.nn.Module):
+    """Logits that say tumour where the image is on average brighter than its background of -9."""
+
+    def forward(self, x_BCHW):
+        level = x_BCHW.float().mean(dim=(1, 2, 3), keepdim=True) + 9
+        return (level - 1e-3).expand(-1, 3, *x_BCHW.shape[2:]) * 1e6
+
+
+def test_what_pads_a_slice_is_background_as_in_training():
+    """An empty slice stays empty to the network, though 21 × 18 pixels are padded to 24 × 20."""
+    settings = Normalisation(kind="slice_zscore", background=-9)
+    preset = replace(PRESET, normalisation=settings)
+    case = volume()
+    case.images[:, 5] = 0
+    found = Segmenter([Model(Level(), preset, {}, "")]).probabilities(case)
+    assert (found[:, 5] == 0).all() and (found[:, 2] == 1).all()
+
+
 def test_other_spacings_are_predicted_at_one_millimetre():
     assert working_size((100, 80), (1.0, 1.04)) == (100, 80)
     assert working_size((100, 80), (2.0, 0.5)) == (200, 40)

@@ -1,6 +1,8 @@
 """preprocess and segment night after night: what would be done, what failed before, parts of the work."""
 
 import json
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from jobs import common, preprocess, segment
 from tests import builders
 
 pytestmark = pytest.mark.slow
+CASES = [f"BraTS-SSA-0000{n}-000" for n in (1, 2, 3)]
 BAD = "BraTS-SSA-00003-000/BraTS-SSA-00003-000-t2w.nii.gz"
 
 
@@ -31,8 +34,8 @@ class Digested:
 def place(tmp_path):
     """A folder with three cases, the third bad."""
     store = Store(str(tmp_path / "cases"))
-    for n in (1, 2, 3):
-        builders.put_all(store, builders.case_files(f"BraTS-SSA-0000{n}-000", seed=n))
+    for n, name in enumerate(CASES):
+        builders.put_all(store, builders.case_files(name, seed=n))
     store.put(BAD, b"\x1f\x8b rubbish")
     return tmp_path
 
@@ -118,6 +121,32 @@ def test_parts_and_limits_add_up_to_the_whole(ray_local, place):
     assert (second["cases"], second["unchanged"], second["written"]) == (3, 1, 1)
 
 
+def test_since_leaves_cases_without_a_new_file_to_other_runs(ray_local, place, capsys):
+    assert preprocess_all(place, since="2999-01-01").counts["written"] == 0
+    only_first = max(p.stat().st_mtime for p in (place / "cases" / CASES[0]).iterdir()) + 0.005
+    for path in (place / "cases" / CASES[1]).glob("*t1*"):
+        time.sleep(0.01)
+        path.touch()
+    since = datetime.fromtimestamp(only_first).isoformat()
+    assert preprocess_all(place, since=since, dry_run=True).counts["todo"] == 2
+    assert set(reasons(capsys)) == {CASES[1], CASES[2]}
+    assert preprocess_all(place, since="1h").counts["written"] == 2
+
+
+def test_a_case_that_failed_is_tried_again_whatever_since_says(ray_local, place, capsys):
+    assert preprocess_all(place).counts["written"] == 2
+    outcome = preprocess_all(place, since="2999-01-01")
+    assert [failure["case_id"] for failure in outcome.failed] == [CASES[2]]
+
+
+def test_since_on_a_bucket(ray_local, bucket, capsys):
+    place = f"{bucket.uri}/cases"
+    builders.put_all(Store(place), builders.case_files(CASES[0]))
+    flags = {"dry_run": True, "cases": place, "shards": f"{bucket.uri}/shards"}
+    for since, count in (("1h", 1), ("2999-01-01", 0)):
+        assert preprocess.main(preprocess.Settings(since=since, **flags)).counts["todo"] == count
+
+
 def test_an_unreadable_note_is_said_and_never_hides_a_case(ray_local, place):
     first = preprocess_all(place, retry_failed=0)
     (note,) = first.output.list("_failed")
@@ -127,11 +156,19 @@ def test_an_unreadable_note_is_said_and_never_hides_a_case(ray_local, place):
 
 
 @pytest.mark.parametrize(
-    "flags", [{"shard": "3/2"}, {"shard": "0/2"}, {"shard": "half"}, {"limit": 0}, {"retry_failed": -1}]
+    ("flag", "value"),
+    [
+        ("shard", "3/2"),
+        ("shard", "0/2"),
+        ("shard", "half"),
+        ("limit", 0),
+        ("retry_failed", -1),
+        ("since", "soon"),
+    ],
 )
-def test_flags_that_make_no_sense_are_refused(place, flags):
-    with pytest.raises(UsageError, match=next(iter(flags)).replace("_", "-")):
-        preprocess_all(place, **flags)
+def test_flags_that_make_no_sense_are_refused(place, flag, value):
+    with pytest.raises(UsageError, match=flag.replace("_", "-")):
+        preprocess_all(place, **{flag: value})
 
 
 def test_the_last_line_of_a_dry_run(run_job, place):

@@ -42,6 +42,14 @@ def test_the_run_is_named_by_all_that_makes_the_model():
     assert len({plan.run, *(other.run for other in others)}) == 5
 
 
+def test_a_3d_preset_refuses_volumes_that_are_not_of_one_millimetre():
+    odd = [*cases(18), *(replace(s, key="odd") for s in cases(20, zooms=(3.0, 0.5, 0.5))[18:])]
+    with pytest.raises(UsageError, match=r"best trains in 3D .* odd has 3 × 0.5 × 0.5 mm"):
+        make_plan(odd, PRESETS["best"], 0)
+    assert len(make_plan(odd, FAST, 0).training) == 16
+    assert make_plan(cases(20, zooms=(1.0, 1.02, 1.02)), PRESETS["best"], 0).training
+
+
 def test_provenance_says_whom_the_model_has_seen():
     meta = make_plan(cases(20), FAST, 0).provenance()
     assert len(meta["training_patients"]) == 8 and len(meta["held_out_patients"]) == 2

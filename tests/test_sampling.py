@@ -46,6 +46,24 @@ def whole(store: Store, name: str) -> np.ndarray:
     return volume.mask if name == "mask" else volume.images[volume.modalities.index(name)]
 
 
+def test_slices_of_another_spacing_are_trained_on_at_one_millimetre(tmp_path):
+    """Pixels of 2 × 0.5 mm: the cut holds twice the rows and half the columns, the tumour with them."""
+    cases, made = Store(tmp_path / "cases"), Store(tmp_path / "shards")
+    for name, zooms in (("one", (1, 1, 1)), ("odd", (0.5, 2, 1))):
+        matrix = builders.affine("LPS", zooms)
+        builders.put_all(cases, builders.case_files("BraTS-SSA-00001-000", matrix=matrix), prefix=f"{name}/")
+        (case,) = find_cases(Store(tmp_path / "cases" / name).list()).cases
+        volume = load_case(case, Store(tmp_path / "cases" / name))
+        made = Store(tmp_path / name)
+        made.put("case.parquet", shards.write_shard(volume, {}))
+    preset = replace(FLAT, size=(64, 64))
+    one, odd = (batch_of(Store(tmp_path / name), preset) for name in ("one", "odd"))
+    assert odd["images"].dtype == np.float32 and len(one["mask"]) == len(odd["mask"])
+    assert (odd["mask"] != 0).sum() == (one["mask"] != 0).sum()  # twice the rows, half the columns
+    spans = [np.ptp(np.nonzero(batch["mask"][3]), axis=1) + 1 for batch in (one, odd)]
+    assert spans[1].tolist() == [2 * spans[0][0], spans[0][1] / 2]
+
+
 def batch_of(store: Store, preset, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return collate(samples_of(read(store, preset), preset, rng), preset, rng)

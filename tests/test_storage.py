@@ -1,6 +1,7 @@
 import os
 import pickle
 import subprocess
+import time
 
 import pytest
 
@@ -63,6 +64,27 @@ def test_an_unknown_scheme_is_a_usage_error():
         Store("nosuch://x/y").list()
 
 
+def test_a_misspelt_number_of_attempts_is_a_usage_error(monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "many")
+    with pytest.raises(UsageError, match="many"):
+        Store("s3://bucket/cases").list()
+
+
+def test_a_password_in_a_uri_is_refused_and_not_repeated():
+    with pytest.raises(UsageError) as error:
+        Store("sftp://me:hush@host/cases")
+    assert "hush" not in str(error.value)
+
+
+def test_another_kind_of_store_tells_versions_too():
+    store = Store("memory://versions")
+    store.put("case", b"one")
+    (before,) = store.list()
+    store.put("case", b"two")
+    (after,) = store.list()
+    assert after.version != before.version and before.modified > 0
+
+
 def test_one_file_of_a_bucket():
     store, key = split_uri("s3://b/models/fast.safetensors")
     assert (store.uri, key) == ("s3://b/models", "fast.safetensors")
@@ -81,6 +103,13 @@ def test_linked_cases_are_followed_and_loops_end(tmp_path):
     os.symlink(tmp_path / "real", tmp_path / "cases" / "link")
     os.symlink(tmp_path / "cases", tmp_path / "real" / "loop")
     assert [e.key for e in Store(str(tmp_path / "cases")).list()] == ["link/f"]
+
+
+def test_the_listing_tells_when_each_was_written(store):
+    before = time.time()
+    store.put("one", b"1")
+    (entry,) = store.list()
+    assert before - 2 <= entry.modified <= time.time() + 2  # stores keep whole seconds
 
 
 def test_a_full_disk_ends_the_run_and_leaves_nothing(tmp_path):

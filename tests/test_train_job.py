@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -180,21 +182,26 @@ def kill_in_the_middle(command: list[str], here: Path) -> str:
 @pytest.mark.slow
 def test_two_workers_survive_the_death_of_one(shard_folder, here, ray_local, capsys):
     flags = ["--shards", shard_folder, "--models", "models", "--workers", 2, "--name", "two", *TINY]
-    killer = threading.Thread(target=kill_a_worker_after_the_first_epoch, args=(here / "models",))
+    killed = threading.Event()
+    killer = threading.Thread(target=kill_a_worker_after_the_first_epoch, args=(here / "models", killed))
     killer.start()
     code, line, said = train(*flags, "--budget.epochs", 12, capsys=capsys)
     killer.join(1)
-    assert not killer.is_alive()
+    assert killed.is_set()
     assert code == 0 and line["epochs"] == 12 and "epoch 12/12" in said
     assert load_model((here / "models/two.safetensors").read_bytes(), "two").meta["epochs"] == 12
 
 
-def kill_a_worker_after_the_first_epoch(models: Path, seconds: float = 120) -> None:
+def kill_a_worker_after_the_first_epoch(
+    models: Path, killed: threading.Event, seconds: float = 120
+) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if list(models.glob("_checkpoints/two-*/checkpoint_manager_snapshot.json")):
-            for process in Path("/proc").glob("[0-9]*"):
-                if (process / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker"):
-                    os.kill(int(process.name), signal.SIGKILL)
-                    return
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "".join(process.cmdline()).startswith("ray::RayTrainWorker"):
+                        process.kill()
+                        killed.set()
+                        return
         time.sleep(0.05)

@@ -25,8 +25,8 @@ REFUSALS = {
     "expired": (400, "ExpiredToken"),
     "gone": (404, "NoSuchKey"),
 }
-KINDS = (*REFUSALS, "reset", "truncated", "stall")
-STALL_S = 30  # a stall outlasts the client's patience
+KINDS = (*REFUSALS, "reset", "truncated", "stall", "slow")
+STALL_S, SLOW_S = 30, 0.5  # a stall outlasts the client's patience
 
 
 class Faults:
@@ -97,6 +97,8 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "stall":
             time.sleep(STALL_S)
             return self.hang_up()
+        if kind == "slow":
+            time.sleep(SLOW_S)
         status, headers, data = self.forward(body)
         if kind == "truncated":
             return self.reply(status, headers, data[: len(data) // 2])

@@ -1,0 +1,111 @@
+"""A Ray cluster on this machine: a head that computes nothing, and nodes with processes of their own."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT, free_port
+
+STORE = 128 << 20  # bytes of each node's object store
+
+
+class Cluster:
+    """`ray start`, as an operator does; `env` holds the Python, the token and the address for its jobs."""
+
+    def __init__(self, folder: Path):
+        """folder: for MLflow's database and a way to this Python."""
+        # Ray 2.60 starts the workers of submitted jobs through a shell that splits a path with a space.
+        (folder / "venv").symlink_to(Path(sys.executable).parent.parent)
+        self.bin = folder / "venv" / "bin"
+        self.port, self.dashboard = free_port(), free_port()
+        self.env = {**os.environ, "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}"}
+        self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.env["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        # A lost node is noticed after seconds instead of a quarter of a minute.
+        self.env |= {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
+        for name in [n for n in self.env if n == "PYTHONPATH" or n.startswith(("RAY_ADDRESS", "RAY_TRAIN_"))]:
+            del self.env[name]  # left by other tests in this process
+        self.nodes: list[psutil.Popen] = []
+        self.homes: list[str] = []
+
+    def start_head(self, cpus: int) -> None:
+        head = f"--head --port {self.port} --include-dashboard true --dashboard-host 127.0.0.1"
+        head += f" --dashboard-port {self.dashboard} --disable-usage-stats"
+        self._start(*head.split(), cpus=cpus)
+        wait_until_open(self.dashboard)
+
+    def add_node(self, cpus: int = 1) -> psutil.Popen:
+        """A node more; it takes a few seconds to join."""
+        return self._start("--address", f"127.0.0.1:{self.port}", cpus=cpus)
+
+    def _start(self, *flags: str, cpus: int) -> psutil.Popen:
+        # Of each node's own, as on machines of their own; short, for sockets' paths must be.
+        self.homes.append(tempfile.mkdtemp(prefix="ray-"))
+        start = [self.bin / "python", "-m", "ray.scripts.scripts", "start", "--block", *flags]
+        start += ["--node-ip-address", "127.0.0.1", "--num-cpus", str(cpus), "--temp-dir", self.homes[-1]]
+        # The default port belongs to the Ray of the other tests.
+        start += ["--dashboard-agent-listen-port", str(free_port())]
+        start += ["--object-store-memory", str(STORE)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.nodes.append(psutil.Popen(start, env=self.env, cwd=self.homes[-1], **quiet))
+        return self.nodes[-1]
+
+    def lose(self, node: psutil.Popen) -> None:
+        """All processes of a node at once, without a farewell, as a power cut would."""
+        self.nodes.remove(node)
+        for process in (*node.children(recursive=True), node):
+            process.kill()
+        node.wait(60)
+
+    def submit(self, job: str, *flags: object) -> subprocess.Popen:
+        """`ray job submit`, as the README says it; give it to `outcome`."""
+        command = ["python", "-m", "ray.scripts.scripts", "job", "submit"]
+        command += ["--address", f"http://127.0.0.1:{self.dashboard}", "--working-dir", str(ROOT), "--"]
+        command += ["python", "-m", f"jobs.{job}", *map(str, flags)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, env=self.env, text=True, **pipes)
+
+    def run(self, job: str, *flags: object) -> dict:
+        """Submit and wait; the job's last line."""
+        return outcome(self.submit(job, *flags))
+
+    def memory(self) -> str:
+        """What `ray memory` says of the nodes' object stores."""
+        command = ["python", "-m", "ray.scripts.scripts", "memory", "--stats-only", "--address"]
+        command.append(f"127.0.0.1:{self.port}")
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=True).stdout
+
+    def stop(self) -> None:
+        """Not by `ray stop`: it would stop the Ray of the other tests too."""
+        for node in list(self.nodes):
+            self.lose(node)
+        for home in self.homes:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def outcome(submitted: subprocess.Popen) -> dict:
+    """The last line of a submitted job, once it is over and went well."""
+    out, err = submitted.communicate(timeout=300)
+    lines = [line for line in out.splitlines() if line.startswith('{"job"')]
+    assert submitted.returncode == 0 and lines, out[-3000:] + err[-3000:]
+    return json.loads(lines[-1])
+
+
+def wait_until_open(port: int, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    pytest.fail("Ray's dashboard did not start")

@@ -1,0 +1,92 @@
+"""Jobs on a cluster that loses a node, as in a power cut, or whose bucket is slow: the result is right.
+
+A head that computes nothing and two nodes on this machine; the bucket is the only thing that they share.
+"""
+
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from bts import phantom
+from bts.model import load_model
+from bts.storage import Store
+from tests import builders
+from tests.clusters import STORE, Cluster, outcome
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+CASES = 24
+NAMES = [f"BraTS-SSA-{n:05d}-000" for n in range(CASES)]
+LARGE = (160, 160, 120)  # 21 MiB a case in four modalities of int16, without the background
+TINY = ("--size", "32", "32", "--batch", "8", "--layers.widths", "8", "16", "--budget.minutes", "None")
+
+
+@pytest.fixture(scope="module")
+def cluster(s3, tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.start_head(cpus=0)
+        for _ in range(2):
+            cluster.add_node()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def lose_a_node_once(there, job: subprocess.Popen, cluster: Cluster) -> None:
+    """Wait until `there()` is true, cut a node off, and give the cluster another."""
+    while job.poll() is None and not there():
+        time.sleep(0.05)
+    assert job.poll() is None, f"over before the node was lost: {job.communicate()}"
+    cluster.lose(cluster.nodes[-1])
+    cluster.add_node()
+
+
+def test_a_slow_writer_holds_the_readers_back(cluster, bucket, faults, model):
+    """The voxels of all cases do not fit into the nodes' object stores, and nothing is spilled to disk."""
+    voxels = 4 * 2 * np.prod([side - 5 for side in LARGE])
+    assert CASES * voxels > 1.3 * 3 * STORE
+    cases, labelmaps = f"{bucket.uri}/cases", f"{bucket.uri}/labelmaps"
+    files = builders.case_files(NAMES[0], shape=LARGE, truth=False)
+    for name in NAMES:
+        builders.put_all(Store(cases), {key.replace(NAMES[0], name): data for key, data in files.items()})
+    with faults.inject("slow", method="PUT", key=".nii.gz", times=0) as hits:
+        flags = ("--cases", cases, "--model", model, "--labelmaps", labelmaps)
+        assert outcome(cluster.submit("segment", *flags))["written"] == CASES
+        assert hits() == CASES
+    stores = cluster.memory()
+    assert "Plasma memory usage" in stores and "Spilled" not in stores, stores
+
+
+def test_preprocess_and_segment(cluster, bucket, model, tmp_path, run_job):
+    cases, shards, labelmaps = (f"{bucket.uri}/{name}" for name in ("cases", "shards", "labelmaps"))
+    for n, name in enumerate(NAMES):
+        builders.put_all(Store(cases), builders.case_files(name, seed=n % 4))
+    flags = {
+        "preprocess": ("--shards", shards),
+        "segment": ("--model", model, "--labelmaps", labelmaps),
+    }
+    for (name, more), output in zip(flags.items(), (shards, labelmaps), strict=True):
+        job = cluster.submit(name, "--cases", cases, *more)
+        lose_a_node_once(lambda: len(Store(output).list()) >= 4, job, cluster)  # noqa: B023
+        assert outcome(job)["written"] == CASES
+    alone = str(tmp_path / "alone")
+    assert run_job("segment", "--cases", cases, "--model", model, "--labelmaps", alone).code == 0
+    assert builders.results(Store(labelmaps), ".nii.gz") == builders.results(Store(alone), ".nii.gz")
+    assert len(Store(labelmaps).list("_done")) == CASES and not Store(labelmaps).list("_failed")
+    assert len(builders.results(Store(shards), ".parquet")) == CASES
+
+
+def test_train(cluster, bucket, run_job):
+    cases, shards, models = (f"{bucket.uri}/{name}" for name in ("cases", "shards", "models"))
+    for index in range(6):
+        builders.put_all(Store(cases), phantom.write_case(0, index, (40, 40, 24)))
+    assert run_job("preprocess", "--cases", cases, "--shards", shards).code == 0
+    flags = ("--shards", shards, "--models", models, "--workers", 2, *TINY, "--budget.epochs", 15)
+    job = cluster.submit("train", "fast", *flags)
+    first = "/epoch-00001/"
+    lose_a_node_once(lambda: any(first in e.key for e in Store(models).list("_checkpoints")), job, cluster)
+    assert outcome(job)["epochs"] == 15
+    model_file = load_model(Store(models).read("fast.safetensors"), "fast")
+    assert model_file.meta["epochs"] == 15
