@@ -85,10 +85,15 @@ def choose(scored: Sequence[Scored]) -> dict[str, Scored]:
 
 
 def summarise(scored: Sequence[Scored], region: str, metric: str) -> dict[str, float]:
-    """n, mean, sample standard deviation (NaN for one case) and median over the cases with that region."""
+    """n, mean, sample standard deviation (NaN for one case), median and quartiles (q25, q75) over the cases
+    with that region and metric; NaN where there is none.
+    """
     values = np.array([s.scores[region][metric] for s in scored if metric in s.scores.get(region, ())])
+    if not values.size:
+        return {"n": 0, **dict.fromkeys(("mean", "std", "median", "q25", "q75"), np.nan)}
     std = values.std(ddof=1) if values.size > 1 else np.nan
-    return {"n": values.size, "mean": values.mean(), "std": std, "median": np.median(values)}
+    q25, median, q75 = np.quantile(values, (0.25, 0.5, 0.75))
+    return {"n": values.size, "mean": values.mean(), "std": std, "median": median, "q25": q25, "q75": q75}
 
 
 def regions_of(scored: Sequence[Scored]) -> list[str]:

@@ -184,7 +184,7 @@ class Feed:
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=0,  # the workers may hold every CPU that there is, and wait for what is read
-            concurrency=READERS,
+            concurrency=min(READERS, len(items)),
         )
         return list(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
 

@@ -1,5 +1,6 @@
 """A Ray cluster on this machine: a head that computes nothing, and nodes with processes of their own."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -64,7 +65,8 @@ class Cluster:
         """All processes of a node at once, without a farewell, as a power cut would."""
         self.nodes.remove(node)
         for process in (*node.children(recursive=True), node):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         node.wait(60)
 
     def submit(self, job: str, *flags: object) -> subprocess.Popen:
@@ -74,10 +76,6 @@ class Cluster:
         command += ["python", "-m", f"jobs.{job}", *map(str, flags)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, env=self.env, text=True, **pipes)
-
-    def run(self, job: str, *flags: object) -> dict:
-        """Submit and wait; the job's last line."""
-        return outcome(self.submit(job, *flags))
 
     def memory(self) -> str:
         """What `ray memory` says of the nodes' object stores."""

@@ -104,9 +104,10 @@ def test_cases_are_sorted_by_mean_dice_and_the_failed_are_named():
 def test_summary():
     some = [scored("A", 0.5), scored("B", 0.7), scored("C", 0.9, RC=0.25)]
     assert report.summarise(some, "WT", "dice") == pytest.approx(
-        {"n": 3, "mean": 0.7, "std": 0.2, "median": 0.7}
+        {"n": 3, "mean": 0.7, "std": 0.2, "median": 0.7, "q25": 0.6, "q75": 0.8}
     )
     assert report.regions_of(some) == ["WT", "TC", "ET", "RC"]
+    assert report.summarise(some, "WT", "hd95")["n"] == 0
     html = page(scored=some)
     assert "0.700 ± 0.200" in html and "resection cavity" in html
     assert "0.250 ± –" in html, "one case has no deviation"

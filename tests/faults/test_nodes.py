@@ -1,15 +1,15 @@
-"""Jobs on a cluster that loses a node, as in a power cut, or whose bucket is slow: the result is right.
+"""Jobs submitted to a cluster that loses a node, as in a power cut, or whose bucket is slow.
 
 A head that computes nothing and two nodes on this machine; the bucket is the only thing that they share.
 """
 
 import subprocess
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from bts import phantom
 from bts.model import load_model
 from bts.storage import Store
 from tests import builders
@@ -34,15 +34,6 @@ def cluster(s3, tmp_path_factory):
         cluster.stop()
 
 
-def lose_a_node_once(there, job: subprocess.Popen, cluster: Cluster) -> None:
-    """Wait until `there()` is true, cut a node off, and give the cluster another."""
-    while job.poll() is None and not there():
-        time.sleep(0.05)
-    assert job.poll() is None, f"over before the node was lost: {job.communicate()}"
-    cluster.lose(cluster.nodes[-1])
-    cluster.add_node()
-
-
 def test_a_slow_writer_holds_the_readers_back(cluster, bucket, faults, model):
     """The voxels of all cases do not fit into the nodes' object stores, and nothing is spilled to disk."""
     voxels = 4 * 2 * np.prod([side - 5 for side in LARGE])
@@ -59,34 +50,41 @@ def test_a_slow_writer_holds_the_readers_back(cluster, bucket, faults, model):
     assert "Plasma memory usage" in stores and "Spilled" not in stores, stores
 
 
-def test_preprocess_and_segment(cluster, bucket, model, tmp_path, run_job):
-    cases, shards, labelmaps = (f"{bucket.uri}/{name}" for name in ("cases", "shards", "labelmaps"))
+def test_the_chain_loses_a_node_in_each_job(cluster, bucket, model, tmp_path, run_job):
+    names = ("cases", "shards", "models", "labelmaps", "report")
+    cases, shards, models, labelmaps, report = (f"{bucket.uri}/{name}" for name in names)
     for n, name in enumerate(NAMES):
         builders.put_all(Store(cases), builders.case_files(name, seed=n % 4))
-    flags = {
-        "preprocess": ("--shards", shards),
-        "segment": ("--model", model, "--labelmaps", labelmaps),
-    }
-    for (name, more), output in zip(flags.items(), (shards, labelmaps), strict=True):
-        job = cluster.submit(name, "--cases", cases, *more)
-        lose_a_node_once(lambda: len(Store(output).list()) >= 4, job, cluster)  # noqa: B023
-        assert outcome(job)["written"] == CASES
-    alone = str(tmp_path / "alone")
-    assert run_job("segment", "--cases", cases, "--model", model, "--labelmaps", alone).code == 0
-    assert builders.results(Store(labelmaps), ".nii.gz") == builders.results(Store(alone), ".nii.gz")
-    assert len(Store(labelmaps).list("_done")) == CASES and not Store(labelmaps).list("_failed")
+
+    job = cluster.submit("preprocess", "--cases", cases, "--shards", shards)
+    lose_a_node_once(lambda: len(Store(shards).list()) >= 4, job, cluster)
+    assert outcome(job)["written"] == CASES
     assert len(builders.results(Store(shards), ".parquet")) == CASES
 
-
-def test_train(cluster, bucket, run_job):
-    cases, shards, models = (f"{bucket.uri}/{name}" for name in ("cases", "shards", "models"))
-    for index in range(6):
-        builders.put_all(Store(cases), phantom.write_case(0, index, (40, 40, 24)))
-    assert run_job("preprocess", "--cases", cases, "--shards", shards).code == 0
     flags = ("--shards", shards, "--models", models, "--workers", 2, *TINY, "--budget.epochs", 15)
     job = cluster.submit("train", "fast", *flags)
     first = "/epoch-00001/"
     lose_a_node_once(lambda: any(first in e.key for e in Store(models).list("_checkpoints")), job, cluster)
     assert outcome(job)["epochs"] == 15
-    model_file = load_model(Store(models).read("fast.safetensors"), "fast")
-    assert model_file.meta["epochs"] == 15
+    assert load_model(Store(models).read("fast.safetensors"), "fast").meta["epochs"] == 15
+
+    job = cluster.submit("segment", "--cases", cases, "--model", model, "--labelmaps", labelmaps)
+    lose_a_node_once(lambda: len(Store(labelmaps).list()) >= 4, job, cluster)
+    assert outcome(job)["written"] == CASES
+    assert len(Store(labelmaps).list("_done")) == CASES and not Store(labelmaps).list("_failed")
+    alone = str(tmp_path / "alone")
+    assert run_job("segment", "--cases", cases, "--model", model, "--labelmaps", alone).code == 0
+    assert builders.results(Store(labelmaps), ".nii.gz") == builders.results(Store(alone), ".nii.gz")
+
+    folders = ("--labelmaps", labelmaps, "--cases", cases, "--report", report)
+    scored = outcome(cluster.submit("evaluate", *folders))
+    assert scored["scored"] == CASES and Store(report).exists("index.html")
+
+
+def lose_a_node_once(there: Callable[[], bool], job: subprocess.Popen, cluster: Cluster) -> None:
+    """Wait until `there()` is true, cut a node off, and give the cluster another."""
+    while job.poll() is None and not there():
+        time.sleep(0.05)
+    assert job.poll() is None, f"over before the node was lost: {job.communicate()}"
+    cluster.lose(cluster.nodes[-1])
+    cluster.add_node()
