@@ -59,16 +59,16 @@ class Predict:
                 labels, found = self.predict(CaseVolume.described(images, row["volume"]))
             except CaseError as error:
                 row["failure"] = json.dumps(common.failure(Case.from_json(row["case"]).id, error, "predict"))
-            except torch.OutOfMemoryError:
-                shape = "×".join(map(str, images.shape))
-                error = CaseError(f"{shape} voxels do not fit into the GPU's memory", mend="use a larger GPU")
-                row["failure"] = json.dumps(common.failure(Case.from_json(row["case"]).id, error, "predict"))
         seconds = time.monotonic() - started
         return {**row, "labelmap": labels, "flags": json.dumps(found), "predict_s": seconds}
 
     def predict(self, volume: CaseVolume) -> tuple[np.ndarray, list[str]]:
-        """(labels on the crop, flags)."""
-        each = self.segmenter.each(volume)
+        """(labels on the crop, flags). Raises CaseError."""
+        try:
+            each = self.segmenter.each(volume)
+        except torch.OutOfMemoryError as error:
+            problem = f"{'×'.join(map(str, volume.images.shape))} voxels do not fit into the GPU's memory"
+            raise CaseError(problem, mend="use a larger GPU") from error
         labels = self.segmenter.labels(volume, sum(each) / len(each))
         found = flags.of_labels(labels, volume)
         if len(each) > 1:
