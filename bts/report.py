@@ -137,7 +137,7 @@ def render(contents: Contents) -> str:
         c=contents,
         scored=scored,
         regions=regions,
-        parts=[METRICS, DISTANCES + LESIONS] if set(DISTANCES) <= set(known) else [METRICS],
+        parts=[part for part in (METRICS, DISTANCES, LESIONS) if set(part) <= set(known)],
         titles=TITLES,
         summary={r: {m: summarise(scored, r, m) for m in known} for r in regions},
         groups={

@@ -109,6 +109,7 @@ def test_page_shows_best_median_and_worst(ray_local, five, capsys):
     html = five[-1].read("index.html").decode()
     for title, case in (("Best", PERFECT), ("Median", SHIFTED), ("Worst", EMPTY)):
         assert f"{title} case: {case}" in html
+    assert "HD95, mm" in html and "Lesions found" in html
     assert html.count("data:image/png;base64,") == 4 + 2 + 2, "images and labels; labels alone; labels alone"
     assert ASKEW in html and "shape and affine" in html and MISSING in html
 
