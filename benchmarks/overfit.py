@@ -96,7 +96,8 @@ def variants() -> dict[str, Preset]:
     for network in NETWORKS:
         found[f"unet3d --network {network}"] = replace(found["unet3d"], network=network)
     if importlib.util.find_spec("timm"):  # requirements-encoders.txt
-        layers = replace(found["fast"].layers, stem=1, down="pool", encoder="resnet18")
+        widths = (16, 16, 32, 64, 128, 256)
+        layers = replace(found["fast"].layers, widths=widths, stem=1, down="pool", encoder="resnet18")
         found["fast --network encoder_unet"] = replace(found["fast"], network="encoder_unet", layers=layers)
     return found
 
