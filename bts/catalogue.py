@@ -37,7 +37,7 @@ class Shard:
     """Voxels that are not zero in some modality."""
     tumour: int
     """Labelled voxels; 0 without a truth."""
-    zooms: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    zooms: tuple[float, float, float]
     """mm along D, H, W."""
     bytes: int
     """Of its slices, uncompressed."""

@@ -38,8 +38,7 @@ def score_lesions(
 
     A lesion claims every part of the prediction that it touches when dilated again; its scores compare it
     with the union of these. One that claims none, and every part that no lesion claims, counts Dice 0 and
-    374 mm.
-    Nothing on either side scores Dice 1 and 0 mm.
+    374 mm. Nothing on either side scores Dice 1 and 0 mm.
     """
     lesions, _ = ndimage.label(dilate(truth_XYZ, rules.reach), TOUCHING)
     lesions[~truth_XYZ] = 0

@@ -12,7 +12,7 @@ from bts import flags, worklist
 from bts.cases import OF_FIGSHARE
 from bts.catalogue import Shard
 from bts.errors import UsageError
-from bts.resample import working_size
+from bts.resample import is_one_mm
 from bts.settings import Preset, to_dict
 from bts.splits import split_patients
 
@@ -103,7 +103,7 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
 def refuse_other_spacing(shards: Sequence[Shard], preset: Preset) -> None:
     """Raise UsageError for volumes that are not of 1 mm: a 3D cut is of slices as they are stored."""
     for shard in shards:
-        if preset.volumetric and not preset.resize and working_size((100,) * 3, shard.zooms) != (100,) * 3:
+        if preset.volumetric and not preset.resize and not is_one_mm(shard.zooms):
             mm = " × ".join(f"{zoom:g}" for zoom in shard.zooms)
             raise UsageError(
                 f"preset {preset.name} trains in 3D on voxels of 1 mm, and {shard.key} has {mm} mm; resample "

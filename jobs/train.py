@@ -160,7 +160,7 @@ def scaling(settings: Settings) -> ScalingConfig:
     if gpu and alone and not enough:
         have = int(cluster.get("GPU", 0))
         raise UsageError(f"--gpu yes: this machine has {have} GPUs for {workers} workers")
-    small = alone and cluster["CPU"] < workers
+    small = alone and cluster["CPU"] < workers  # then they share the CPUs
     return ScalingConfig(
         num_workers=settings.workers,
         use_gpu=gpu,

@@ -5,17 +5,15 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT, free_port, is_open
 
 STORE = 128 << 20  # bytes of each node's object store
 
@@ -42,12 +40,12 @@ class Cluster:
     def start_head(self, cpus: int) -> None:
         head = f"--head --port {self.port} --include-dashboard true --dashboard-host 127.0.0.1"
         head += f" --dashboard-port {self.dashboard} --disable-usage-stats"
-        self._start(*head.split(), cpus=cpus)
-        wait_until_open(self.dashboard)
+        if not is_open(self.dashboard, self._start(*head.split(), cpus=cpus), seconds=60):
+            pytest.fail("Ray's dashboard did not start")
 
-    def add_node(self, cpus: int = 1) -> psutil.Popen:
-        """A node more; it takes a few seconds to join."""
-        return self._start("--address", f"127.0.0.1:{self.port}", cpus=cpus)
+    def add_node(self) -> None:
+        """A node of one CPU more; it takes a few seconds to join."""
+        self._start("--address", f"127.0.0.1:{self.port}", cpus=1)
 
     def _start(self, *flags: str, cpus: int) -> psutil.Popen:
         # Of each node's own, as on machines of their own; short, for sockets' paths must be.
@@ -99,11 +97,11 @@ def outcome(submitted: subprocess.Popen) -> dict:
     return json.loads(lines[-1])
 
 
-def wait_until_open(port: int, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    pytest.fail("Ray's dashboard did not start")
+def kill_a_worker(parent: int, names: tuple[str, ...]) -> bool:
+    """SIGKILL one of the Ray workers below a process whose title starts like one of these."""
+    for process in psutil.Process(parent).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "".join(process.cmdline()).startswith(names):
+                process.kill()
+                return True
+    return False

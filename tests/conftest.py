@@ -75,7 +75,9 @@ def s3(tmp_path_factory):
         servers = [subprocess.Popen(command), subprocess.Popen(proxy, cwd=ROOT)]
         try:
             for server, its_port in zip(servers, (port, door), strict=True):
-                _wait_for(its_port, server, log)
+                if not is_open(its_port, server):
+                    said = log.read_text() if log.exists() else "no log"
+                    pytest.fail(f"the S3 server did not start: {said}")
             yield folder
         finally:
             for server in servers:
@@ -189,11 +191,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _wait_for(port: int, server: subprocess.Popen, log: Path, seconds: float = 20) -> None:
+def is_open(port: int, server: subprocess.Popen, seconds: float = 20) -> bool:
+    """Whether a server answers there, waiting for it while it runs."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+                return True
         time.sleep(0.05)
-    pytest.fail(f"the S3 server did not start: {log.read_text() if log.exists() else 'no log'}")
+    return False

@@ -9,7 +9,7 @@ from bts.catalogue import Shard
 def shard(index: int, slices: int = 10) -> Shard:
     named = {"key": f"c{index}.parquet", "case": f"c{index}", "patient": f"p{index}", "group": "g"}
     kind = {"labelled": True, "modalities": ("t1",), "labels": "brats2021", "mean": (1.0,)}
-    kind |= {"std": (1.0,), "p01": (0.0,), "p99": (2.0,)}
+    kind |= {"zooms": (1.0, 1.0, 1.0), "std": (1.0,), "p01": (0.0,), "p99": (2.0,)}
     return Shard(**named, **kind, slices=slices, voxels=99, brain=50, tumour=9, bytes=99)
 
 

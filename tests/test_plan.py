@@ -13,6 +13,7 @@ FAST = PRESETS["fast"]
 def cases(count: int, **changes) -> list[Shard]:
     defaults = {"group": "g", "slices": 10, "labelled": True, "modalities": FAST.modalities}
     defaults |= {"labels": "brats2021", "voxels": 1000, "brain": 500, "tumour": 50, "bytes": 99}
+    defaults["zooms"] = (1.0, 1.0, 1.0)
     defaults |= {"mean": (100.0,) * 4, "std": (10.0,) * 4, "p01": (90.0,) * 4, "p99": (120.0,) * 4}
     return [
         Shard(key=f"c{i}.0123456789ab.parquet", case=f"c{i}", patient=f"p{i // 2}", **{**defaults, **changes})

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +27,14 @@ DEEP = replace(FLAT, size=(4, 8, 8), sampling=Sampling(kind="volumes", repeats=3
 
 @pytest.fixture
 def store(tmp_path) -> Store:
-    cases = Store(tmp_path / "cases")
-    builders.put_all(cases, builders.case_files("BraTS-SSA-00001-000"))
+    return shard_of(tmp_path)
+
+
+def shard_of(folder: Path, zooms=(1, 1, 1)) -> Store:
+    """The shard of one case with pixels of so many mm along x, y, z."""
+    cases, made = Store(folder / "cases"), Store(folder / "shards")
+    builders.put_all(cases, builders.case_files("BraTS-SSA-00001-000", matrix=builders.affine("LPS", zooms)))
     (case,) = find_cases(cases.list()).cases
-    made = Store(tmp_path / "shards")
     made.put("case.parquet", shards.write_shard(load_case(case, cases), {}))
     return made
 
@@ -48,16 +53,8 @@ def whole(store: Store, name: str) -> np.ndarray:
 
 def test_slices_of_another_spacing_are_trained_on_at_one_millimetre(tmp_path):
     """Pixels of 2 × 0.5 mm: the cut holds twice the rows and half the columns, the tumour with them."""
-    cases, made = Store(tmp_path / "cases"), Store(tmp_path / "shards")
-    for name, zooms in (("one", (1, 1, 1)), ("odd", (0.5, 2, 1))):
-        matrix = builders.affine("LPS", zooms)
-        builders.put_all(cases, builders.case_files("BraTS-SSA-00001-000", matrix=matrix), prefix=f"{name}/")
-        (case,) = find_cases(Store(tmp_path / "cases" / name).list()).cases
-        volume = load_case(case, Store(tmp_path / "cases" / name))
-        made = Store(tmp_path / name)
-        made.put("case.parquet", shards.write_shard(volume, {}))
-    preset = replace(FLAT, size=(64, 64))
-    one, odd = (batch_of(Store(tmp_path / name), preset) for name in ("one", "odd"))
+    stores = shard_of(tmp_path / "one"), shard_of(tmp_path / "odd", zooms=(0.5, 2, 1))
+    one, odd = (batch_of(store, replace(FLAT, size=(64, 64))) for store in stores)
     assert odd["images"].dtype == np.float32 and len(one["mask"]) == len(odd["mask"])
     assert (odd["mask"] != 0).sum() == (one["mask"] != 0).sum()  # twice the rows, half the columns
     spans = [np.ptp(np.nonzero(batch["mask"][3]), axis=1) + 1 for batch in (one, odd)]

@@ -1,4 +1,3 @@
-import contextlib
 import json
 import os
 import signal
@@ -9,7 +8,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pytest
 
@@ -22,6 +20,7 @@ from bts.preprocess import load_case
 from bts.presets import PRESETS
 from bts.storage import Store
 from bts.tracking import Tracker, resolve
+from tests.clusters import kill_a_worker
 
 TINY = ("--size", 32, 32, "--batch", 8, "--layers.widths", 8, 16)
 TINY += ("--budget.minutes", None, "--budget.validate-every", 2)
@@ -197,11 +196,8 @@ def kill_a_worker_after_the_first_epoch(
 ) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if list(models.glob("_checkpoints/two-*/checkpoint_manager_snapshot.json")):
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if "".join(process.cmdline()).startswith("ray::RayTrainWorker"):
-                        process.kill()
-                        killed.set()
-                        return
+        begun = list(models.glob("_checkpoints/two-*/checkpoint_manager_snapshot.json"))
+        if begun and kill_a_worker(os.getpid(), ("ray::RayTrainWorker",)):
+            killed.set()
+            return
         time.sleep(0.05)

@@ -1,6 +1,5 @@
 """Killed actors, workers and drivers, two runs at once: all results are whole in the end."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -8,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from bts.storage import Store
 from tests import builders
+from tests.clusters import kill_a_worker
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -67,16 +66,6 @@ def wait_for(results_of: str, count: int, job: subprocess.Popen, suffix: str) ->
         time.sleep(0.002)
 
 
-def kill_a_worker(job: subprocess.Popen, names: tuple[str, ...]) -> bool:
-    """SIGKILL one of the job's own Ray workers whose title starts like one of these."""
-    for process in psutil.Process(job.pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if "".join(process.cmdline()).startswith(names):
-                process.kill()
-                return True
-    return False
-
-
 def check_all(labelmaps: str, undisturbed: dict[str, bytes]) -> None:
     assert builders.results(Store(labelmaps), ".nii.gz") == undisturbed and len(undisturbed) == CASES
     assert len(Store(labelmaps).list("_done")) == CASES
@@ -92,7 +81,7 @@ def test_segment_goes_on_when_a_worker_is_killed(run_module_job, cases, model, u
     labelmaps = str(tmp_path / "labelmaps")
     job = run_module_job(segmenting(cases, model, labelmaps))
     wait_for(f"{labelmaps}/_done", 3, job, ".json")
-    assert kill_a_worker(job, worker), "there was no such worker"
+    assert kill_a_worker(job.pid, worker), "there was no such worker"
     assert job.wait(120) == 0
     check_all(labelmaps, undisturbed)
 
