@@ -1,5 +1,6 @@
 # make demo   everything once, on phantom cases, in ./demo-bucket
 # make test   all tests;  make test-fast  those under two minutes altogether
+# make bench  speed beside other tools and this machine's limits, in half an hour;  make bench-quick  in two minutes
 # make venv   .venv alone
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,7 +9,7 @@ PIP = .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-che
 # compile the packages anew, for seconds. Packages hold files that are no Python of today: no error of ours.
 COMPILE = .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
 
-.PHONY: venv demo test test-fast clean
+.PHONY: venv demo test test-fast bench bench-quick clean
 
 venv: .venv/installed
 
@@ -36,6 +37,19 @@ test: .venv/installed-test
 test-fast: .venv/installed-test
 	@.venv/bin/python -m pytest -m "not slow"
 
+# The tools that the benchmarks compare with, apart from ours.
+.venv-bench/installed: benchmarks/requirements.txt
+	@echo "installing benchmarks/requirements.txt into .venv-bench"
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -r benchmarks/requirements.txt
+	@touch $@
+
+bench: .venv/installed-test .venv-bench/installed
+	@.venv/bin/python -m benchmarks.run
+
+bench-quick: .venv/installed-test
+	@.venv/bin/python -m benchmarks.quick
+
 clean:
-	rm -rf .venv demo-bucket mlflow.db mlruns .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench demo-bucket mlflow.db mlruns .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

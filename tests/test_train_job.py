@@ -191,9 +191,7 @@ def test_two_workers_survive_the_death_of_one(shard_folder, here, ray_local, cap
     assert load_model((here / "models/two.safetensors").read_bytes(), "two").meta["epochs"] == 12
 
 
-def kill_a_worker_after_the_first_epoch(
-    models: Path, killed: threading.Event, seconds: float = 120
-) -> None:
+def kill_a_worker_after_the_first_epoch(models: Path, killed: threading.Event, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         begun = list(models.glob("_checkpoints/two-*/checkpoint_manager_snapshot.json"))

@@ -1,0 +1,108 @@
+"""Shards to training batches beside MONAI's and TorchIO's loaders, and what Ray Data's path costs.
+
+`python -m benchmarks.feeding one|bare|ray SHARDS` measures one way: on one core from shards to tensors, or
+reading alone on all cores, without Ray and through it.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from benchmarks.material import make_cases, make_shards
+from benchmarks.table import Row, in_turn, peer, python
+from bts.catalogue import read_catalogue
+from bts.feeding import read_item
+from bts.plan import Plan, make_plan
+from bts.presets import FAST
+from bts.sampling import collate, samples_of
+from bts.storage import Store
+from jobs import common
+from jobs.train_worker import Feed, Job
+
+CASES, SHARDS = 6, 102
+RUNS = 3
+GOAL = 1500.0  # slices a second of a core
+
+
+def rows(place: Path) -> Iterator[Row]:
+    cases, few, many = make_cases(place, CASES), make_shards(place, CASES), make_shards(place, SHARDS)
+
+    def ours(way: str, shards: Path, cores: str = "") -> float:
+        return python("-m", "benchmarks.feeding", way, str(shards), cores=cores)["slices_per_second"]
+
+    def loader(script: str) -> float:
+        return peer(script, str(cases), cores="0")["slices_per_second"]
+
+    for name, script in (("MONAI loader", "monai_loader.py"), ("TorchIO queue", "torchio_loader.py")):
+        mine, theirs = in_turn(RUNS, lambda: ours("one", few, "0"), lambda script=script: loader(script))
+        yield Row(
+            what="feeding, one core", unit="slices/s", ours=mine, against=name, theirs=theirs, target=10
+        )
+    goal = [GOAL] * RUNS
+    yield Row(what="feeding, one core", unit="slices/s", ours=mine, against="the goal", theirs=goal, target=1)
+    through, bare = in_turn(RUNS, lambda: ours("ray", many), lambda: ours("bare", many))
+    yield Row(
+        what="reading through Ray Data", unit="slices/s", ours=through, against="the bare reader",
+        theirs=bare, target=0.8,
+    )  # fmt: skip
+
+
+def plan_of(shards: Path) -> Plan:
+    """All of the shards' patients but those of the first fold."""
+    return make_plan(read_catalogue(Store(str(shards))), FAST, fold=0)
+
+
+def one(shards: Path) -> float:
+    """Slices a second from shards to tensors, by one thread."""
+    torch.set_num_threads(1)
+    store, rng, made = Store(str(shards)), np.random.default_rng(0), 0
+    entries = [entry.key for entry in store.list() if entry.key.endswith(".parquet")]
+    started = time.perf_counter()
+    for epoch in range(3):
+        for key in entries:
+            items = pa.Table.from_pylist([{"epoch": epoch, "key": key}])
+            samples = samples_of(read_item(items, store, FAST, None, False), FAST, rng)
+            for first in range(0, len(samples), FAST.batch):
+                batch = collate(samples[first : first + FAST.batch], FAST, rng)
+                made += len(torch.from_numpy(batch["images"]))
+    return made / (time.perf_counter() - started)
+
+
+def bare(shards: Path) -> float:
+    """Slices a second that threads, one a core, read."""
+    store, plan = Store(str(shards)), plan_of(shards)
+    pa.set_cpu_count(1)  # a thread a core is enough
+    items = [pa.Table.from_pylist([{"epoch": 0, "key": shard.key}]) for shard in plan.training]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        started = time.perf_counter()
+        tables = threads.map(lambda item: read_item(item, store, plan.preset, None, False), items)
+        return sum(map(len, tables)) / (time.perf_counter() - started)
+
+
+def through_ray(shards: Path) -> float:
+    """Slices a second as a training worker gets them, once Ray's workers are up."""
+    common.start_ray()
+    plan = plan_of(shards)
+    feed = Feed(Job(plan=plan, provenance={}, shards=Store(str(shards)), news=None), 0, 1)
+    feed.keeps = False
+    sum(map(len, feed.tables(0)))
+    started = time.perf_counter()
+    slices = sum(map(len, feed.tables(1)))
+    took = time.perf_counter() - started
+    ray.shutdown()
+    return slices / took
+
+
+if __name__ == "__main__":
+    way = {"one": one, "bare": bare, "ray": through_ray}[sys.argv[1]]
+    print(json.dumps({"slices_per_second": way(Path(sys.argv[2]))}), flush=True)
+    os._exit(0)  # the piece that is read ahead is not waited for

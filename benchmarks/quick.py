@@ -1,0 +1,155 @@
+"""`make bench-quick`: has something become slow? Ratios to plain ways of doing the same, in two minutes.
+
+Every pair is measured in turn in one process; the least ratios lie well below what was measured, so that a
+noisy machine passes. Exit 1 where one is missed.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pyarrow as pa
+import torch
+from isal import igzip
+from scipy.ndimage import distance_transform_edt
+
+from benchmarks.material import make_cases
+from benchmarks.table import HEADER, Row
+from bts import metrics, shards
+from bts.cases import Case, find_cases
+from bts.feeding import draw_slices, needed, with_grid
+from bts.inference import Segmenter
+from bts.model import Model
+from bts.nets import build
+from bts.preprocess import CaseVolume, load_case
+from bts.presets import FAST
+from bts.progress import start
+from bts.sampling import collate, samples_of
+from bts.storage import Store
+from bts.training import train_step
+
+RUNS = 5
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def row(what: str, ours: Callable, against: str, theirs: Callable, least: float) -> Row:
+    ours(), theirs()
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(RUNS)]
+    mine, other = ([pair[n] for pair in pairs] for n in (0, 1))
+    made = Row(what=what, unit="s", ours=mine, against=against, theirs=other, target=least)
+    print(made.line(), flush=True)
+    return made
+
+
+def shard_of_case(case: Case, store: Store, volume: CaseVolume, files: list[bytes]) -> Row:
+    pixels, zstd = volume.images.tobytes(), pa.Codec("zstd", 1)
+
+    def limit() -> None:
+        for data in files:
+            igzip.decompress(data)
+        zstd.compress(pixels)
+
+    return row(
+        "case to shard, one core",
+        lambda: shards.write_shard(load_case(case, store), {}),
+        "gunzip + zstd",
+        limit,
+        0.4,
+    )
+
+
+def batches_of_shard(volume: CaseVolume, paths: list[Path]) -> Row:
+    data, rng = shards.write_shard(volume, {}), np.random.default_rng(0)
+
+    def ours() -> None:
+        table = shards.pq.read_table(pa.BufferReader(data))
+        samples = samples_of(needed(with_grid(table, volume.grid), FAST, 0), FAST, rng)
+        for first in range(0, len(samples), FAST.batch):
+            collate(samples[first : first + FAST.batch], FAST, rng)
+
+    return row(
+        "shard to batches", ours, "nibabel's get_fdata", lambda: [nib.load(p).get_fdata() for p in paths], 5
+    )
+
+
+def labels_of_case(volume: CaseVolume) -> Row:
+    torch.manual_seed(0)
+    plain = build(FAST).eval()
+    segmenter = Segmenter([Model(build(FAST), FAST, {}, "")])
+    whole = torch.from_numpy(volume.whole(volume.images).astype(np.float32)).transpose(0, 1)
+
+    @torch.inference_mode()
+    def theirs() -> None:
+        for slices in whole.split(16):
+            plain(slices).sigmoid()
+
+    return row("case to labels", lambda: segmenter(volume), "whole slices in float32", theirs, 1.5)
+
+
+def step(volume: CaseVolume) -> Row:
+    table = with_grid(shards.table_of(volume), volume.grid)
+    drawn = np.flatnonzero(draw_slices(table, 0.33, 0, 0))[: FAST.batch]
+    table = table.append_column("drawn", pa.array(np.isin(np.arange(len(table)), drawn)))
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    batch = collate(samples_of(table, FAST, rng), FAST, rng)
+    batch = {name: torch.as_tensor(value) for name, value in batch.items()}
+    progress, plain = start(FAST, torch.device("cpu"), None, None), build(FAST)
+    optimiser = torch.optim.AdamW(plain.parameters(), fused=False)
+    images, truth = batch["images"].float(), (batch["mask"][:, None] > 0).float().expand(-1, 3, -1, -1)
+
+    def theirs() -> None:
+        optimiser.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(plain(images), truth).backward()
+        optimiser.step()
+
+    return row(
+        "training step, augmented", lambda: train_step(progress, progress.network, batch, 0.0, generator),
+        "float32, not augmented", theirs, 0.5,
+    )  # fmt: skip
+
+
+def scores(volume: CaseVolume) -> Row:
+    truth = volume.whole(volume.mask)
+    found = np.roll(truth, 2, axis=1)
+
+    def theirs() -> None:
+        for labels in (truth, found):
+            for region in metrics.REGIONS.values():
+                distance_transform_edt(~np.isin(labels, region))
+
+    return row(
+        "all scores of a case",
+        lambda: metrics.measure(truth, found, metrics.REGIONS, metrics.CAVITY, spacing=(1.0, 1.0, 1.0)),
+        "six plain distance maps", theirs, 3,
+    )  # fmt: skip
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = make_cases(Path(place), 1)
+        store = Store(str(folder))
+        (case,) = find_cases(store.list(), "auto").cases
+        volume = load_case(case, store)
+        files = [store.read(entry.key) for entry in case.files.values()]
+        images = [folder / entry.key for role, entry in case.files.items() if role != "seg"]
+        print(HEADER)
+        rows = [shard_of_case(case, store, volume, files), batches_of_shard(volume, images)]
+    rows += [labels_of_case(replace(volume, mask=None)), step(volume), scores(volume)]
+    slow = [row.what for row in rows if statistics.median(row.ratios) < row.target]
+    print(f"slower than before: {', '.join(slow)}" if slow else "nothing has become slow")
+    sys.exit(bool(slow))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""jobs.segment from bucket to bucket beside MONAI's SliceInferer with the same weights.
+
+The network is a plain 2D U-Net of 7.8 million parameters, trained for three minutes. `python -m
+benchmarks.segment alone CASES MODEL` measures the predicting stage by itself.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from benchmarks.material import make_cases, make_shards
+from benchmarks.table import Row, in_turn, peer, python
+from bts.cases import find_cases
+from bts.inference import Segmenter
+from bts.model import load_model
+from bts.preprocess import load_case
+from bts.storage import Store
+
+CASES, PEER_CASES = 17, 2
+RUNS = 2
+BASIC = [
+    "--layers.widths", "32", "64", "128", "256", "512", "--layers.stem", "1", "--budget.minutes", "3",
+    "--budget.validate-every", "99",
+]  # fmt: skip
+
+
+def rows(place: Path) -> Iterator[Row]:
+    cases, few, model = make_cases(place, CASES), make_cases(place, PEER_CASES), make_model(place)
+    steady = []
+
+    def ours() -> float:
+        whole, going = run(cases, model, place / "labelmaps")
+        steady.append(going)
+        return whole
+
+    def monai() -> float:
+        return peer("monai_segment.py", str(few), str(model), str(place / "monai-labelmaps"))["seconds"]
+
+    mine, theirs = in_turn(RUNS, ours, monai)
+    yield Row(
+        what="segment, bucket to bucket", unit="s/case", ours=mine, against="MONAI SliceInferer",
+        theirs=theirs, target=15,
+    )  # fmt: skip
+    dice = agreement(place / "labelmaps", place / "monai-labelmaps")
+    yield Row(
+        what="labelmaps of both, Dice", unit="of 1", ours=[dice], against="equal", theirs=[1.0], target=0.99
+    )
+    alone = python("-m", "benchmarks.segment", "alone", str(cases), str(model))["seconds"]
+    yield Row(
+        what="segment, once Ray is up", unit="s/case", ours=steady, against="predicting alone",
+        theirs=[alone] * RUNS, target=1 / 1.15,
+    )  # fmt: skip
+
+
+def make_model(place: Path) -> Path:
+    """The model that both run."""
+    if not (file := place / "basic.safetensors").exists():
+        shards = make_shards(place, CASES)
+        where = ["--shards", str(shards), "--models", str(place), "--name", "basic"]
+        python("-m", "jobs.train", "fast", *where, *BASIC, MLFLOW_TRACKING_URI=f"sqlite:///{place}/mlflow.db")
+    return file
+
+
+def run(cases: Path, model: Path, labelmaps: Path) -> tuple[float, float]:
+    """(seconds a case of the whole job, between its first and its last marker)."""
+    shutil.rmtree(labelmaps, ignore_errors=True)
+    started = time.perf_counter()
+    where = ["--cases", str(cases), "--model", str(model), "--labelmaps", str(labelmaps)]
+    python("-m", "jobs.segment", *where)
+    took = time.perf_counter() - started
+    written = sorted(file.stat().st_mtime for file in (labelmaps / "_done").iterdir())
+    return took / len(written), (written[-1] - written[0]) / (len(written) - 1)
+
+
+def agreement(ours: Path, theirs: Path) -> float:
+    """Mean Dice of whole tumour, core and enhancing tumour between labelmaps of the same cases."""
+    found = []
+    for file in sorted(theirs.glob("*.nii.gz")):
+        case = min((f for f in ours.glob("*.nii.gz")), key=lambda f: not file.name.startswith(f.name[:-7]))
+        a, b = (np.asarray(nib.load(f).dataobj).astype(np.uint8) for f in (case, file))
+        a, b = np.where(a == 4, 3, a), np.where(b == 4, 3, b)
+        for labels in ((1, 2, 3), (1, 3), (3,)):
+            x, y = np.isin(a, labels), np.isin(b, labels)
+            found.append(2 * (x & y).sum() / max(1, x.sum() + y.sum()) if x.any() or y.any() else 1.0)
+    return float(np.mean(found))
+
+
+def alone(folder: Path, model: Path) -> float:
+    """Seconds a case of the predicting stage, with every core and nothing beside it."""
+    torch.set_num_threads(os.cpu_count())
+    segmenter, store, seconds = (
+        Segmenter([load_model(model.read_bytes(), str(model))]),
+        Store(str(folder)),
+        [],
+    )
+    for case in find_cases(store.list(), "auto").cases[:8]:
+        volume = load_case(case, store, truth=False)
+        started = time.perf_counter()
+        segmenter(volume)
+        seconds.append(time.perf_counter() - started)
+    return sum(seconds[1:]) / len(seconds[1:])
+
+
+if __name__ == "__main__":
+    print(json.dumps({"seconds": alone(Path(sys.argv[2]), Path(sys.argv[3]))}))

@@ -1,0 +1,94 @@
+"""One table of ratios: this project beside a peer or a physical limit, measured in turn in the same run."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / ".venv-bench" / "bin" / "python"
+LESS_IS_BETTER = ("s", "GiB")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One comparison, several times in turn."""
+
+    what: str
+    unit: str
+    """What both are measured in; of s… and GiB less is better, of all others more."""
+    ours: list[float]
+    against: str
+    theirs: list[float]
+    target: float | None = None
+    """The least ratio that the project promises."""
+    note: str = field(default="")
+
+    @property
+    def ratios(self) -> list[float]:
+        """How many times better ours was, pair by pair."""
+        pairs = zip(self.ours, self.theirs, strict=True)
+        if self.unit.split("/")[0] in LESS_IS_BETTER:
+            return [theirs / ours for ours, theirs in pairs]
+        return [ours / theirs for ours, theirs in pairs]
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+    def line(self) -> str:
+        ours, theirs = (statistics.median(values) for values in (self.ours, self.theirs))
+        spread = f"{min(self.ratios):.2f}–{max(self.ratios):.2f}"
+        verdict = "" if self.target is None else "yes" if self.ratio >= self.target else "NO"
+        target = "" if self.target is None else f"{self.target:g}"
+        return (
+            f"{self.what:34}{ours:10.3f} {self.unit:10}{self.against:28}{theirs:10.3f}"
+            f"{self.ratio:9.2f}  {spread:14}{target:>7} {verdict:4}{self.note}"
+        )
+
+
+HEADER = (
+    f"{'what':34}{'ours':>10} {'unit':10}{'against':28}{'theirs':>10}{'ratio':>9}  {'spread':14}"
+    f"{'target':>7} holds"
+)
+
+
+def in_turn(
+    runs: int, ours: Callable[[], float], theirs: Callable[[], float]
+) -> tuple[list[float], list[float]]:
+    """Both measured `runs` times, one after the other, so that a drift of the machine meets both."""
+    pairs = [(ours(), theirs()) for _ in range(runs)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def call(command: list[str], **environment: str) -> dict:
+    """Run a command from the project's root; the JSON of its last line. Its errors go to the terminal."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def python(*arguments: str, cores: str = "", **environment: str) -> dict:
+    """`call` this project's Python, on these cores alone (0 or 0,1)."""
+    pinned = ["taskset", "-c", cores] if cores else []
+    return call([*pinned, sys.executable, *arguments], **environment)
+
+
+def peer(script: str, *arguments: str, cores: str = "", **environment: str) -> dict:
+    """`call` a script of benchmarks/peers in the peers' own environment."""
+    if not PEERS.exists():
+        raise SystemExit("no .venv-bench: run `make bench`, which builds it from benchmarks/requirements.txt")
+    pinned = ["taskset", "-c", cores] if cores else []
+    return call([*pinned, str(PEERS), str(ROOT / "benchmarks" / "peers" / script), *arguments], **environment)
+
+
+def save(rows: list[Row], path: Path) -> None:
+    """The rows with every single figure, as JSON."""
+    found = [{**asdict(row), "ratio": row.ratio, "ratios": row.ratios} for row in rows]
+    path.write_text(json.dumps({"cores": os.cpu_count(), "rows": found}, indent=1) + "\n")

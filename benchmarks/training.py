@@ -1,0 +1,96 @@
+"""Training under Ray Train beside the same steps in a bare loop: what Ray costs, and the wait for data.
+
+`python -m benchmarks.training bare SHARDS` measures the bare loop alone.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from mlflow import MlflowClient
+
+from benchmarks.feeding import plan_of
+from benchmarks.material import make_shards
+from benchmarks.table import Row, in_turn, python
+from bts import feeding, training
+from bts.sampling import collate, samples_of
+from bts.settings import Budget
+from bts.storage import Store
+from jobs.train_worker import AHEAD, SHUFFLE
+
+SHARDS = 12
+EPOCHS = 4
+RUNS = 2
+
+
+def rows(place: Path) -> Iterator[Row]:
+    shards, waits = make_shards(place, SHARDS), []
+
+    def ours() -> float:
+        rate, wait = through_ray(shards)
+        waits.append(wait)
+        return rate
+
+    mine, theirs = in_turn(
+        RUNS, ours, lambda: python("-m", "benchmarks.training", "bare", str(shards))["samples_per_second"]
+    )
+    yield Row(
+        what="training by Ray Train", unit="slices/s", ours=mine, against="a bare loop", theirs=theirs,
+        target=0.97,
+    )  # fmt: skip
+    yield Row(
+        what="share of steps without a wait", unit="of time", ours=[1 - wait for wait in waits],
+        against="all", theirs=[1.0] * len(waits), target=0.95,
+    )  # fmt: skip
+
+
+def through_ray(shards: Path) -> tuple[float, float]:
+    """(slices a second, share of waiting) of jobs.train, the median of the epochs after the first."""
+    with tempfile.TemporaryDirectory() as place:
+        store = f"sqlite:///{place}/mlflow.db"
+        budget = ["--budget.minutes", "None", "--budget.epochs", str(EPOCHS), "--budget.validate-every", "9"]
+        folders = ["--shards", str(shards), "--models", place]
+        python("-m", "jobs.train", "fast", *folders, *budget, MLFLOW_TRACKING_URI=store)
+        client = MlflowClient(store)
+        (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        names = ("samples_per_second", "wait_share")
+        history = [[m.value for m in client.get_metric_history(run.info.run_id, n)][1:] for n in names]
+    return statistics.median(history[0]), statistics.median(history[1])
+
+
+def bare(shards: Path) -> float:
+    """Slices a second of the same network, steps and batches in a plain loop, after the first epoch."""
+    torch.set_num_threads(os.cpu_count())
+    store, plan = Store(str(shards)), plan_of(shards)
+    preset = dataclasses.replace(plan.preset, budget=Budget(epochs=EPOCHS))
+    tables = []
+    for shard in plan.training:
+        items = pa.Table.from_pylist([{"epoch": 0, "key": shard.key}])
+        tables.append(feeding.read_item(items, store, preset, None, True))
+    rates = []
+
+    def batches(epoch: int) -> Iterator[dict]:
+        rng = np.random.default_rng([preset.seed, epoch, 0])
+        needed = (feeding.needed(table, preset, epoch) for table in tables)
+        samples = (sample for table in needed for sample in samples_of(table, preset, rng))
+        chosen = feeding.shuffled(samples, preset.batch, SHUFFLE, rng)
+        return feeding.ahead((collate(some, preset, rng) for some in chosen), AHEAD)
+
+    training.train(
+        preset,
+        batches=batches,
+        on_epoch=lambda progress: rates.append(progress.metrics["samples_per_second"]),
+    )
+    return statistics.median(rates[1:])
+
+
+if __name__ == "__main__":
+    print(json.dumps({"samples_per_second": bare(Path(sys.argv[2]))}))
