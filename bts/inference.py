@@ -5,6 +5,7 @@ Axes: B batch, C channel (modality), K target, D z slices, H rows (y), W columns
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from bts.cases import OF_FIGSHARE
 from bts.device import autocast, channels_last, pick_device
 from bts.errors import CaseError, UsageError
 from bts.model import Model
+from bts.nets.folding import folded
 from bts.normalise import NOTHING, constants, finish, normalise
 from bts.resample import resize_images, resize_probabilities, working_size
 from bts.settings import Preset
@@ -39,12 +41,14 @@ class Segmenter:
                 f"the models predict different targets: {', '.join(sorted(kinds))}; give one kind"
             )
         self.device, self.flips = pick_device(device), flips
-        self.models, self.preset = models, models[0].preset
+        self.models, self.preset = [self._ready(model) for model in models], models[0].preset
         self.settings = self.preset.inference
         self.batch = batch or self.settings.batch
-        for model in models:
-            dims = 3 if model.preset.volumetric else 2
-            model.network.to(self.device, memory_format=channels_last(dims)).eval()
+
+    def _ready(self, model: Model) -> Model:
+        dims = 3 if model.preset.volumetric else 2
+        network = folded(model.network).to(self.device, memory_format=channels_last(dims))
+        return replace(model, network=network)
 
     def __call__(self, volume) -> np.ndarray:
         """volume: a CaseVolume → uint8 (D, H, W) labels of the project on its own grid.

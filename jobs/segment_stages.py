@@ -21,7 +21,7 @@ from bts.storage import Store
 from bts.worklist import Todo
 from jobs import common
 
-FORMAT = 2  # raised when a labelmap changes for the same input and model; part of every fingerprint
+FORMAT = 3  # raised when a labelmap changes for the same input and model; part of every fingerprint
 
 
 class Read:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -16,6 +17,7 @@ from bts.nets import FAMILIES, build
 from bts.nets.attention import Gate
 from bts.nets.blocks import Parts, PreActivation
 from bts.nets.encoder_unet import EncoderUNet, _timm, load_encoder
+from bts.nets.folding import folded
 from bts.nets.segnet import _unpool
 from bts.presets import PRESETS
 from bts.settings import Augmentation, Budget, Layers, Loss, Optimiser, Preset, Sampling, from_dict, to_dict
@@ -350,3 +352,22 @@ def test_encoders_that_cannot_serve_are_refused(timm, layers, words):
     with pytest.raises(UsageError) as error:
         with_encoder(**layers)
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.layers.norm == "batch"])
+def test_a_folded_network_is_the_same_function(name):
+    preset = PRESETS[name]
+    preset = replace(preset, layers=replace(preset.layers, widths=tuple(4 for _ in preset.layers.widths)))
+    network = build(preset)
+    side = preset.layers.multiple
+    images = torch.randn(2, preset.channels, *[side] * (3 if preset.volumetric else 2))
+    for norm in (one for one in network.modules() if hasattr(one, "running_var")):
+        torch.nn.init.uniform_(norm.weight, 0.5, 2)
+        torch.nn.init.normal_(norm.bias)
+    network(images)  # the running statistics move
+    network.eval()
+    light = folded(network)
+    with torch.inference_mode():
+        assert torch.allclose(light(images), network(images), rtol=1e-3, atol=1e-4)
+    left, had = (sum(hasattr(one, "running_var") for one in n.modules()) for n in (light, network))
+    assert left < had or preset.layers.place == "level"  # after pooling there is nothing to fold into

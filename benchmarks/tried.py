@@ -1,0 +1,162 @@
+"""What was tried to make it faster, each beside what the project does: `python -m benchmarks.tried [NAME …]`.
+
+On one case, predicted with the network of the preset `fast` and random weights, unless said otherwise.
+"""
+
+import argparse
+import gzip
+import io
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from isal import igzip
+
+from benchmarks.material import make_cases
+from bts.cases import find_cases
+from bts.inference import Segmenter
+from bts.model import Model
+from bts.nets import build
+from bts.preprocess import CaseVolume, load_case
+from bts.presets import FAST
+from bts.settings import Layers
+from bts.shards import table_of
+from bts.storage import Store
+
+RUNS = 5
+BASIC = replace(FAST, layers=Layers(widths=(32, 64, 128, 256, 512), norm="batch"))  # 7.8 million parameters
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Median of some runs after one that warms up."""
+    work()
+    took = []
+    for _ in range(RUNS):
+        started = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - started)
+    return statistics.median(took)
+
+
+def segmenter(preset=FAST, **options) -> Segmenter:
+    torch.manual_seed(0)
+    return Segmenter([Model(build(preset), preset, {}, "")], **options)
+
+
+def batches(volume: CaseVolume) -> Iterator[tuple[str, float]]:
+    for size in (4, 8, 16, 32, 64):
+        one = segmenter(batch=size)
+        yield f"{size} slices at once", seconds(lambda one=one: one(volume))
+
+
+def threads(volume: CaseVolume) -> Iterator[tuple[str, float]]:
+    before, one = torch.get_num_threads(), segmenter()
+    for count in range(1, (os.cpu_count() or 1) + 1):
+        torch.set_num_threads(count)
+        yield f"{count} threads", seconds(lambda: one(volume))
+    torch.set_num_threads(before)
+
+
+def precision(volume: CaseVolume) -> Iterator[tuple[str, float]]:
+    images = torch.from_numpy(np.asarray(volume.images, np.float32)).transpose(0, 1)
+    images = torch.nn.functional.pad(images, (0, -images.shape[3] % 16, 0, -images.shape[2] % 16))
+    for name, preset in (("fast", FAST), ("7.8 M U-Net", BASIC)):
+        for kind, memory in ((k, m) for k in (torch.bfloat16, torch.float32) for m in (True, False)):
+            network = build(preset).eval()
+            form = torch.channels_last if memory else torch.contiguous_format
+            network.to(memory_format=form)
+
+            @torch.inference_mode()
+            def work(network=network, kind=kind, form=form) -> None:
+                with torch.autocast("cpu", torch.bfloat16, enabled=kind is torch.bfloat16):
+                    for slices in images.split(16):
+                        network(slices.contiguous(memory_format=form))
+
+            yield f"{name}, {kind}, {'channels_last' if memory else 'channels_first'}", seconds(work)
+
+
+def compiled(volume: CaseVolume) -> Iterator[tuple[str, float]]:
+    for name, preset in (("fast", FAST), ("7.8 M U-Net", BASIC)):
+        one = segmenter(preset)
+        yield f"{name}, as it is", seconds(lambda one=one: one(volume))
+        started = time.perf_counter()
+        one.models[0].network.compile()
+        one(volume)
+        yield f"{name}, torch.compile: the first case", time.perf_counter() - started
+        yield f"{name}, torch.compile: each other", seconds(lambda one=one: one(volume))
+
+
+def traced(volume: CaseVolume) -> Iterator[tuple[str, float]]:
+    """Convolution and normalisation folded into one, the graph frozen (oneDNN sees what follows what)."""
+    for name, preset in (("fast", FAST), ("7.8 M U-Net", BASIC)):
+        one = segmenter(preset)
+        yield f"{name}, as it is", seconds(lambda one=one: one(volume))
+        model = one.models[0]
+        example = torch.zeros(16, 4, 160, 128).contiguous(memory_format=torch.channels_last)
+        with warnings.catch_warnings(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            warnings.simplefilter("ignore")
+            frozen = torch.jit.freeze(torch.jit.trace(model.network, example, check_trace=False))
+        one.models = [Model(frozen, model.preset, {}, "")]
+        yield f"{name}, traced and frozen", seconds(lambda one=one: one(volume))
+
+
+def labelmap_gzip(volume: CaseVolume) -> Iterator[tuple[str, float]]:
+    data = volume.whole(volume.mask).tobytes()
+    for name, work in {
+        "isal, level 0": lambda: igzip.compress(data, 0),
+        "isal, level 1": lambda: igzip.compress(data, 1),
+        "isal, level 2": lambda: igzip.compress(data, 2),
+        "isal, level 3": lambda: igzip.compress(data, 3),
+        "zlib, level 1": lambda: gzip.compress(data, 1),
+        "zlib, level 6": lambda: gzip.compress(data, 6),
+        "zlib, level 9": lambda: gzip.compress(data, 9),
+    }.items():
+        yield f"{name}, {len(work()) / 1e3:.0f} kB", seconds(work)
+
+
+def row_groups(volume: CaseVolume) -> Iterator[tuple[str, float]]:
+    table = table_of(volume)
+    for size in (8, 32, 128, 1024):
+        for level in (1, 3):
+            sink = io.BytesIO()
+
+            def write(sink=sink, size=size, level=level) -> None:
+                sink.seek(0)
+                how = {"compression": "zstd", "compression_level": level, "use_dictionary": False}
+                pq.write_table(table, sink, row_group_size=size, write_statistics=False, **how)
+
+            took, data = seconds(write), sink.getbuffer()
+            name = f"{size} slices a row group, zstd {level}"
+            yield f"{name}: write, {len(data) / 1e6:.1f} MB", took
+            yield f"{name}: read", seconds(lambda data=data: pq.read_table(io.BytesIO(data)))
+
+
+EXPERIMENTS = {
+    one.__name__: one for one in (batches, threads, precision, compiled, traced, labelmap_gzip, row_groups)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=" ".join(EXPERIMENTS))
+    given = parser.parse_args().names
+    with tempfile.TemporaryDirectory() as place:
+        store = Store(str(make_cases(Path(place), 1)))
+        (case,) = find_cases(store.list(), "auto").cases
+        volume = load_case(case, store)
+    for name in given or EXPERIMENTS:
+        print(f"{name} (case of {'×'.join(map(str, volume.images.shape))} voxels after the crop)")
+        for what, took in EXPERIMENTS[name](volume):
+            print(f"    {what:58}{1000 * took:10.1f} ms", flush=True)
+
+
+if __name__ == "__main__":
+    main()
