@@ -96,10 +96,8 @@ def table(figures: Figures) -> None:
         reads, writes = requests(cases)
         asked = reads * figures.get_price + writes * figures.put_price
         place = (cases * figures.source_mb / 1e6, cases * figures.shard_mb / 1e6)
-        print(
-            f"{cases:15,}{first:15.2f}{second:15.2f}{binds:>15}{(first + second) * an_hour:15.2f}{asked:15.2f}"
-            f"{place[0]:15.2f}{place[1]:15.2f}"
-        )
+        numbers = ((first + second) * an_hour, asked, *place)
+        print(f"{cases:15,}{first:15.2f}{second:15.2f}{binds:>15}", *(f"{n:14.2f}" for n in numbers))
 
 
 def check() -> None:

@@ -1,0 +1,40 @@
+"""benchmarks: ratios that point the right way, material that is what it says, a cost model that adds up."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import scale
+from benchmarks.material import make_cases
+from benchmarks.table import Row
+from bts.cases import find_cases
+from bts.storage import Store
+
+
+def row(unit: str, ours: list[float], theirs: list[float], target: float) -> Row:
+    return Row(what="x", unit=unit, ours=ours, against="y", theirs=theirs, target=target)
+
+
+def test_a_ratio_says_how_many_times_better_ours_is_pair_by_pair():
+    seconds = row("s/case", [1.0, 2.0, 1.0], [3.0, 8.0, 2.0], target=3)
+    assert seconds.ratios == [3, 4, 2] and seconds.ratio == 3
+    assert "yes" in seconds.line() and "2.00–4.00" in seconds.line()
+    rates = row("slices/s", [300.0], [100.0], target=4)
+    assert rates.ratio == 3 and "NO" in rates.line()
+
+
+def test_more_cases_than_originals_are_whole_cases_of_other_names(tmp_path):
+    listing = find_cases(Store(str(make_cases(tmp_path, 40))).list(), "auto")
+    assert len(listing.cases) == 40 and not listing.strays and not listing.problems
+    assert all(set(case.files) == {"t1", "t1ce", "t2", "flair", "seg"} for case in listing.cases)
+
+
+def test_twice_the_cluster_takes_half_the_hours_and_the_scarcer_part_binds():
+    few = scale.Figures(cores=8, gpus=1, read_s=0.3, write_s=0.1, predict_gpu_s=0.05)
+    first, second, binds = scale.hours(few, 1000)
+    assert first == pytest.approx(1000 * few.preprocess_s / 8 / 3600)
+    assert second == pytest.approx(1000 * 0.05 / 3600) and binds == "CPU"  # 8 cores: in balance
+    assert scale.hours(replace(few, cores=16), 1000)[1:] == (second, "GPU")
+    assert scale.hours(replace(few, cores=16, gpus=2), 1000)[1] == pytest.approx(second / 2)
+    alone = replace(few, gpus=0)
+    assert scale.hours(alone, 1000)[1] == pytest.approx(1000 * (0.4 + alone.predict_cpu_s) / 8 / 3600)
