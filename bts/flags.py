@@ -1,6 +1,6 @@
 """What is unusual about a labelmap: reasons for a person to look at it before anybody trusts it.
 
-A flag is one line, its kind before the colon: empty, edge, large, disagreement, input.
+A flag is one line, its kind before the colon: empty, edge, large, doubt, disagreement, input.
 Axes: D z slices, H rows (y), W columns (x).
 """
 
@@ -13,6 +13,8 @@ from bts.preprocess import CaseVolume
 
 LARGE = 0.5
 """Share of the brain from which on a tumour is unusual."""
+DOUBTFUL_ML = 0.5
+"""Enhancing tumour of which the presets' rules may make necrosis without a word."""
 AGREEMENT = 0.7
 """Dice of any tumour between two models of an ensemble below which they disagree; two readers of whole
 tumours agree with 0.74 to 0.85 (Menze et al. 2015, doi:10.1109/TMI.2014.2377694)."""
@@ -39,6 +41,12 @@ def of_labels(labels_DHW: np.ndarray, volume: CaseVolume) -> list[str]:
     if share > LARGE:
         found.append(f"large: the tumour is {share:.0%} of the brain")
     return found
+
+
+def of_doubt(decoded_DHW: np.ndarray, labels_DHW: np.ndarray, volume: CaseVolume) -> list[str]:
+    """A flag if much enhancing tumour, of the labels voxel by voxel, is none in the labelmap."""
+    lost = ((decoded_DHW == 3) & (labels_DHW == 1)).sum() * float(np.prod(volume.grid.zooms)) / 1000
+    return [f"doubt: {lost:.1f} ml that may enhance are called necrosis"] if lost >= DOUBTFUL_ML else []
 
 
 def of_ensemble(members_DHW: Sequence[np.ndarray]) -> list[str]:

@@ -17,6 +17,7 @@ from bts.errors import CaseError, UsageError
 from bts.model import Model
 from bts.nets.folding import folded
 from bts.normalise import NOTHING, constants, finish, normalise
+from bts.postprocess import tidy
 from bts.resample import resize_images, resize_probabilities, working_size
 from bts.settings import Preset
 from bts.targets import decode, outputs, probabilities
@@ -59,12 +60,16 @@ class Segmenter:
 
     def labels(self, volume, probabilities_KDHW: torch.Tensor) -> np.ndarray:
         """What `probabilities` of the volume amount to, as uint8 (D, H, W)."""
-        labels = decode(probabilities_KDHW, self.preset, self.settings.threshold)
+        labels = self.decoded(probabilities_KDHW)
         if self.preset.targets in OF_FIGSHARE:
-            return labels.numpy()
-        brain = torch.from_numpy((np.asarray(volume.images) != 0).any(axis=0))
-        labels = torch.where(brain, labels, 0).numpy()
-        return drop_small_et(labels, self.settings.min_et_ml, float(np.prod(volume.grid.zooms)))
+            return labels
+        brain = (np.asarray(volume.images) != 0).any(axis=0)
+        tidied = tidy(labels * brain, self.settings, float(np.prod(volume.grid.zooms)))
+        return tidied * brain
+
+    def decoded(self, probabilities_KDHW: torch.Tensor) -> np.ndarray:
+        """The likeliest labels voxel by voxel, before anything is known of the whole, as uint8 (D, H, W)."""
+        return decode(probabilities_KDHW, self.preset, self.settings.threshold).numpy()
 
     def probabilities(self, volume) -> torch.Tensor:
         """volume: a CaseVolume → float32 (K, D, H, W) probabilities of the targets, mean of all models."""
@@ -206,14 +211,6 @@ def _gaussian(size: tuple[int, ...]) -> torch.Tensor:
         x = (torch.arange(side) - (side - 1) / 2) / (GAUSSIAN * side)
         weight = weight[..., None] * torch.exp(-0.5 * x**2)
     return weight.clamp(min=1e-3)
-
-
-def drop_small_et(labels_DHW: np.ndarray, min_ml: float, voxel_mm3: float) -> np.ndarray:
-    """Enhancing tumour of fewer than `min_ml` millilitres in all becomes necrosis, which keeps TC and WT."""
-    enhancing = labels_DHW == 3
-    if enhancing.sum() * voxel_mm3 / 1000 >= min_ml:
-        return labels_DHW
-    return np.where(enhancing, np.uint8(1), labels_DHW)
 
 
 def _signed(images: np.ndarray) -> torch.Tensor:

@@ -269,10 +269,17 @@ class Inference:
     min_et_ml: float = 0.0
     """Enhancing tumour of fewer millilitres in a whole case becomes necrosis: specks in a case that has none
     would score Dice 0 instead of 1 (the BraTS rule for empty truths)."""
+    min_et_share: float = 0.0
+    """Enhancing tumour of a smaller share of the tumour core becomes necrosis too: at the rim of a large core
+    that does not enhance, a little is often found."""
+    fill_core: bool = False
+    """Whatever the tumour core encloses within an axial slice becomes necrosis."""
 
     def __post_init__(self):
         if not (0 <= self.overlap < 1 and self.batch >= 1):
             raise ValueError("inference.overlap must be in [0, 1), inference.batch at least 1")
+        if not (0 <= self.min_et_share < 1 and self.min_et_ml >= 0):
+            raise ValueError("inference.min_et_share must be in [0, 1), inference.min_et_ml not negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,8 +69,11 @@ class Predict:
         except torch.OutOfMemoryError as error:
             problem = f"{'×'.join(map(str, volume.images.shape))} voxels do not fit into the GPU's memory"
             raise CaseError(problem, mend="use a larger GPU") from error
-        labels = self.segmenter.labels(volume, sum(each) / len(each))
+        mean = sum(each) / len(each)
+        labels = self.segmenter.labels(volume, mean)
         found = flags.of_labels(labels, volume)
+        if volume.dataset != "figshare":
+            found += flags.of_doubt(self.segmenter.decoded(mean), labels, volume)
         if len(each) > 1:
             found += flags.of_ensemble([self.segmenter.labels(volume, one) for one in each])
         for one in self.segmenter.models:

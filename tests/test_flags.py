@@ -75,3 +75,11 @@ def test_inputs_unlike_those_of_the_training_are_flagged_by_modality(volume):
     (flag,) = flags.of_input(replace(volume, p99=bright), known)
     assert flag.startswith("input: the 99th percentile of t1ce lies 9.0 standard deviations")
     assert flags.of_input(volume, {}) == []
+
+
+def test_much_enhancing_tumour_that_became_necrosis_is_flagged(volume, labels):
+    everywhere, few = np.full_like(labels, 3), np.where(labels != 0, np.uint8(3), labels)
+    (flag,) = flags.of_doubt(everywhere, np.full_like(labels, 1), volume)
+    assert flag == f"doubt: {labels.size / 1000:.1f} ml that may enhance are called necrosis"
+    assert flags.of_doubt(few, np.where(few == 3, np.uint8(1), few), volume) == []
+    assert flags.of_doubt(everywhere, everywhere, volume) == []

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bts.errors import CaseError, UsageError
-from bts.inference import Segmenter, drop_small_et
+from bts.inference import Segmenter
 from bts.model import Model
 from bts.nets import build
 from bts.resample import working_size
@@ -220,10 +220,6 @@ def test_models_of_different_targets_are_no_ensemble():
 
 
 def test_too_little_enhancing_tumour_becomes_necrosis():
-    labels = np.array([[[0, 2, 1, 3, 3]]], np.uint8)
-    assert np.array_equal(drop_small_et(labels, 0.002, 1.0), labels)
-    assert drop_small_et(labels, 0.003, 1.0).tolist() == [[[0, 2, 1, 1, 1]]]
-    assert np.array_equal(drop_small_et(labels, 0.003, 2.0), labels)
     least = replace(PRESET, inference=Inference(batch=4, min_et_ml=1.0))
     assert 3 not in Segmenter([bright(least)])(volume())
 

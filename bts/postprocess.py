@@ -1,0 +1,36 @@
+"""What is known of tumours, applied to a whole case's labels: cores have no holes, traces do not enhance.
+
+Axes: D z slices, H rows (y), W columns (x). Labels of the project, uint8: 1 necrosis, 2 oedema, 3 enhancing.
+"""
+
+import numpy as np
+from scipy.ndimage import binary_fill_holes
+
+from bts.settings import Inference
+
+
+def tidy(labels_DHW: np.ndarray, settings: Inference, voxel_mm3: float) -> np.ndarray:
+    """The labels after all that the settings ask for."""
+    if settings.fill_core:
+        labels_DHW = fill_core(labels_DHW)
+    return drop_small_et(labels_DHW, settings, voxel_mm3)
+
+
+def fill_core(labels_DHW: np.ndarray) -> np.ndarray:
+    """Whatever the tumour core encloses within an axial slice becomes necrosis."""
+    filled = labels_DHW.copy()
+    core = (labels_DHW == 1) | (labels_DHW == 3)
+    for z in np.flatnonzero(core.any(axis=(1, 2))):
+        filled[z][binary_fill_holes(core[z]) & ~core[z]] = 1
+    return filled
+
+
+def drop_small_et(labels_DHW: np.ndarray, settings: Inference, voxel_mm3: float) -> np.ndarray:
+    """Enhancing tumour below `min_et_ml`, or below `min_et_share` of the core, becomes necrosis, which keeps
+    TC and WT.
+    """
+    enhancing = labels_DHW == 3
+    voxels, core = int(enhancing.sum()), int((labels_DHW == 1).sum() + enhancing.sum())
+    if voxels * voxel_mm3 / 1000 >= settings.min_et_ml and voxels >= settings.min_et_share * core:
+        return labels_DHW
+    return np.where(enhancing, np.uint8(1), labels_DHW)
