@@ -21,7 +21,7 @@ from bts.cases import find_cases
 from bts.preprocess import load_case
 from bts.storage import Store
 
-CASES = 102
+CASES = 68
 PEER_CASES = 17
 RUNS = 3
 

@@ -25,6 +25,10 @@ PRESET = Preset(
     budget=Budget(epochs=3, validate_every=2),
 )
 
+ALIKE = replace(  # nothing that depends on how the samples are dealt to ranks
+    PRESET, layers=Layers(widths=(4, 8)), augmentation=Augmentation(flip=0), loss=Loss(bce=1)
+)
+
 
 def batch(seed: int) -> dict[str, np.ndarray]:
     """Noise with a bright square, which is the tumour: label 3."""
@@ -230,15 +234,51 @@ def worker(rank: int, meeting: str, queue) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_two_ranks_with_uneven_batches_end_together_with_equal_weights(tmp_path):
+def half(rank: int, meeting: str, queue) -> None:
+    """Every other batch of an epoch: the other rank has those between."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+
+    def mine(epoch: int):
+        return (one for n, one in enumerate(batches(epoch, 8)) if n % 2 == rank)
+
+    progress, _ = run(ALIKE, batches=mine, rank=rank, world=2)
+    queue.put((rank, progress.step, progress.losses, weights(progress)[0].tolist()))
+    torch.distributed.destroy_process_group()
+
+
+def of_two_ranks(work, tmp_path) -> list[tuple]:
+    """What each rank put into the queue."""
     context, meeting = multiprocessing.get_context("spawn"), f"file://{tmp_path}/meeting"
     queue = context.Queue()
-    ranks = [context.Process(target=worker, args=(rank, meeting, queue)) for rank in range(2)]
+    ranks = [context.Process(target=work, args=(rank, meeting, queue)) for rank in range(2)]
     for process in ranks:
         process.start()
-    zero, one = sorted(queue.get(timeout=120) for _ in ranks)
+    found = sorted(queue.get(timeout=120) for _ in ranks)
     for process in ranks:
         process.join(30)
+    return found
+
+
+@pytest.mark.slow
+def test_two_ranks_with_uneven_batches_end_together_with_equal_weights(tmp_path):
+    zero, one = of_two_ranks(worker, tmp_path)
     assert zero[1:] == one[1:]
     assert zero[1] == 9 and zero[3] == 0.5
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_what_one_learns_from_double_batches(tmp_path):
+    zero, one = of_two_ranks(half, tmp_path)
+
+    def double(epoch: int):
+        singles = list(batches(epoch, 8))
+        for a, b in zip(singles[::2], singles[1::2], strict=True):
+            yield {key: np.concatenate([a[key], b[key]]) for key in a}
+
+    alone, _ = run(ALIKE, batches=double)
+    assert zero[1] == one[1] == alone.step == 12
+    together = np.mean([zero[2], one[2]], axis=0)
+    assert np.allclose(together, alone.losses, rtol=1e-2)
+    assert together[-1] < 0.95 * together[0]
+    assert np.allclose(zero[3], weights(alone)[0].tolist(), atol=1e-2)
