@@ -4,8 +4,6 @@ Axes: B batch, C channel (modality), D slices, H rows, W columns, … space: (H,
 Background is 0 and stays 0. Geometry is in-plane: the slices of a volume move together, as so many channels.
 """
 
-import dataclasses
-
 import torch
 from torch.nn import functional
 
@@ -16,18 +14,6 @@ KNOTS = 7
 
 INTENSITY = ("scale", "shift", "gamma", "bias", "blur", "noise")
 """Settings that change values, not places."""
-
-FADING = ("rotate", "zoom", "elastic", *INTENSITY)
-"""Settings that `fade` shrinks."""
-
-
-def faded(settings: Augmentation, share: float) -> Augmentation:
-    """The augmentation when this share of the budget is spent."""
-    left = max(0.0, 1 - share)
-    if left >= settings.fade:
-        return settings
-    shrunk = {name: getattr(settings, name) * left / settings.fade for name in FADING}
-    return dataclasses.replace(settings, **shrunk)
 
 
 def augment(

@@ -19,10 +19,11 @@ from bts.settings import (
 
 FAST = Preset(
     name="fast",
-    summary="2D U-Net on four modalities, trained in ten minutes on two CPU cores",
+    summary="2.5D U-Net, a slice and its neighbours, trained in ten minutes on two CPU cores",
     layers=Layers(stem=2, norm="batch", activation="leaky_relu", down="stride"),
+    sampling=Sampling(kind="stacks", neighbours=1),
     augmentation=Augmentation(
-        rotate=15, zoom=0.15, scale=0.25, shift=0.2, gamma=0.3, bias=0.2, blur=0.1, noise=0.05, fade=0.3
+        rotate=15, zoom=0.15, scale=0.25, shift=0.2, gamma=0.3, bias=0.2, blur=0.1, noise=0.05
     ),
     loss=Loss(dice=1, bce=1),
     optimiser=Optimiser(weight_decay=1e-2, warmup=50, schedule="poly", clip=1, ema=0.995),

@@ -156,14 +156,10 @@ class Augmentation:
     """Probability that a modality is shrunk to half its resolution and enlarged again."""
     noise: float = 0.0
     """Standard deviation of Gaussian noise inside the brain, in units of the normalised image."""
-    fade: float = 0.0
-    """Share of the budget, at its end, over which all but the mirrors shrink to nothing: the last steps see
-    images as they are."""
 
     def __post_init__(self):
-        shares = ("flip", "flip_rows", "flip_slices", "blur", "fade")
-        if not all(0 <= getattr(self, name) <= 1 for name in shares):
-            raise ValueError(f"augmentation.{', '.join(shares)} are shares from 0 to 1")
+        if not all(0 <= getattr(self, name) <= 1 for name in ("flip", "flip_rows", "flip_slices", "blur")):
+            raise ValueError("augmentation.flip, flip_rows, flip_slices, blur are probabilities from 0 to 1")
         if not all(0 <= getattr(self, name) < 1 for name in ("zoom", "scale", "gamma", "bias")):
             raise ValueError("augmentation.zoom, scale, gamma and bias are shares of at least 0 and below 1")
 

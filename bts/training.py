@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from bts.augment import augment, faded
+from bts.augment import augment
 from bts.device import autocast, channels_last, pick_device
 from bts.errors import RunError
 from bts.inference import Segmenter
@@ -108,7 +108,7 @@ def train_step(progress: Progress, stepper: nn.Module, batch: dict, share: float
     preset = progress.preset
     settings = preset.optimiser
     images = normalise(batch["images"], batch["constants"])
-    images, mask = vary(images, batch["mask"], preset, share, generator)
+    images, mask = vary(images, batch["mask"], preset, generator)
     images = finish(images, batch["constants"], preset.normalisation)
     progress.lr = learning_rate(progress, share)
     for group in progress.optimiser.param_groups:
@@ -127,13 +127,13 @@ def train_step(progress: Progress, stepper: nn.Module, batch: dict, share: float
     return loss.detach()
 
 
-def vary(images: torch.Tensor, mask: torch.Tensor, preset: Preset, share: float, generator) -> tuple:
+def vary(images: torch.Tensor, mask: torch.Tensor, preset: Preset, generator) -> tuple:
     """Augmented images and labels; the slices of a stack, channels side by side, change together."""
-    near, settings = preset.sampling.neighbours, faded(preset.augmentation, share)
+    near = preset.sampling.neighbours
     if not near:
-        return augment(images, mask, settings, generator)
+        return augment(images, mask, preset.augmentation, generator)
     deep = images.unflatten(1, (len(preset.modalities), 2 * near + 1))
-    deep, mask = augment(deep, mask[:, None], settings, generator)
+    deep, mask = augment(deep, mask[:, None], preset.augmentation, generator)
     return deep.flatten(1, 2), mask[:, 0]
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bts.augment import INTENSITY, augment, faded, smooth_field
+from bts.augment import INTENSITY, augment, smooth_field
 from bts.settings import Augmentation
 
 NOTHING = Augmentation(flip=0)
@@ -41,7 +41,7 @@ def run(images: torch.Tensor, mask: torch.Tensor, chosen: Augmentation, seed: in
 
 
 def test_every_setting_is_under_test():
-    names = {field.name for field in dataclasses.fields(Augmentation)} - {"fade"}
+    names = {field.name for field in dataclasses.fields(Augmentation)}
     assert names == PLACES.keys() | VALUES.keys() | FLIPS.keys() and set(INTENSITY) == VALUES.keys()
 
 
@@ -258,13 +258,3 @@ def test_noise_is_normal_and_different_in_each_image(space):
     assert len(flat[:, 0].unique()) > 30
     neighbours = torch.corrcoef(torch.stack([flat[:, :-1].flatten(), flat[:, 1:].flatten()]))[0, 1]
     assert neighbours.abs() < 0.1
-
-
-@given(st.floats(0, 1), st.floats(0, 1.5))
-def test_fading_shrinks_all_but_the_mirrors_towards_the_end(fade, share):
-    before = replace(EVERYTHING, fade=fade)
-    after = faded(before, share)
-    assert [getattr(after, name) for name in FLIPS] == [getattr(before, name) for name in FLIPS]
-    left = 1.0 if fade == 0 or 1 - share >= fade else max(0.0, 1 - share) / fade
-    for name in PLACES | VALUES:
-        assert getattr(after, name) == pytest.approx(left * getattr(before, name))

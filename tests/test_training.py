@@ -213,7 +213,7 @@ def test_the_slices_of_a_stack_change_together():
     )  # fmt: skip
     images = torch.rand(4, 1, 16, 16).repeat(1, 3, 1, 1) + 1
     mask = (images[:, 0] > 1.5).to(torch.uint8)
-    changed, moved = vary(images, mask, preset, 0.0, torch.Generator().manual_seed(0))
+    changed, moved = vary(images, mask, preset, torch.Generator().manual_seed(0))
     assert torch.equal(changed[:, 0], changed[:, 1]) and torch.equal(changed[:, 0], changed[:, 2])
     assert moved.shape == mask.shape and not torch.equal(moved, mask)
 
