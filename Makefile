@@ -7,7 +7,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check
 # On all cores, and also where PYTHONDONTWRITEBYTECODE is set: without bytecode each of Ray's workers would
 # compile the packages anew, for seconds. Packages hold files that are no Python of today: no error of ours.
-COMPILE = .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
+COMPILE = .venv/bin/python -m compileall -qq -j 0
 
 .PHONY: venv demo test test-fast bench bench-quick clean
 
@@ -18,13 +18,13 @@ venv: .venv/installed
 	@echo "installing requirements.txt into .venv (once; about a minute)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) -r requirements.txt
-	@$(COMPILE)
+	@$(COMPILE) .venv/lib || true
 	@touch $@
 
 .venv/installed-test: requirements-test.txt requirements-encoders.txt .venv/installed
 	@echo "installing requirements-test.txt into .venv"
 	@$(PIP) -r requirements-test.txt
-	@$(COMPILE)
+	@$(COMPILE) .venv/lib || true
 	@touch $@
 
 demo: venv
@@ -41,7 +41,8 @@ test-fast: .venv/installed-test
 .venv-bench/installed: benchmarks/requirements.txt
 	@echo "installing benchmarks/requirements.txt into .venv-bench"
 	@$(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -r benchmarks/requirements.txt
+	@.venv-bench/bin/python -m pip install -qq --no-compile -r benchmarks/requirements.txt
+	@$(COMPILE) .venv-bench/lib || true
 	@touch $@
 
 bench: .venv/installed-test .venv-bench/installed

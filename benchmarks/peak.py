@@ -3,6 +3,8 @@
 `python -m benchmarks.peak preprocess|predict|write|evaluate CASES` measures one stage in its own process.
 """
 
+import ctypes
+import gc
 import json
 import sys
 import threading
@@ -72,6 +74,8 @@ def peak(work: Callable[[], object]) -> float:
             highest = max(highest, process.memory_info().rss)
             time.sleep(0.002)
 
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free must be taken anew, and so be seen
     before = process.memory_info().rss
     threading.Thread(target=watch, daemon=True).start()
     work()

@@ -37,14 +37,10 @@ def rows(place: Path) -> Iterator[Row]:
     def monai() -> float:
         return peer("monai_preprocess.py", str(few), str(place / "monai"))["seconds"]
 
-    def nnunet() -> dict:
-        shutil.rmtree(place / "nnunet", ignore_errors=True)
-        return peer("nnunet_preprocess.py", str(few), str(place / "nnunet"))
-
     mine, theirs = in_turn(RUNS, ours, monai)
     yield Row(what="preprocess", unit="s/case", ours=mine, against="MONAI chain", theirs=theirs, target=2.8)
-    found = nnunet()
-    own, both = found["preprocess"], found["preprocess"] + found["fingerprint"]
+    own, fingerprint = nnunet(few, make_cases(place, 2), place / "nnunet")
+    both = own + fingerprint
     last = [mine[-1]]
     yield Row(what="preprocess", unit="s/case", ours=last, against="nnU-Net", theirs=[own], target=4)
     yield Row(
@@ -81,6 +77,16 @@ def run(cases: Path, shards: Path, cores: str) -> tuple[float, float]:
     # The first shards come one a core, together.
     skip = os.cpu_count() or 1
     return took / len(written), (written[-1] - written[skip - 1]) / (len(written) - skip)
+
+
+def nnunet(many: Path, few: Path, place: Path) -> tuple[float, float]:
+    """Seconds a case of nnU-Net's (preprocessing, fingerprint), without the start of its workers."""
+    found = []
+    for cases in (many, few):
+        shutil.rmtree(place, ignore_errors=True)
+        found.append(peer("nnunet_preprocess.py", str(cases), str(place)))
+    cases = found[0]["cases"] - found[1]["cases"]
+    return tuple((found[0][step] - found[1][step]) / cases for step in ("preprocess", "fingerprint"))
 
 
 def size_row(cases: Path, shards: Path) -> Row:

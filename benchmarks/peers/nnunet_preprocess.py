@@ -1,4 +1,4 @@
-"""nnU-Net: fingerprint and 2D preprocessing by its own commands. CASES PLACE → s a case of both."""
+"""nnU-Net: fingerprint and 2D preprocessing by its own commands. CASES PLACE → s of both, and the cases."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def main() -> None:
     fingerprint = timed("nnUNetv2_extract_fingerprint", "-d", "1", "-np", cores)
     timed("nnUNetv2_plan_experiment", "-d", "1")
     preprocess = timed("nnUNetv2_preprocess", "-d", "1", "-c", "2d", "-np", cores)
-    print(json.dumps({"fingerprint": fingerprint / count, "preprocess": preprocess / count}))
+    print(json.dumps({"fingerprint": fingerprint, "preprocess": preprocess, "cases": count}))
 
 
 if __name__ == "__main__":
