@@ -159,6 +159,10 @@ def check_model_and_tracking(here: Path, line: dict) -> None:
     assert artifacts == {"curves.png", "classes.png", *shown}
     assert {path.name for path in here.glob("models/_pictures/fast/*")} == artifacts
     assert resolve("models:/fast@champion") == Path(line["model"]).read_bytes()
+    tags = tracker.client.get_model_version("fast", "1").tags
+    assert {tags[name] for name in ("digest", "data", "commit")} == {
+        line["digest"], model.meta["data"], model.meta["commit"],
+    }  # fmt: skip
     assert list(here.glob("mlartifacts/*"))
 
 
@@ -191,9 +195,7 @@ def test_two_workers_survive_the_death_of_one(shard_folder, here, ray_local, cap
     assert load_model((here / "models/two.safetensors").read_bytes(), "two").meta["epochs"] == 12
 
 
-def kill_a_worker_after_the_first_epoch(
-    models: Path, killed: threading.Event, seconds: float = 120
-) -> None:
+def kill_a_worker_after_the_first_epoch(models: Path, killed: threading.Event, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         begun = list(models.glob("_checkpoints/two-*/checkpoint_manager_snapshot.json"))
