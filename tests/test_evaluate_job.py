@@ -92,8 +92,9 @@ def test_other_folders_are_scored_beside_and_drawn(ray_local, five, tmp_path, ca
     code, said, _ = run(capsys, *five, against=(other.uri,))
     assert code == 3 and "vnet failed at grid: " in said
     assert "labelmaps against vnet" in said and "mean rank" not in said
-    pictures = {e.key for e in five[-1].list() if e.key.startswith("comparison")}
-    assert pictures == {"comparison.png", f"comparison-{PERFECT}.png"}
+    found = {e.key for e in five[-1].list() if e.key.startswith("comparison")}
+    pictures = {"comparison.png", f"comparison-{PERFECT}.png"}
+    assert found == {"comparison.csv", *pictures}
     assert all(five[-1].read(key).startswith(b"\x89PNG") for key in pictures)
     same = Store(str(tmp_path / "again" / "labelmaps"))
     code, said, _ = run(capsys, *five, against=(same.uri,))
