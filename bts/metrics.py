@@ -22,6 +22,8 @@ FORMAT = 2  # raised when a score changes for the same labelmaps; part of every 
 METRICS = ("dice", "iou", "sensitivity", "specificity")
 DISTANCES = ("hd95", "nsd1", "volume_error_ml")
 LESIONS = ("lesion_dice", "lesion_hd95", "lesions_found", "lesions_missed", "lesions_false")
+LOWER_IS_BETTER = {"hd95", "volume_error_ml", "lesion_hd95", "lesions_missed", "lesions_false"}
+"""Of a volume error its size, without its sign."""
 LABELS = 5  # background and four
 
 
@@ -96,12 +98,18 @@ def _crop(truth: np.ndarray, prediction: np.ndarray, margin: int) -> tuple[np.nd
     return truth[wider], prediction[wider]
 
 
-def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:
-    """One number for a case: the mean Dice of WT, TC and ET, or figshare's Dice of tumour.
+def mean_score(scores: Mapping[str, Mapping[str, float]], metric: str) -> float:
+    """One number for a case: the mean of a metric over WT, TC and ET, or figshare's of tumour.
 
-    Left out are the cavity and the types, which not every case has.
+    Left out are the cavity and the types, which not every case has. Raises KeyError where the case was not
+    scored by that metric.
     """
-    return float(np.mean([scores[region]["dice"] for region in (TUMOUR if "tumour" in scores else REGIONS)]))
+    return float(np.mean([scores[region][metric] for region in (TUMOUR if "tumour" in scores else REGIONS)]))
+
+
+def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:
+    """The mean Dice over the regions of `mean_score`."""
+    return mean_score(scores, "dice")
 
 
 def confusion(truth_DHW: np.ndarray, prediction_DHW: np.ndarray) -> np.ndarray:

@@ -150,6 +150,20 @@ def written_in(pair: Pair, labelmaps: Store) -> str:
     return said.pop()
 
 
+def made_by(pair: Pair, labelmaps: Store) -> str:
+    """The models that made the labelmap, by its marker: their digests joined by "+", then the options that
+    were on ("0123456789ab flips"). Empty for another tool's labelmap.
+    """
+    said = set()
+    for key in pair.markers:
+        with suppress(CaseError, ValueError, KeyError, TypeError, AttributeError):
+            marker = json.loads(fetch(key, labelmaps))
+            digests = "+".join(one["digest"] for one in marker["models"])
+            options = sorted(name for name, on in marker["options"].items() if on)
+            said.add(" ".join([digests, *options]))
+    return said.pop() if len(said) == 1 else ""
+
+
 def read_images(
     case: Case, cases: Store, grid: Grid, wanted: Iterable[str]
 ) -> Iterator[tuple[str, np.ndarray]]:

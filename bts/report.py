@@ -6,13 +6,13 @@ outside (case names, errors, URIs) is escaped. The page itself is report.html, a
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
 import numpy as np
 
-from bts import pictures
+from bts import pictures, statistics
 from bts.metrics import CAVITY, DISTANCES, LESIONS, METRICS, REGIONS, TUMOUR, TYPES, mean_dice
 
 TITLES = {
@@ -43,6 +43,9 @@ class Scored:
     dataset: str
     scores: dict[str, dict[str, float]]
     """{region: {metric: value}}, as bts.metrics.measure gives it; figshare's as bts.metrics.score."""
+    patient: str = ""
+    maker: str = ""
+    """What made the labelmap, as bts.pairs.made_by tells it; empty for another tool's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,10 @@ class Contents:
     without_labelmap: Sequence[str]
     without_truth: Sequence[str]
     pictures: Sequence[Picture]
+    comparisons: Mapping[str, Mapping[tuple[str, str], statistics.Paired]] = field(default_factory=dict)
+    """Other folder → (region, metric) → these labelmaps against its own."""
+    ranking: Mapping[str, float] = field(default_factory=dict)
+    """Folder → mean rank, the best first; empty for fewer than three folders."""
 
 
 def choose(scored: Sequence[Scored]) -> dict[str, Scored]:
@@ -88,12 +95,12 @@ def summarise(scored: Sequence[Scored], region: str, metric: str) -> dict[str, f
     """n, mean, sample standard deviation (NaN for one case), median and quartiles (q25, q75) over the cases
     with that region and metric; NaN where there is none.
     """
-    values = np.array([s.scores[region][metric] for s in scored if metric in s.scores.get(region, ())])
-    if not values.size:
-        return {"n": 0, **dict.fromkeys(("mean", "std", "median", "q25", "q75"), np.nan)}
-    std = values.std(ddof=1) if values.size > 1 else np.nan
-    q25, median, q75 = np.quantile(values, (0.25, 0.5, 0.75))
-    return {"n": values.size, "mean": values.mean(), "std": std, "median": median, "q25": q25, "q75": q75}
+    return statistics.describe(_values(scored, region, metric))
+
+
+def interval(scored: Sequence[Scored], region: str, metric: str) -> tuple[float, float]:
+    """Bootstrap 95 % interval of the mean of the same values; NaN for fewer than 6 of them."""
+    return statistics.mean_interval(_values(scored, region, metric))
 
 
 def regions_of(scored: Sequence[Scored]) -> list[str]:
@@ -107,10 +114,10 @@ def metrics_of(scored: Sequence[Scored]) -> list[str]:
     return [metric for metric in (*METRICS, *DISTANCES, *LESIONS) if metric in there]
 
 
-def groups_of(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
-    """The cases by tumour grade or type, sorted; empty where there are not two groups to compare."""
-    names = sorted({one.group for one in scored if one.group})
-    return {n: [one for one in scored if one.group == n] for n in names} if len(names) > 1 else {}
+def groups_of(scored: Sequence[Scored], part: str = "group") -> dict[str, list[Scored]]:
+    """The cases by tumour grade or type, or by `dataset`, sorted; empty where there are not two of them."""
+    names = sorted({getattr(one, part) for one in scored} - {""})
+    return {n: [s for s in scored if getattr(s, part) == n] for n in names} if len(names) > 1 else {}
 
 
 def legend_of(scored: Sequence[Scored]) -> list[tuple[str, tuple[int, int, int]]]:
@@ -124,6 +131,22 @@ def legend_of(scored: Sequence[Scored]) -> list[tuple[str, tuple[int, int, int]]
     return legend
 
 
+def table(scored: Sequence[Scored]) -> str:
+    """The summary for the terminal, a line a region."""
+    regions = regions_of(scored)
+    width = max(8, *(len(region) + 1 for region in regions), 0)
+    more = {name: title for name, title in BRIEF.items() if name in metrics_of(scored)}
+    head = f"{'region':{width}}{'mean Dice':>10}{'median':>10}{'n':>7}{'std':>9}{'95 % interval':>17}"
+    lines = [head + "".join(f"{title:>13}" for title in more.values())]
+    for region in regions:
+        of, (low, high) = summarise(scored, region, "dice"), interval(scored, region, "dice")
+        std = "–" if np.isnan(of["std"]) else f"{of['std']:.4f}"
+        between = "–" if np.isnan(low) else f"{low:.4f}–{high:.4f}"
+        line = f"{region:{width}}{of['mean']:10.4f}{of['median']:10.4f}{of['n']:7}{std:>9}{between:>17}"
+        lines.append(line + "".join(f"{summarise(scored, region, name)['mean']:13.3f}" for name in more))
+    return "\n".join(lines)
+
+
 def render(contents: Contents) -> str:
     """The page, complete in itself."""
     scored = sorted(contents.scored, key=lambda s: (mean_dice(s.scores), s.case_id))
@@ -133,17 +156,31 @@ def render(contents: Contents) -> str:
     )
     environment.filters["uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     environment.filters["score"] = lambda value, digits=3: "–" if np.isnan(value) else f"{value:.{digits}f}"
+    environment.tests["known"] = lambda value: not np.isnan(value)
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         c=contents,
         scored=scored,
         regions=regions,
         parts=[part for part in (METRICS, DISTANCES, LESIONS) if set(part) <= set(known)],
         titles=TITLES,
-        summary={r: {m: summarise(scored, r, m) for m in known} for r in regions},
+        brief={"dice": "Dice", **BRIEF},
+        summary={r: {m: _of_page(scored, r, m) for m in known} for r in regions},
         groups={
-            name: {r: summarise(cases, r, "dice") for r in regions_of(cases)}
-            for name, cases in groups_of(scored).items()
+            title: {
+                name: {r: _of_page(cases, r, "dice") for r in regions_of(cases)}
+                for name, cases in groups_of(scored, part).items()
+            }
+            for part, title in {"group": "tumour grade or type", "dataset": "dataset"}.items()
         },
         legend=legend_of([picture.scored for picture in contents.pictures]),
         mean=mean_dice,
     )
+
+
+def _values(scored: Sequence[Scored], region: str, metric: str) -> np.ndarray:
+    return np.array([s.scores[region][metric] for s in scored if metric in s.scores.get(region, ())])
+
+
+def _of_page(scored: Sequence[Scored], region: str, metric: str) -> dict[str, float]:
+    low, high = interval(scored, region, metric)
+    return {**summarise(scored, region, metric), "low": low, "high": high}

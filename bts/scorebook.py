@@ -1,8 +1,8 @@
 """Scores of cases that are kept beside a report, so that the next run computes only what is new.
 
 They lie in a few Parquet files, `_scores/DIGEST.parquet`: case_id, fingerprint (of truth, labelmap, label
-convention and the metrics' own version), scores as JSON. Written in pieces while a run goes on, and made one
-at its end: a crash loses a piece at most.
+convention and the metrics' own version), scores as JSON, maker of the labelmap. Written in pieces while a run
+goes on, and made one at its end: a crash loses a piece at most.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from bts.storage import Store
 
 PIECE = 500  # cases: of a run that is cut off, fewer are computed again
-SCHEMA = pa.schema([(name, pa.string()) for name in ("case_id", "fingerprint", "scores")])
+SCHEMA = pa.schema([(name, pa.string()) for name in ("case_id", "fingerprint", "scores", "maker")])
 
 
 class Scorebook:
@@ -24,27 +24,31 @@ class Scorebook:
         """Reads what is there; a piece that cannot be read counts as none."""
         self.output = output
         self.pieces = [entry.key for entry in output.list("_scores") if entry.key.endswith(".parquet")]
-        self.kept: dict[str, tuple[str, str]] = {}
+        self.kept: dict[str, dict[str, str]] = {}  # rows by fingerprint
         self.asked: set[str] = set()
         self.fresh: list[dict[str, str]] = []
         for key in self.pieces:
             for row in self._rows(key):
-                self.kept[row["fingerprint"]] = row["case_id"], row["scores"]
+                self.kept[row["fingerprint"]] = row
 
     @property
     def cases(self) -> set[str]:
         """Those that have scores, also outdated ones."""
-        return {case_id for case_id, _ in self.kept.values()}
+        return {row["case_id"] for row in self.kept.values()}
 
     def get(self, fingerprint: str) -> dict | None:
         """Scores as bts.metrics.score gave them, or None."""
         self.asked.add(fingerprint)
-        return json.loads(self.kept[fingerprint][1]) if fingerprint in self.kept else None
+        return json.loads(self.kept[fingerprint]["scores"]) if fingerprint in self.kept else None
 
-    def add(self, case_id: str, fingerprint: str, scores: dict) -> None:
+    def maker(self, fingerprint: str) -> str:
+        """What made the labelmap of scores that are kept."""
+        return self.kept[fingerprint]["maker"]
+
+    def add(self, case_id: str, fingerprint: str, scores: dict, maker: str = "") -> None:
         """Keep the scores of a case. Raises RunError where the store takes no piece."""
-        row = {"case_id": case_id, "fingerprint": fingerprint, "scores": json.dumps(scores)}
-        self.kept[fingerprint] = case_id, row["scores"]
+        row = {"case_id": case_id, "fingerprint": fingerprint, "scores": json.dumps(scores), "maker": maker}
+        self.kept[fingerprint] = row
         self.asked.add(fingerprint)
         self.fresh.append(row)
         if len(self.fresh) >= PIECE:
@@ -55,12 +59,7 @@ class Scorebook:
         """Make one piece of all that this run asked for; the others go."""
         if not self.fresh and len(self.pieces) <= 1 and self.asked >= self.kept.keys():
             return
-        rows = [
-            {"case_id": case_id, "fingerprint": mark, "scores": scores}
-            for mark, (case_id, scores) in sorted(self.kept.items())
-            if mark in self.asked
-        ]
-        whole = self._put(rows)
+        whole = self._put([row for mark, row in sorted(self.kept.items()) if mark in self.asked])
         for key in self.pieces:
             if key != whole:
                 self.output.delete(key)
@@ -68,7 +67,7 @@ class Scorebook:
     def _rows(self, key: str) -> list[dict[str, str]]:
         try:
             rows = pq.read_table(pa.BufferReader(self.output.read(key)), schema=SCHEMA).to_pylist()
-            return [row for row in rows if all(row.values())]
+            return [row for row in rows if None not in row.values()]  # older pieces name no maker
         except (OSError, pa.ArrowException):
             return []
 

@@ -196,6 +196,17 @@ def split_uri(uri: str) -> tuple[Store, str]:
     return Store(parent or "/"), name
 
 
+def read_file(uri: str) -> bytes:
+    """One file, by its path or URI. Raises UsageError where there is none, RunError where the store fails."""
+    store, key = split_uri(uri)
+    try:
+        return store.read(key)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise UsageError(f"{uri}: cannot be read ({error})") from None
+    except OSError as error:
+        raise RunError(f"{uri}: cannot be read ({error})") from None
+
+
 def _written(stat: os.stat_result) -> float:
     return max(stat.st_mtime, stat.st_ctime)  # a copy may keep the original's date of change
 

@@ -11,7 +11,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,6 +25,21 @@ PARAMS_A_CALL, METRICS_A_CALL, LONGEST_VALUE = 100, 1000, 6000  # MLflow's own l
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A registered model."""
+
+    name: str
+    number: str
+    digest: str
+    """Of its file; empty if another program registered it."""
+    run_id: str
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.number}"
+
+
 def _or_run_error(method):
     """Turn whatever a kind of store raises into a RunError of one line, without the login of its URI."""
 
@@ -34,7 +50,7 @@ def _or_run_error(method):
         except (RunError, UsageError):
             raise
         except Exception as error:
-            raise RunError(f"MLflow at {without_login(self.uri)}: {self._reason(error)}") from None
+            raise RunError(f"MLflow at {self.place}: {self._reason(error)}") from None
 
     return asked
 
@@ -81,41 +97,94 @@ class Tracker:
             self.client.log_artifact(run_id, str(path), folder or None)
 
     @_or_run_error
-    def register(self, run_id: str, name: str, data: bytes, digest: str) -> str:
+    def register(
+        self,
+        run_id: str,
+        name: str,
+        data: bytes,
+        digest: str,
+        tags: Mapping[str, str] | None = None,
+        modalities: Sequence[str] = (),
+    ) -> str:
         """Keep a model file with the run, as the next version of the registered model `name`.
 
         The same bytes of the same run are registered once. The first version ever becomes the champion;
-        later ones have to earn it (jobs.promote).
+        later ones have to earn it (jobs.promote). tags: of the version; modalities: what its signature asks.
         """
         for version in self.client.search_model_versions(f"name = '{name}'"):
             if version.run_id == run_id and version.tags.get("digest") == digest:
                 return str(version.version)
         self.attach(run_id, f"{name}.safetensors", data, folder=f"model-{digest}")
+        if modalities:
+            self.attach(run_id, "MLmodel", _description(run_id, name, digest, modalities), f"model-{digest}")
         model = self._registered(name)
         source = f"{self.client.get_run(run_id).info.artifact_uri}/model-{digest}"
-        version = self.client.create_model_version(name, source, run_id, tags={"digest": digest}).version
+        tags = {**(tags or {}), "digest": digest}
+        version = self.client.create_model_version(name, source, run_id, tags=tags).version
         if CHAMPION not in model.aliases:
             self.client.set_registered_model_alias(name, CHAMPION, version)
         return str(version)
+
+    @_or_run_error
+    def log_evaluation(
+        self, run_id: str, report: str, means: Mapping[str, float], files: Mapping[str, bytes]
+    ) -> None:
+        """Scores of the run's model, and the report's files, under `evaluate/REPORT` of the run."""
+        place = f"evaluate/{re.sub(r'[^A-Za-z0-9_.-]', '_', report)}"  # what MLflow takes as a key
+        self.log(run_id, {f"{place}/{name}": value for name, value in means.items()}, step=0)
+        for name, data in files.items():
+            self.attach(run_id, name, data, folder=place)
 
     @_or_run_error
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run_id, status)
 
-    def read(self, uri: str) -> bytes:
-        """The .safetensors file behind `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Raises UsageError."""
-        from mlflow.artifacts import download_artifacts
+    @_or_run_error
+    def find(self, digest: str) -> list[Version]:
+        """The registered versions of a model file, oldest first, by its digest."""
+        found = self.client.search_model_versions(f"tags.digest = '{digest}'")
+        return [_version(one) for one in sorted(found, key=lambda one: one.creation_timestamp)]
+
+    @_or_run_error
+    def version(self, uri: str) -> Version:
+        """What `models:/NAME@ALIAS` or `models:/NAME/VERSION` names. Raises UsageError if there is none."""
         from mlflow.exceptions import MlflowException
 
         parts = _MODEL_URI.fullmatch(uri)
         if not parts:
             raise UsageError(f"{uri}: name a registered model as models:/NAME@ALIAS or models:/NAME/VERSION")
-        name, alias, version = parts["name"], parts["alias"], parts["version"]
+        name, alias, number = parts["name"], parts["alias"], parts["version"]
         try:
             if alias:
-                version = self.client.get_model_version_by_alias(name, alias).version
-            source = self.client.get_model_version_download_uri(name, version)
+                return _version(self.client.get_model_version_by_alias(name, alias))
+            return _version(self.client.get_model_version(name, number))
+        except MlflowException as error:
+            raise UsageError(f"{uri}: not found in {self.place}: {self._reason(error)}") from None
+
+    @_or_run_error
+    def holder(self, name: str, alias: str) -> Version | None:
+        """The version of the registered model `name` that has the alias, if any has."""
+        aliases = self.client.get_registered_model(name).aliases
+        return self.version(f"models:/{name}@{alias}") if alias in aliases else None
+
+    @_or_run_error
+    def promote(self, version: Version, alias: str, why: str) -> None:
+        """Give the alias to this version; its tag `promoted.ALIAS` says since when and why."""
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.client.set_model_version_tag(
+            version.name, version.number, f"promoted.{alias}", f"{since} {why}"[:LONGEST_VALUE]
+        )
+        self.client.set_registered_model_alias(version.name, alias, version.number)
+
+    def read(self, uri: str) -> bytes:
+        """The .safetensors file behind `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Raises UsageError."""
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        found = self.version(uri)
+        try:
+            source = self.client.get_model_version_download_uri(found.name, found.number)
             with tempfile.TemporaryDirectory() as here:
                 folder = download_artifacts(artifact_uri=source, dst_path=here, tracking_uri=self.uri)
                 files = sorted(Path(folder).rglob("*.safetensors"))
@@ -123,12 +192,16 @@ class Tracker:
                     raise UsageError(f"{uri}: holds {len(files)} .safetensors files, a model of ours has one")
                 return files[0].read_bytes()
         except (MlflowException, OSError) as error:
-            where = without_login(self.uri)
-            raise UsageError(f"{uri}: not found in {where}: {self._reason(error)}") from None
+            raise UsageError(f"{uri}: not found in {self.place}: {self._reason(error)}") from None
+
+    @property
+    def place(self) -> str:
+        """Its URI, as it may be shown."""
+        return without_login(self.uri)
 
     def _reason(self, error: Exception) -> str:
         first = (str(error) or type(error).__name__).splitlines()[0]
-        return first.replace(self.uri, without_login(self.uri))
+        return first.replace(self.uri, self.place)
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(EXPERIMENT)
@@ -161,6 +234,11 @@ def resolve(uri: str) -> bytes:
     return Tracker().read(uri)
 
 
+def is_there() -> bool:
+    """Whether a server is configured, or this folder has a database: a new one is made by trainings alone."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or os.path.exists("mlflow.db")
+
+
 def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested settings → {"loss.smooth": 1.0, …}, the names of the flags."""
     flat: dict[str, object] = {}
@@ -174,6 +252,24 @@ def without_login(uri: str) -> str:
     """The URI with neither user nor password, which must not reach a log or a tag."""
     parts = urlsplit(uri)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+def _version(of) -> Version:
+    return Version(of.name, str(of.version), of.tags.get("digest", ""), of.run_id or "")
+
+
+def _description(run_id: str, name: str, digest: str, modalities: Sequence[str]) -> bytes:
+    """The MLmodel file: MLflow's page of a version shows its signature. Volumes are (D, H, W)."""
+    import numpy as np
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    volume = (-1, -1, -1)
+    inputs = Schema([TensorSpec(np.dtype(np.float32), volume, modality) for modality in modalities])
+    outputs = Schema([TensorSpec(np.dtype(np.uint8), volume, "labels")])
+    described = Model(f"model-{digest}", run_id, signature=ModelSignature(inputs, outputs))
+    described.add_flavor("bts", model=f"{name}.safetensors")
+    return described.to_yaml().encode()
 
 
 def _client(uri: str):

@@ -28,7 +28,8 @@ DONE, COULD_NOT_RUN, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
 class Outcome:
     """What a job did: the counts of its last line, and the failed cases of its run report."""
 
-    output: Store
+    output: Store | None
+    """Where the run report goes; a job that writes to no store (promote) has none."""
     counts: dict[str, object]
     failed: list[dict[str, str]] = field(default_factory=list)
     details: dict[str, object] = field(default_factory=dict)
@@ -210,6 +211,9 @@ def _close(name: str, outcome: Outcome, seconds: float) -> None:
     line = {"job": name, **outcome.counts, "failed": len(outcome.failed), "seconds": round(seconds, 2)}
     if outcome.dry_run:
         print(json.dumps({**line, "dry_run": True}), flush=True)
+        return
+    if outcome.output is None:
+        print(json.dumps(line), flush=True)
         return
     key = f"_runs/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.json"
     line["report"] = key

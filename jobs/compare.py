@@ -1,7 +1,8 @@
 """Several folders of labelmaps of the same cases, side by side: what `jobs.evaluate --against` adds.
 
-Not a command. Bars of each region's Dice and IoU by folder, over the cases that every folder has, and of a
-few cases one slice with the truth and each folder's answer.
+Not a command; the figures beside these pictures are bts.comparison's. Bars of each region's Dice and IoU by
+folder, over the cases that every folder has, and of a few cases one slice with the truth and each folder's
+answer.
 """
 
 import json
@@ -17,6 +18,7 @@ from bts.pairs import Pair, read_pair
 from bts.preprocess import load_case
 from bts.report import Scored, choose
 from bts.storage import Store
+from jobs import common
 
 SHOWN = ("dice", "iou")
 
@@ -69,6 +71,7 @@ def draw(
         for pair in of:
             if pair.case.id in chosen:
                 chosen[pair.case.id][name] = pair.to_row()
+    common.start_ray()
     rows = [{"pairs": json.dumps(of)} for of in chosen.values()]
     grids = ray.data.from_items(rows, override_num_blocks=len(rows)).map(Grid(source, folders).__call__)
     return found | {f"comparison-{r['case_id']}.png": r["png"] for r in grids.iter_rows() if r["png"]}

@@ -16,13 +16,14 @@ from typing import Literal
 
 import ray
 
-from bts import figshare, lesions, metrics, pictures, report, tables
-from bts.errors import CaseError, UsageError
-from bts.pairs import Matched, Pair, match, read_images, read_pair
+from bts import comparison, report, tables, tracking
+from bts.errors import RunError, UsageError
+from bts.pairs import Matched, Pair, match
 from bts.report import Scored
 from bts.scorebook import Scorebook
 from bts.storage import Store
 from jobs import batch, common, compare
+from jobs.evaluate_stages import Draw, Score
 from jobs.figshare_index import index_figshare
 
 NAMED = 1000  # at most this many unmatched files by name in the run report
@@ -37,62 +38,18 @@ class Settings:
     cases: str
     """Folder or s3://bucket/prefix with the cases; those with a truth are scored."""
     report: str
-    """Folder or s3://bucket/prefix for index.html, scores.parquet and scores.csv."""
+    """Folder or s3://bucket/prefix for index.html, scores.parquet, scores.csv and brats.csv."""
     labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
     """Label convention of truths and labelmaps; auto tells it by the name of each case. A labelmap of
     jobs.segment carries its own."""
     against: tuple[str, ...] = ()
-    """Other folders of labelmaps of the same cases (other networks, other tools): scored too, and drawn
-    beside these in comparison.png and comparison-CASE.png."""
+    """Other folders of labelmaps of the same cases (other networks, other tools): scored too, compared case
+    by case with these (comparison.csv), ranked from two others on, and drawn in comparison.png and
+    comparison-CASE.png."""
     dry_run: bool = False
     """Say which cases would be scored and why, and write nothing."""
     max_failed: str = "0"
     """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
-
-
-class Score:
-    """Pair → its scores as JSON, or its failure."""
-
-    def __init__(self, cases: Store, labelmaps: Store):
-        self.cases, self.labelmaps = cases, labelmaps
-
-    def __call__(self, row: dict) -> dict:
-        pair = Pair.from_row(row)
-        try:
-            truth, prediction, grid, convention = read_pair(pair, self.cases, self.labelmaps)
-        except CaseError as error:
-            failure = json.dumps(common.failure(pair.case.id, error))
-            return {"case_id": pair.case.id, "scores": "", "failure": failure}
-        regions = metrics.regions_of(convention)
-        if pictures.knows_place(pair.case.dataset):
-            rules = lesions.RULES.get(pair.case.dataset, lesions.GLIOMA)
-            scores = metrics.measure(truth, prediction, *regions, spacing=grid.zooms, rules=rules)
-        else:
-            scores = metrics.score(truth, prediction, *regions)
-        return {"case_id": pair.case.id, "scores": json.dumps(scores), "failure": ""}
-
-
-class Draw:
-    """Pair → PNG panels of its fullest slice; without panels if a file has gone bad since scoring."""
-
-    def __init__(self, cases: Store, labelmaps: Store):
-        self.cases, self.labelmaps = cases, labelmaps
-
-    def __call__(self, row: dict) -> dict:
-        pair = Pair.from_row(row)
-        try:
-            truth, prediction, grid, convention = read_pair(pair, self.cases, self.labelmaps)
-        except CaseError:
-            return {"case_id": pair.case.id, "z": 0, "captions": [], "panels": []}
-        z = pictures.fullest_slice(truth, prediction)
-        images = read_images(pair.case, self.cases, grid, pictures.BACKGROUNDS)
-        slices = {name: image[z] for name, image in images}
-        placed = pictures.knows_place(pair.case.dataset)
-        legend = pictures.LEGENDS.get(convention, pictures.LABELS)
-        panels = pictures.draw(truth[z], prediction[z], slices, grid.zooms[1:], legend=legend, sides=placed)
-        shown = z if placed else figshare.number(list(pair.case.files)[z])
-        columns = {"captions": list(panels), "panels": list(panels.values())}
-        return {"case_id": pair.case.id, "z": shown, **columns}
 
 
 def main(settings: Settings) -> common.Outcome:
@@ -111,8 +68,10 @@ def main(settings: Settings) -> common.Outcome:
     scored, unscored = score(matched.pairs, source, labelmaps, book)
     failed += unscored
     failed.sort(key=lambda failure: failure["case_id"])
-    for name, table in tables.write(scored).items():
-        output.put(name, table)
+    pairs = {ours: matched.pairs} | {n: match(listing.cases, f.list()).pairs for n, f in others.items()}
+    scores = {ours: scored} | {n: score_other(n, pairs[n], source, f, book) for n, f in others.items()}
+    book.close()
+    files = tables.write(scored) | (compare.draw(scores, pairs, source, folders) if others else {})
     contents = report.Contents(
         title="Segmentation scores",
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -123,15 +82,16 @@ def main(settings: Settings) -> common.Outcome:
         without_labelmap=matched.without_labelmap,
         without_truth=matched.without_truth,
         pictures=draw(scored, matched.pairs, Draw(source, labelmaps)),
+        comparisons={name: comparison.compare(scored, scores[name]) for name in others},
+        ranking=comparison.rank(scores) if len(others) > 1 else {},
     )
-    output.put("index.html", report.render(contents).encode(errors="backslashreplace"))
     if others:
-        pairs = {ours: matched.pairs} | {n: match(listing.cases, f.list()).pairs for n, f in others.items()}
-        scores = {ours: scored} | {n: score_other(n, pairs[n], source, f, book) for n, f in others.items()}
-        for name, png in compare.draw(scores, pairs, source, folders).items():
-            output.put(name, png)
-    book.close()
-    print_summary(scored, output)
+        files["comparison.csv"] = comparison.write(ours, contents.comparisons, contents.ranking)
+    files["index.html"] = report.render(contents).encode(errors="backslashreplace")
+    for name, data in files.items():
+        output.put(name, data)
+    print_results(ours, contents, output)
+    track(contents, output, files)
     return outcome(output, contents, listing.strays, max_failed)
 
 
@@ -150,9 +110,13 @@ def score(
             failed.append(json.loads(row["failure"]))
         else:
             found[row["case_id"]] = json.loads(row["scores"])
-            book.add(row["case_id"], by_case[row["case_id"]].fingerprint, found[row["case_id"]])
-    cases = {case_id: pair.case for case_id, pair in by_case.items()}
-    scored = [Scored(i, cases[i].group, cases[i].dataset, of) for i, of in found.items() if of is not None]
+            mark = by_case[row["case_id"]].fingerprint
+            book.add(row["case_id"], mark, found[row["case_id"]], row["maker"])
+    scored = []
+    for case_id, of in found.items():
+        if of is not None:
+            case, maker = by_case[case_id].case, book.maker(by_case[case_id].fingerprint)
+            scored.append(Scored(case_id, case.group, case.dataset, of, case.patient, maker))
     return scored, failed
 
 
@@ -240,19 +204,37 @@ def draw(scored: Sequence[Scored], pairs: Sequence[Pair], drawer: Draw) -> list[
     ]
 
 
-def print_summary(scored: Sequence[Scored], output: Store) -> None:
-    """The table for the person who watches, on standard output: it is the result."""
-    regions = report.regions_of(scored)
-    width = max(8, *(len(region) + 1 for region in regions), 0)
-    more = {name: title for name, title in report.BRIEF.items() if name in report.metrics_of(scored)}
-    heads = "".join(f"{title:>13}" for title in more.values())
-    print(f"{'region':{width}}{'mean Dice':>10}{'median':>10}{'n':>7}{heads}")
-    for region in regions:
-        of = report.summarise(scored, region, "dice")
-        means = [report.summarise(scored, region, name)["mean"] for name in more]
-        line = f"{region:{width}}{of['mean']:10.4f}{of['median']:10.4f}{of['n']:7}"
-        print(line + "".join(f"{mean:13.3f}" for mean in means))
+def print_results(ours: str, contents: report.Contents, output: Store) -> None:
+    """The tables for the person who watches, on standard output: they are the result."""
+    print(report.table(contents.scored))
+    for other, found in contents.comparisons.items():
+        print(comparison.table(ours, other, found))
+    if contents.ranking:
+        places = ", ".join(f"{name} {place:.2f}" for name, place in contents.ranking.items())
+        print(f"mean rank, 1 is the best: {places}")
     print(f"report: {output.uri}/index.html", flush=True)
+
+
+def track(contents: report.Contents, output: Store, files: dict[str, bytes]) -> None:
+    """Means, page and pictures go to the MLflow run of the model, where one model made all the labelmaps."""
+    makers = {one.maker.split(" ")[0] for one in contents.scored}
+    if len(makers) != 1 or makers == {""} or not tracking.is_there():
+        return
+    means = {
+        f"{metric}/{region}": report.summarise(contents.scored, region, metric)["mean"]
+        for region in report.regions_of(contents.scored)
+        for metric in report.metrics_of(contents.scored)
+    }
+    shown = {name: data for name, data in files.items() if name.endswith((".html", ".png"))}
+    for picture in contents.pictures:
+        title = picture.title.lower().replace(" ", "-")
+        shown |= {f"{title}-{caption.lower()}.png": png for caption, png in picture.panels.items()}
+    try:
+        tracker = tracking.Tracker()
+        if found := tracker.find(makers.pop()):
+            tracker.log_evaluation(found[-1].run_id, output.uri.rstrip("/").rpartition("/")[2], means, shown)
+    except RunError as error:
+        common.say(f"the scores are written, but not logged: {error}")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from bts import labelmaps, model, tracking, worklist
 from bts.cases import OF_FIGSHARE, Case
-from bts.errors import RunError, UsageError
-from bts.storage import Entry, Store, split_uri
+from bts.errors import UsageError
+from bts.storage import Entry, Store, read_file
 from jobs import batch, common
 from jobs.figshare_index import index_figshare, set_unfit_aside
 from jobs.segment_stages import FORMAT, Predict, Read, Write
@@ -53,16 +53,7 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
     """
     found, targets = [], {}
     for name in names:
-        if name.startswith("models:/"):
-            data = tracking.resolve(name)
-        else:
-            store, key = split_uri(name)
-            try:
-                data = store.read(key)
-            except (FileNotFoundError, IsADirectoryError) as error:
-                raise UsageError(f"--model {name}: cannot be read ({error})") from None
-            except OSError as error:
-                raise RunError(f"--model {name}: cannot be read ({error})") from None
+        data = tracking.resolve(name) if name.startswith("models:/") else read_file(name)
         targets[name] = model.load_model(data, name).preset.targets
         found.append((name, data))
     if len(set(targets.values())) > 1:

@@ -85,7 +85,7 @@ def main(settings: Settings, system: str) -> common.Outcome:
         for file, picture in pictures(plan, result).items():
             tracker.attach(run_id, file, picture)
             models.put(f"_pictures/{name}/{file}", picture)
-        tracker.register(run_id, name, data, model.digest(data))
+        tracker.register(run_id, name, data, model.digest(data), tags, plan.preset.modalities)
         models.put(f"{name}.safetensors", data)  # last: cut off before this, the next run does the rest
         status = "FINISHED"
     finally:

@@ -70,13 +70,13 @@ def case_files(
     }
 
 
-def tiny_model(seed: int = 1) -> bytes:
+def tiny_model(seed: int = 1, **provenance: object) -> bytes:
     """An untrained network that fits the small cases: its labels are arbitrary, but not constant."""
     torch.manual_seed(seed)
     preset = Preset(
         name="tiny", size=(32, 32), layers=Layers(widths=(4, 8)), loss=Loss(bce=1), budget=Budget(epochs=1)
     )
-    return save_model(build(preset), preset, {})
+    return save_model(build(preset), preset, provenance)
 
 
 def results(store, suffix: str) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from builders import affine, case_files, nifti, put_all, voxels
 
+from bts import tables
 from bts.metrics import CAVITY, DISTANCES, LESIONS, METRICS, REGIONS, measure
 from bts.storage import Store
 from jobs import common, evaluate
@@ -90,12 +91,74 @@ def test_other_folders_are_scored_beside_and_drawn(ray_local, five, tmp_path, ca
     other.put(f"{ASKEW}.nii.gz", nifti(TRUTH[:-1], RAS))
     code, said, _ = run(capsys, *five, against=(other.uri,))
     assert code == 3 and "vnet failed at grid: " in said
-    pictures = {e.key for e in five[-1].list() if e.key.startswith("comparison")}
-    assert pictures == {"comparison.png", f"comparison-{PERFECT}.png"}
+    assert "labelmaps against vnet" in said and "mean rank" not in said
+    found = {e.key for e in five[-1].list() if e.key.startswith("comparison")}
+    pictures = {"comparison.png", f"comparison-{PERFECT}.png"}
+    assert found == {"comparison.csv", *pictures}
     assert all(five[-1].read(key).startswith(b"\x89PNG") for key in pictures)
     same = Store(str(tmp_path / "again" / "labelmaps"))
     code, said, _ = run(capsys, *five, against=(same.uri,))
     assert code == 2 and "two folders have the same name" in said
+
+
+def test_folders_are_compared_case_by_case_and_ranked(ray_local, tmp_path, capsys):
+    """Eight cases, perfect here; b moved all, c two of them."""
+    labelmaps, cases, output = where = folders(str(tmp_path))
+    names = [f"BraTS-GLI-{n:05}-000" for n in range(8)]
+    b, c = Store(str(tmp_path / "b")), Store(str(tmp_path / "c"))
+    for n, case in enumerate(names):
+        cases.put(f"{case}/{case}-seg.nii.gz", nifti(TRUTH, RAS))
+        labelmaps.put(f"{case}.nii.gz", nifti(TRUTH, RAS))
+        b.put(f"{case}.nii.gz", nifti(MOVED, RAS))
+        c.put(f"{case}.nii.gz", nifti(MOVED if n < 2 else TRUTH, RAS))
+    code, said, _ = run(capsys, *where, against=(b.uri, c.uri))
+    assert code == 0
+    table = list(csv.DictReader(io.StringIO(output.read("comparison.csv").decode())))
+    of = {(r["against"], r["region"], r["metric"], r["statistic"]): r["value"] for r in table}
+    lost = 1 - measure(TRUTH, MOVED, REGIONS, CAVITY, spacing=(1.0, 1.0, 1.0))["WT"]["dice"]
+    assert float(of["b", "WT", "dice", "difference"]) == pytest.approx(lost)
+    assert float(of["c", "WT", "dice", "difference"]) == pytest.approx(lost / 4)
+    assert float(of["b", "WT", "dice", "p"]) == pytest.approx(2 / 2**8)
+    assert (of["c", "WT", "hd95", "better"], of["c", "WT", "hd95", "worse"]) == ("2", "0")
+    ranks = {r["folder"]: float(r["value"]) for r in table if r["statistic"] == "mean_rank"}
+    # Of four cases in four: these and c share the first two ranks in six, b and c the last two in two.
+    assert ranks == {"labelmaps": (6 * 1.5 + 2) / 8, "c": (6 * 1.5 + 2 * 2.5) / 8, "b": (6 * 3 + 2 * 2.5) / 8}
+    assert "mean rank, 1 is the best: labelmaps 1.38, c 1.75, b 2.88" in said
+    html = output.read("index.html").decode()
+    assert "Against b" in html and "Against c" in html and "0.0078" in html and "<h2>Ranking" in html
+
+
+def test_brats_csv_lies_beside(ray_local, five, capsys):
+    run(capsys, *five)
+    rows = {row["Label"]: row for row in csv.DictReader(io.StringIO(five[-1].read("brats.csv").decode()))}
+    assert list(rows)[:3] == sorted((PERFECT, SHIFTED, EMPTY)) and list(rows)[3:5] == ["Mean", "StdDev"]
+    assert float(rows[PERFECT]["Dice_ET"]) == 1 and float(rows[EMPTY]["Hausdorff95_WT"]) == 374
+    assert float(rows["Mean"]["Dice_WT"]) == pytest.approx(
+        np.mean([r["value"] for r in parquet(five[-1]) if (r["region"], r["metric"]) == ("WT", "dice")])
+    )
+
+
+def test_scores_name_the_model_and_a_refusing_tracker_changes_nothing(
+    ray_local, tmp_path, capsys, monkeypatch
+):
+    labelmaps, cases, output = where = folders(str(tmp_path))
+    cases.put(f"{PERFECT}/{PERFECT}-seg.nii.gz", nifti(TRUTH, RAS))
+    labelmaps.put(f"{PERFECT}.nii.gz", nifti(TRUTH, RAS))
+    marker = {"labels": "brats2023", "models": [{"digest": "0123456789ab"}], "options": {"flips": True}}
+    labelmaps.put(f"_done/{PERFECT}.0123456789ab.json", json.dumps(marker).encode())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    code, said, _ = run(capsys, *where)
+    assert code == 0 and "not logged" not in said and not (tmp_path / "mlflow.db").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    code, said, _ = run(capsys, *where)  # the second run reads the scores, and their maker, that it has
+    (line,) = [line for line in said.splitlines() if "not logged" in line]
+    assert code == 0 and line.startswith(
+        "the scores are written, but not logged: MLflow at http://127.0.0.1:9"
+    )
+    (one,) = tables.read(output.read("scores.parquet"), "scores")
+    assert (one.maker, one.patient) == ("0123456789ab flips", "BraTS-GLI-00000")
 
 
 def test_csv_says_what_parquet_says(ray_local, five, capsys):

@@ -164,7 +164,7 @@ def test_scores_of_another_tool_s_labelmaps(ray_local, tmp_path, capsys):
     assert [(f["case_id"], f["stage"]) for f in done.failed] == [("9.mat", "index")]
     rows = report.read("scores.csv").decode().splitlines()[1:]
     assert len(rows) == (2 + 3) * len(METRICS) and f"{GLIOMA},glioma,figshare,tumour,dice,1.0" in rows
-    assert "\ntumour         1.0000    1.0000      2\n" in capsys.readouterr().out
+    assert "\ntumour         1.0000    1.0000      2   0.0000 " in capsys.readouterr().out
     html = report.read("index.html").decode()
     assert "By tumour grade or type" in html and "T1ce" in html and "slice 3," in html
     assert "whole tumour" not in html and "R is the patient" not in html

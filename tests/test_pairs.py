@@ -8,7 +8,7 @@ from builders import LPS, NAMES_2021, affine, case_files, nifti, put_all, voxels
 
 from bts.cases import find_cases
 from bts.errors import CaseError
-from bts.pairs import Pair, match, read_images, read_pair
+from bts.pairs import Pair, made_by, match, read_images, read_pair
 from bts.preprocess import read_role
 from bts.storage import Entry, Store
 
@@ -85,6 +85,27 @@ def test_a_marker_is_believed_over_the_case(stores):
     truth = voxels()[1]
     labels, prediction, *_ = read_pair(pair_of(stores, truth, marker={"labels": "brats2023"}), *stores)
     assert np.array_equal(labels, prediction)
+
+
+MADE = {"labels": "brats2021", "models": [{"digest": "0123456789ab"}], "options": {"flips": False}}
+
+
+@pytest.mark.parametrize(
+    ("marker", "maker"),
+    [
+        (MADE, "0123456789ab"),
+        (MADE | {"options": {"flips": True}}, "0123456789ab flips"),
+        (
+            MADE | {"models": [{"digest": "0123456789ab"}, {"digest": "ba9876543210"}]},
+            "0123456789ab+ba9876543210",
+        ),
+        ({"labels": "brats2021"}, ""),
+        (["brats2021"], ""),
+        (None, ""),
+    ],
+)
+def test_a_marker_tells_what_made_the_labelmap(stores, marker, maker):
+    assert made_by(pair_of(stores, voxels()[1], marker=marker), stores[1]) == maker
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from bts import metrics, pictures, report
 from bts.report import Contents, Picture, Scored
+from bts.statistics import compare
 
 EVIL = '<script>alert("x")</script>&'
 
@@ -124,6 +125,30 @@ def test_groups_are_compared_where_there_are_two():
     html = page(scored=one + two)
     assert "0.600 ± 0.141" in html and "n 2" in html and "By tumour" not in page(scored=one)
     assert [name for name, _ in report.legend_of(one)] == ["tumour"]
+
+
+def test_the_interval_is_shown_from_six_cases_on():
+    six = [scored(f"C{n}", 0.5 + n / 10) for n in range(6)]
+    low, high = report.interval(six, "WT", "dice")
+    assert 0.5 < low < 0.75 < high < 1
+    assert f"95 % {low:.3f} to {high:.3f}" in page(scored=six) and "<small>95 %" not in page(scored=six[1:])
+    assert f"{0.75:10.4f}{0.75:10.4f}{6:7}   0.1871    {low:.4f}–{high:.4f}" in report.table(six)
+    assert "–" in report.table(six[:1]) and "nan" not in report.table(six[:1])
+
+
+def test_datasets_are_compared_where_there_are_two():
+    two = [scored("A", 0.5), Scored("B", "", "msd", scored("B", 0.7).scores)]
+    assert "By dataset" in page(scored=two) and "By dataset" not in page(scored=two[:1])
+
+
+def test_comparisons_and_ranking():
+    of = compare(np.linspace(0.5, 0.9, 8), np.linspace(0.4, 0.8, 8))
+    found = {EVIL: {("WT", "dice"): of, ("WT", "iou"): of}}
+    html = page(scored=[scored("A", 0.5)], comparisons=found, ranking={"ours": 1.25, EVIL: 1.75})
+    assert Tags(html).open == [] and "script" not in {tag for tag, _ in Tags(html).found}
+    assert "+0.100" in html and "8 / 0" in html and "0.0078" in html and ">1.25<" in html
+    assert html.count("+0.100 to +0.100") == 1, "Dice alone of the two; all are in comparison.csv"
+    assert "Against" not in page(scored=[scored("A", 0.5)])
 
 
 def test_page_of_nothing():

@@ -1,3 +1,5 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bts import scorebook
@@ -19,10 +21,11 @@ def pieces(output: Store) -> list[str]:
 def test_what_is_added_is_known_to_the_next_run(output):
     book = Scorebook(output)
     assert book.get("f1") is None
-    book.add("a", "f1", SCORES)
+    book.add("a", "f1", SCORES, "0123456789ab")
     book.close()
     again = Scorebook(output)
     assert again.get("f1") == SCORES and again.get("f2") is None and again.cases == {"a"}
+    assert again.maker("f1") == "0123456789ab"
     again.close()
     assert len(pieces(output)) == 1
 
@@ -51,6 +54,15 @@ def test_outdated_scores_go(output):
     changed.close()
     last = Scorebook(output)
     assert (last.get("f1"), last.get("f2"), last.get("f3")) == (None, SCORES, {"WT": {"dice": 1.0}})
+
+
+def test_a_piece_of_an_older_version_counts_as_none(output):
+    """It does not say what made the labelmaps."""
+    sink = pa.BufferOutputStream()
+    columns = {"case_id": ["a"], "fingerprint": ["f1"], "scores": ["{}"]}
+    pq.write_table(pa.table(columns), sink)
+    output.put("_scores/0123456789ab.parquet", sink.getvalue().to_pybytes())
+    assert Scorebook(output).get("f1") is None
 
 
 def test_a_spoilt_piece_counts_as_none(output):

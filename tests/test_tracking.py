@@ -49,6 +49,39 @@ def test_the_first_version_is_champion_and_the_next_is_not(tracker):
     assert tracker.read("models:/model-d/2") == b"two"
 
 
+def test_a_version_says_what_it_is_made_of_and_what_it_asks(tracker):
+    from mlflow.models import get_model_info
+
+    run_id = start(tracker, "s")
+    tags = {"data": "d", "commit": "c"}
+    tracker.register(run_id, "model-s", b"bytes", "333", tags, ("t1ce", "flair"))
+    version = tracker.client.get_model_version("model-s", "1")
+    assert version.tags == {**tags, "digest": "333"}
+    folder = tracker.client.get_model_version_download_uri("model-s", "1").removeprefix("file://")
+    signature = get_model_info(folder).signature
+    assert signature.inputs.input_names() == ["t1ce", "flair"] and len(signature.inputs.inputs[0].shape) == 3
+    assert tracker.read("models:/model-s/1") == b"bytes"
+
+
+def test_a_version_is_found_by_its_file(tracker):
+    tracker.register(start(tracker, "t"), "model-t", b"bytes", "444")
+    (found,) = tracker.find("444")
+    assert found == tracker.version("models:/model-t@champion") == tracker.holder("model-t", "champion")
+    assert found.uri == "models:/model-t/1" and tracker.find("445") == []
+    assert tracker.holder("model-t", "other") is None
+
+
+def test_an_evaluation_joins_the_run_of_its_model(tracker):
+    run_id = start(tracker, "u")
+    tracker.finish(run_id)
+    tracker.log_evaluation(run_id, "spring & 2026", {"dice/WT": 0.5}, {"index.html": b"page"})
+    run = tracker.client.get_run(run_id)
+    assert run.data.metrics == {"evaluate/spring___2026/dice/WT": 0.5} and run.info.status == "FINISHED"
+    assert [f.path for f in tracker.client.list_artifacts(run_id, "evaluate/spring___2026")] == [
+        "evaluate/spring___2026/index.html"
+    ]
+
+
 def test_resolve_reads_from_the_file_in_the_current_directory(tracker, folder, monkeypatch):
     tracker.register(start(tracker, "f"), "model-f", b"bytes", "1")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

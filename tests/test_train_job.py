@@ -159,6 +159,10 @@ def check_model_and_tracking(here: Path, line: dict) -> None:
     assert artifacts == {"curves.png", "classes.png", *shown}
     assert {path.name for path in here.glob("models/_pictures/fast/*")} == artifacts
     assert resolve("models:/fast@champion") == Path(line["model"]).read_bytes()
+    tags = tracker.client.get_model_version("fast", "1").tags
+    assert {tags[name] for name in ("digest", "data", "commit")} == {
+        line["digest"], model.meta["data"], model.meta["commit"],
+    }  # fmt: skip
     assert list(here.glob("mlartifacts/*"))
 
 

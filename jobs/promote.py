@@ -1,0 +1,164 @@
+"""A registered model becomes the champion if it is better than the present one on cases that both segmented.
+
+jobs.segment and jobs.evaluate come first, for both models; a case whose patient either of them was trained on
+does not count. It moves an alias of the registry, and writes nothing else.
+
+    python -m jobs.promote models:/fast/2 --if-better-than champion --on data/reports/v2 data/reports/champion
+    ray job submit --working-dir . -- python -m jobs.promote models:/fast/2 --on s3://b/reports/v2 s3://b/reports/v1
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from bts import comparison, metrics, model, tables
+from bts.errors import UsageError
+from bts.report import Scored
+from bts.statistics import FEWEST, Paired
+from bts.storage import read_file
+from bts.tracking import CHAMPION, Tracker, Version
+from jobs import common
+
+
+@dataclass
+class Settings:
+    """Flags of jobs.promote."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """The candidate: models:/NAME/VERSION, models:/NAME@ALIAS, or the file of a registered model."""
+    on: tuple[str, ...] = ()
+    """Reports of jobs.evaluate on the same cases (folders, or their scores.parquet): of the candidate's
+    labelmaps and of the other version's, in any order, for they tell what made the labelmaps."""
+    if_better_than: str = CHAMPION
+    """Alias of the version to beat, of the same registered model. Where no version has it, the candidate gets
+    --alias without a comparison."""
+    alias: str = CHAMPION
+    """Alias that the candidate gets."""
+    metric: Literal["dice", "iou", "nsd1", "hd95", "lesion_dice", "lesion_hd95"] = "dice"
+    """What is compared: of each case the mean over WT, TC and ET, or of figshare's tumour."""
+    p_value: float = 0.05
+    """The mean must be better, and the two-sided p of Wilcoxon's signed-rank test below this."""
+
+
+def main(settings: Settings) -> common.Outcome:
+    if not 0 < settings.p_value <= 1:
+        raise UsageError(f"--p-value {settings.p_value:g}: give a probability, such as 0.05")
+    tracker = Tracker()
+    candidate = find(tracker, settings.model)
+    said = {"model": candidate.uri, "digest": candidate.digest, "alias": settings.alias}
+    holder = tracker.holder(candidate.name, settings.if_better_than)
+    if holder is None:
+        why = f"no version of {candidate.name} was {settings.if_better_than}"
+        return settle(tracker, candidate, said, why, promoted=True)
+    said["against"] = holder.uri
+    if holder.digest == candidate.digest:
+        why = f"it is the {settings.if_better_than} ({holder.uri}) already"
+        return settle(tracker, candidate, said, why, promoted=False)
+    paired = compare(tracker, candidate, holder, read_scores(settings.on), settings.metric)
+    lower = settings.metric in metrics.LOWER_IS_BETTER
+    better = paired.difference < 0 if lower else paired.difference > 0
+    promoted = better and paired.p < settings.p_value
+    why = figures(paired, settings.metric, holder)
+    if not promoted:
+        why += f", not below {settings.p_value:g}" if better else "; the mean is not better"
+    said |= {"metric": settings.metric, **asdict(paired), "difference": paired.difference}
+    return settle(tracker, candidate, said, why, promoted=promoted)
+
+
+def find(tracker: Tracker, name: str) -> Version:
+    """The registered version that a name or a model file means. Raises UsageError if there is none."""
+    if name.startswith("models:/"):
+        found = tracker.version(name)
+        if not found.digest:
+            raise UsageError(
+                f"{name}: has no tag `digest`; only models that jobs.train registered can be told"
+            )
+        return found
+    digest = model.digest(read_file(name))
+    versions = tracker.find(digest)
+    if not versions:
+        raise UsageError(
+            f"{name}: no version registered in {tracker.place} has its digest {digest}; jobs.train registers "
+            "its models where MLFLOW_TRACKING_URI says"
+        )
+    if names := {one.name for one in versions} - {versions[-1].name}:
+        raise UsageError(f"{name}: also registered as {', '.join(names)}; give models:/NAME/VERSION")
+    return versions[-1]
+
+
+def read_scores(reports: Sequence[str]) -> list[Scored]:
+    """The scores of all reports. Raises UsageError naming the one that has none."""
+    found = []
+    for uri in reports:
+        name = uri if uri.endswith(".parquet") else f"{uri.rstrip('/')}/scores.parquet"
+        found += tables.read(read_file(name), name)
+    return found
+
+
+def compare(
+    tracker: Tracker, candidate: Version, holder: Version, scored: Sequence[Scored], metric: str
+) -> Paired:
+    """Candidate and holder on the cases that both have. Raises UsageError where that says nothing."""
+    first, second = (scores_of(version, scored) for version in (candidate, holder))
+    options = {one.maker.partition(" ")[2] for one in (*first.values(), *second.values())}
+    if len(options) > 1:
+        said = " and ".join(sorted(f"--{one}" if one else "none" for one in options))
+        raise UsageError(f"--on: labelmaps were made with different options ({said}); segment all alike")
+    both = first.keys() & second.keys()
+    seen = trained_on(tracker, candidate) | trained_on(tracker, holder)
+    usable = sorted(case_id for case_id in both if first[case_id].patient not in seen)
+    if len(usable) < len(both):
+        common.say(f"{len(both) - len(usable)} of {len(both)} common cases were used in training: left out")
+    if len(usable) < FEWEST:
+        raise UsageError(
+            f"--on: too few cases: {len(both)} are scored for both {candidate.uri} and {holder.uri}, "
+            f"{len(usable)} of them of patients that neither was trained on; {FEWEST} are needed"
+        )
+    try:
+        values = [[metrics.mean_score(of[i].scores, metric) for i in usable] for of in (first, second)]
+    except KeyError:
+        raise UsageError(f"--metric {metric}: not every case has been scored by it") from None
+    return comparison.compare_metric(*values, metric)
+
+
+def scores_of(version: Version, scored: Sequence[Scored]) -> dict[str, Scored]:
+    """Those of labelmaps that this model alone made, by case. Raises UsageError if there is none."""
+    found = {one.case_id: one for one in scored if one.maker.partition(" ")[0] == version.digest}
+    if not found:
+        makers = ", ".join(sorted({one.maker or "another tool" for one in scored})) or "nothing"
+        raise UsageError(
+            f"--on: no scores of {version.uri} (digest {version.digest}), but of {makers}; run jobs.segment "
+            f"--model {version.uri}, then jobs.evaluate on its labelmaps"
+        )
+    return found
+
+
+def trained_on(tracker: Tracker, version: Version) -> set[str]:
+    """Patients, as the model's own header names them."""
+    header = model.read_header(tracker.read(version.uri), version.uri)
+    return set(header["provenance"].get("training_patients", ()))
+
+
+def figures(paired: Paired, metric: str, holder: Version) -> str:
+    return (
+        f"mean {metric} {paired.first:.4f}, of {holder.uri} {paired.second:.4f} (difference "
+        f"{paired.difference:+.4f}, 95 % {paired.low:+.4f} to {paired.high:+.4f}), better in {paired.better} "
+        f"and worse in {paired.worse} of {paired.n} cases, p {paired.test}"
+    )
+
+
+def settle(
+    tracker: Tracker, candidate: Version, said: dict[str, object], why: str, *, promoted: bool
+) -> common.Outcome:
+    """Move the alias or leave it, and say so."""
+    if promoted:
+        tracker.promote(candidate, said["alias"], why)
+    verb = "is now" if promoted else "does not become"
+    print(f"{candidate.uri} {verb} {said['alias']}: {why}", flush=True)
+    return common.Outcome(None, {"promoted": promoted, **said, "why": why})
+
+
+if __name__ == "__main__":
+    common.run_job("promote", Settings, main)
