@@ -28,7 +28,7 @@ CASES, PEER_CASES = 17, 2
 RUNS = 2
 BASIC = [
     "--layers.widths", "32", "64", "128", "256", "512", "--layers.stem", "1", "--budget.minutes", "3",
-    "--budget.validate-every", "99",
+    "--sampling.kind", "slices", "--sampling.neighbours", "0", "--budget.validate-every", "99",
 ]  # fmt: skip
 
 
