@@ -49,6 +49,11 @@ class Grid:
         return self._nifti.get_best_affine()
 
     @property
+    def canonical_affine(self) -> np.ndarray:
+        """4×4, canonical voxel indices (x, y, z) → the same mm in RAS+."""
+        return self.source_affine @ orientations.inv_ornt_aff(self._to_canonical, self.source_shape)
+
+    @property
     def orientation(self) -> str:
         """Axis codes of the source, such as LPS or RAS."""
         return "".join(nib.aff2axcodes(self.source_affine))
