@@ -77,19 +77,22 @@ class Matched:
     """Keys of the labelmaps that are of no case with a truth."""
 
 
+def by_case(keys: Iterable[str], pattern: re.Pattern = LABELMAP) -> dict[str, list[str]]:
+    """The labelmaps (or markers) among the keys of a folder, by the case in their names."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        if named := pattern.fullmatch(key):
+            found.setdefault(named["case"], []).append(key)
+    return found
+
+
 def match(cases: Iterable[Case], entries: Iterable[Entry], *, truths: bool = True) -> Matched:
     """Pair the cases with the labelmaps at a folder's top: CASE.nii.gz, CASE-seg.nii, …
 
     `truths`: only the cases that have a truth; figshare's slices hold theirs.
     """
-    labelmaps: dict[str, list[str]] = {}
-    versions: dict[str, str] = {}
-    markers: dict[str, list[str]] = {}
-    for entry in entries:
-        versions[entry.key] = entry.version
-        for pattern, found in ((LABELMAP, labelmaps), (MARKER, markers)):
-            if named := pattern.fullmatch(entry.key):
-                found.setdefault(named["case"], []).append(entry.key)
+    versions = {entry.key: entry.version for entry in entries}
+    labelmaps, markers = (by_case(versions, pattern) for pattern in (LABELMAP, MARKER))
     matched = Matched()
     for case in cases:
         if truths and not has_truth(case):
