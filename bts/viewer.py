@@ -28,7 +28,7 @@ from bts.labelmaps import held
 from bts.pairs import Pair, has_truth, match, read_prediction, read_truth
 from bts.preprocess import modalities_of, read_modality
 from bts.storage import Entry, Store
-from bts.volume import LABEL_INTENT, Volume
+from bts.volume import Volume
 
 PAGE = Path(__file__).with_name("viewer.html")
 READERS = 16  # threads that read markers
@@ -90,7 +90,7 @@ class Shelf:
         self.shown = {}
         for case in cases:
             pair = pairs.get(case.id)
-            note = notes.get(case.id) or _note(pair)
+            note = notes.get(case.id) or _note(case, pair)
             self.shown[case.id] = Shown(case, pair, note, markers.get(case.id, {}), dice.get(case.id, {}))
 
     def volume(self, case_id: str, role: str) -> bytes:
@@ -100,9 +100,9 @@ class Shelf:
             raise KeyError(role)
         try:
             if role == "truth":
-                return to_nifti(read_truth(shown.case, self.source), labels=True)
+                return to_nifti(read_truth(shown.case, self.source))
             if role == "prediction":
-                return to_nifti(read_prediction(shown.pair, self.labelmaps), labels=True)
+                return to_nifti(read_prediction(shown.pair, self.labelmaps))
             return to_nifti(read_modality(shown.case, self.source, role))
         except CaseError as error:
             error.case = case_id
@@ -183,14 +183,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet: a line a request helps nobody."""
 
 
-def to_nifti(volume: Volume, *, labels: bool = False) -> bytes:
-    """A .nii file of a (D, H, W) volume on the canonical grid, every voxel at its place in mm."""
+def to_nifti(volume: Volume) -> bytes:
+    """A .nii file of a (D, H, W) volume on the canonical grid, every voxel at its place in mm.
+
+    Without the intent "label", by which NiiVue would choose colours of its own.
+    """
     voxels = volume.voxels if volume.voxels.dtype.name in SENT else volume.voxels.astype(np.float32)
     image = nib.Nifti1Image(voxels.T, volume.grid.canonical_affine)
     image.header.set_xyzt_units("mm")
-    if labels:
-        image.header["intent_code"] = LABEL_INTENT
-    elif (brain := voxels[voxels != 0]).size:  # the window of the report's pictures
+    if (brain := voxels[voxels != 0]).size:  # the window of the report's pictures
         image.header["cal_min"], image.header["cal_max"] = np.percentile(brain, (1, 99))
     return image.to_bytes()
 
@@ -217,9 +218,9 @@ def _waiting(cases: Sequence[Case], entries: Sequence[Entry]) -> dict[str, Pair]
     return {pair.case.id: replace(pair, labelmap=held(pair.labelmap)) for pair in pairs}
 
 
-def _note(pair: Pair | None) -> str:
+def _note(case: Case, pair: Pair | None) -> str:
     if pair is None:
-        return "no labelmap: images only"
+        return f"no labelmap: images {'and truth ' * has_truth(case)}only"
     return "held for review" if pair.labelmap.startswith(held("")) else ""
 
 
