@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 SIZE = (72, 88, 64)  # x, y, z
 INDEX = 3  # of a phantom with one tumour, at the patient's side
-CASE, ALONE = phantom.case_id(INDEX), phantom.case_id(INDEX + 1)
+CASE, ALONE, BAD, HALF = (phantom.case_id(INDEX + n) for n in range(4))
 TRUTH = phantom.make_case(0, INDEX, SIZE)[1]
 Z = int(TRUTH.astype(bool).sum(axis=(1, 2)).argmax())
 STEP = 3  # slices
@@ -23,12 +23,18 @@ STEP = 3  # slices
 
 @pytest.fixture(scope="module")
 def url(niivue, tmp_path_factory):
-    """Of a viewer with a case whose prediction is its truth moved to the back, and one without a labelmap."""
+    """Of a viewer with a case whose prediction is its truth moved to the back, one without a labelmap, and
+    two with broken files: all of its images, and T1ce alone."""
     root = tmp_path_factory.mktemp("viewer")
     cases, labelmaps = Store(str(root / "cases")), Store(str(root / "labelmaps"))
     for index in (INDEX, INDEX + 1):
         for key, data in phantom.write_case(0, index, SIZE).items():
             cases.put(key, data)
+    for key, data in phantom.write_case(0, INDEX, SIZE).items():
+        name = key.rpartition("/")[2].removeprefix(CASE)
+        if "seg" not in name:
+            cases.put(f"{BAD}/{BAD}{name}", b"\x1f\x8b rubbish")
+            cases.put(f"{HALF}/{HALF}{name}", b"" if "t1c" in name else data)
     labelmaps.put(f"{CASE}.nii.gz", phantom.to_nifti(np.roll(TRUTH, 6, axis=1)))
     with Server(Shelf(find_cases(cases.list()).cases, cases, labelmaps, {})) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -135,11 +141,25 @@ def test_a_case_without_a_labelmap_says_so_and_shows_its_images(page):
     page.wait(f"document.body?.dataset.shown === '{CASE}'")
 
 
+def test_broken_files_are_said_and_no_other_case_is_seen_under_their_name(page):
+    page.run(f"document.querySelector('#cases [value={BAD}]').click()")
+    page.wait(f"document.body?.dataset.shown === '{BAD}'")
+    said = page.run("document.getElementById('said').textContent")
+    assert said.count("gzip stream") == 4 and BAD in said and "copy the file again" in said
+    hidden = "[...document.querySelectorAll('canvas')].map((one) => getComputedStyle(one).visibility)"
+    assert page.run(hidden) == ["hidden", "hidden"], "nothing of the case before"
+    page.run(f"document.querySelector('#cases [value={HALF}]').click()")
+    page.wait(f"document.body?.dataset.shown === '{HALF}'")
+    assert page.run("new URLSearchParams(location.search).get('modality')") == "t1"
+    assert page.run("document.querySelector('#modality [value=t1ce]').disabled") and axial(page).std() > 20
+    page.errors[:] = [one for one in page.errors if "422" not in one]  # of the broken files
+
+
 def test_cases_can_be_filtered(page):
-    page.run("document.getElementById('filter').value = 'no labelmap'")
+    page.run("document.getElementById('filter').value = 'no labelmap: images and'")
     page.run("document.getElementById('filter').oninput()")
     assert page.run("[...document.querySelectorAll('#cases button')].map((one) => one.value)") == [ALONE]
-    assert page.run("document.getElementById('count').textContent") == "1 of 2 cases"
+    assert page.run("document.getElementById('count').textContent") == "1 of 4 cases"
 
 
 def test_no_error_and_no_request_beyond_this_machine(page, url):
