@@ -22,6 +22,7 @@ from bts.errors import UsageError
 from bts.report import Scored
 from bts.storage import Store
 from bts.viewer import Server, Shelf
+from jobs import view
 from tests.conftest import ROOT
 
 OLD, NEW, ALONE, TWICE, HELD, BAD = (
@@ -157,6 +158,21 @@ def test_listens_on_loopback_and_a_taken_port_is_a_mistake(site):
     for port in (site.port, 70000):
         with pytest.raises(UsageError, match=f"--port {port}"):
             Server(empty, port)
+
+
+def test_from_a_bucket(niivue, bucket):
+    with served(bucket.uri) as found:
+        shown = nib.Nifti1Image.from_bytes(found.get(f"/volumes/{NEW}/prediction.nii").body)
+        assert np.array_equal(np.asarray(shown.dataobj), canonical(TRUTH, "RAS"))
+
+
+def test_a_report_without_scores_is_a_mistake(tmp_path):
+    for content, said in ((None, "run jobs.evaluate"), (b"rubbish", "no scores of jobs.evaluate")):
+        if content:
+            Store(str(tmp_path)).put("scores.parquet", content)
+        with pytest.raises(UsageError, match=said):
+            view.read_dice(str(tmp_path))
+    assert view.read_dice("") == {}
 
 
 def test_without_niivue_one_line_says_how_to_get_it(monkeypatch):
