@@ -96,7 +96,7 @@ class Write:
         labels: str,
         flips: bool,
         hold: bool,
-        probabilities: bool,
+        probabilities: bool = False,
     ):
         """models: name and digest of each; targets: what they predict; hold: flagged results go aside."""
         self.output, self.models, self.targets = output, models, targets
