@@ -59,7 +59,7 @@ def main(settings: Settings) -> common.Outcome:
             pack(chosen, labelmaps, path)
             output.put_file(name, str(path))
             counts |= {"written": len(chosen), "bytes": path.stat().st_size}
-    return common.Outcome(output, counts, failed, report=False)
+    return common.Outcome(None, counts, failed)
 
 
 def choose(
