@@ -14,10 +14,11 @@ COMPILE = .venv/bin/python -m compileall -qq -j 0
 venv: .venv/installed
 
 # A stamp a requirements file: touched only when pip has finished, so that an interrupted install is repeated.
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt requirements-viewer.txt
 	@echo "installing requirements.txt into .venv (once; about a minute)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps -r requirements-viewer.txt
 	@$(COMPILE) .venv/lib || true
 	@touch $@
 

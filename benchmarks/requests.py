@@ -99,7 +99,7 @@ def main() -> None:
             labels = {"labelmap": np.zeros(images.shape[1:], np.uint8), "flags": "[]", "predict_s": 0.0}
             write({**read, **labels})
         say("segment, a case", counts)
-        found = match(listing.cases[:1], labelmaps.list(), "auto")
+        found = match(listing.cases[:1], labelmaps.list())
         with counting() as counts:
             read_pair(found.pairs[0], cases, labelmaps)
         say("evaluate, a case", counts)

@@ -73,7 +73,7 @@ class Listing:
 
 
 # Folders that this project's jobs keep beside their results.
-OURS = {"_runs", "_index", "_done", "_failed", "_held", "_scores"}
+OURS = {"_runs", "_index", "_done", "_failed", "_held", "_scores", "_labels", "_probabilities"}
 # Role in the file name → role here, for 2017–2021 names and 2023+ names.
 ROLES = {"flair": "flair", "t1": "t1", "t1ce": "t1ce", "t2": "t2", "seg": "seg"}
 ROLES |= {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}

@@ -71,6 +71,12 @@ class Segmenter:
         """The likeliest labels voxel by voxel, before anything is known of the whole, as uint8 (D, H, W)."""
         return decode(probabilities_KDHW, self.preset, self.settings.threshold).numpy()
 
+    def as_bytes(self, volume, probabilities_KDHW: torch.Tensor) -> np.ndarray:
+        """Probabilities as uint8 (K, D, H, W): 255 is 1, from 128 on it is over 0.5; 0 outside the brain,
+        where no tumour is looked for. What `labels` tidies up stays as the network sees it."""
+        found = torch.ceil(probabilities_KDHW * 255 - 0.5).to(torch.uint8).numpy()
+        return found if self.preset.targets in OF_FIGSHARE else found * (volume.images != 0).any(axis=0)
+
     def probabilities(self, volume) -> torch.Tensor:
         """volume: a CaseVolume → float32 (K, D, H, W) probabilities of the targets, mean of all models."""
         return sum(self.each(volume)) / len(self.models)

@@ -1,5 +1,7 @@
 """What a segmented case leaves in the bucket: labelmap, figshare's masks, the marker that vouches for them.
 
+On request also `_probabilities/CASE.TARGET.nii.gz` (WT, TC, ET, …), uint8 on the same grid: 255 is certain.
+
 The masks are for people and tools without NIfTI: `masks/CASE/NUMBER.png`, one 8-bit grey PNG a slice with the
 rows and columns of the slice's image. The value tells what was found: 0 nothing, 80 meningioma, 160 glioma,
 240 pituitary tumour (the label is value // 80); 255 tumour, by a model that knows no types.
@@ -14,9 +16,13 @@ from PIL import Image
 
 from bts import figshare, metrics, pictures
 from bts.cases import OF_FIGSHARE, Case, from_internal
-from bts.volume import Grid, write_labelmap
+from bts.volume import Grid, write_labelmap, write_probabilities
 
-RESULT = re.compile(r"(_held/)?((?P<case>[^/]+)\.nii\.gz|masks/(?P<of>[^/]+)/\d+\.png)", re.DOTALL)
+RESULT = re.compile(
+    r"(_held/)?((?P<case>[^/]+)\.nii\.gz|masks/(?P<masked>[^/]+)/\d+\.png"
+    r"|_probabilities/(?P<of>[^/]+)\.[A-Za-z]+\.nii\.gz)",
+    re.DOTALL,
+)
 ROLES = ("t1", "t1ce", "t2", "flair", "image")  # files of a NIfTI case that its labelmap is made from
 GREYS = {"figshare": np.array([0, 80, 160, 240], np.uint8), "figshare_tumour": np.array([0, 255], np.uint8)}
 
@@ -45,6 +51,10 @@ def mask_folder(case_id: str) -> str:
     return f"masks/{case_id}/"
 
 
+def probability_key(case_id: str, target: str) -> str:
+    return f"_probabilities/{case_id}.{target}.nii.gz"
+
+
 def held(key: str) -> str:
     """Where a flagged result waits for review instead."""
     return f"_held/{key}"
@@ -62,14 +72,16 @@ def results_of(keys: Iterable[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for key in keys:
         if named := RESULT.fullmatch(key):
-            found.setdefault(named["case"] or named["of"], set()).add(key)
+            found.setdefault(named["case"] or named["masked"] or named["of"], set()).add(key)
     return found
 
 
-def whole(case: Case, present: Set[str]) -> bool:
-    """Whether all results of a case are there, in their place or waiting for review."""
+def whole(case: Case, present: Set[str], targets: Iterable[str] = ()) -> bool:
+    """Whether all results of a case are there, in their place or waiting for review, and beside them the
+    probabilities of all targets that are asked for."""
     keys = result_keys(case)
-    return present.issuperset(keys) or present.issuperset(map(held, keys))
+    there = present.issuperset(keys) or present.issuperset(map(held, keys))
+    return there and present.issuperset(probability_key(case.id, target) for target in targets)
 
 
 def encode(case: Case, labels_DHW: np.ndarray, grid: Grid, convention: str, descrip: str) -> dict[str, bytes]:
@@ -80,6 +92,14 @@ def encode(case: Case, labels_DHW: np.ndarray, grid: Grid, convention: str, desc
     if masks:
         files |= dict(zip(masks, map(_png, GREYS[convention][values_DHW]), strict=True))
     return files
+
+
+def encode_probabilities(
+    case: Case, bytes_KDHW: np.ndarray, targets: Iterable[str], grid: Grid, descrip: str
+) -> dict[str, bytes]:
+    """A file a target, of probabilities uint8 on the whole canonical grid."""
+    each = zip(targets, bytes_KDHW, strict=True)
+    return {probability_key(case.id, t): write_probabilities(found, grid, descrip) for t, found in each}
 
 
 def describe(

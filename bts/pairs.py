@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bts import metrics
-from bts.cases import CONVENTIONS, MSD_CHANNELS, Case, to_internal
+from bts.cases import CONVENTIONS, Case, to_internal
 from bts.errors import CaseError
-from bts.preprocess import fetch, read_role, read_stack
+from bts.preprocess import fetch, modalities_of, read_modality, read_role, read_stack
 from bts.storage import Entry, Store
 from bts.volume import Grid, Volume, read_nifti
 from bts.worklist import case_fingerprint
@@ -27,7 +27,7 @@ MARKER = re.compile(r"_done/(?P<case>[^/]+)\.[^./]+\.json")  # what jobs.segment
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A case with a truth, and the key of its labelmap."""
+    """A case and the key of its labelmap."""
 
     case: Case
     labelmap: str
@@ -77,19 +77,25 @@ class Matched:
     """Keys of the labelmaps that are of no case with a truth."""
 
 
-def match(cases: Iterable[Case], entries: Iterable[Entry]) -> Matched:
-    """Pair the cases that have a truth with the labelmaps at a folder's top: CASE.nii.gz, CASE-seg.nii, …"""
-    labelmaps: dict[str, list[str]] = {}
-    versions: dict[str, str] = {}
-    markers: dict[str, list[str]] = {}
-    for entry in entries:
-        versions[entry.key] = entry.version
-        for pattern, found in ((LABELMAP, labelmaps), (MARKER, markers)):
-            if named := pattern.fullmatch(entry.key):
-                found.setdefault(named["case"], []).append(entry.key)
+def by_case(keys: Iterable[str], pattern: re.Pattern = LABELMAP) -> dict[str, list[str]]:
+    """The labelmaps (or markers) among the keys of a folder, by the case in their names."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        if named := pattern.fullmatch(key):
+            found.setdefault(named["case"], []).append(key)
+    return found
+
+
+def match(cases: Iterable[Case], entries: Iterable[Entry], *, truths: bool = True) -> Matched:
+    """Pair the cases with the labelmaps at a folder's top: CASE.nii.gz, CASE-seg.nii, …
+
+    `truths`: only the cases that have a truth; figshare's slices hold theirs.
+    """
+    versions = {entry.key: entry.version for entry in entries}
+    labelmaps, markers = (by_case(versions, pattern) for pattern in (LABELMAP, MARKER))
     matched = Matched()
     for case in cases:
-        if "seg" not in case.files and case.dataset != "figshare":  # figshare's slices hold their truths
+        if truths and not has_truth(case):
             continue
         keys = labelmaps.pop(case.id, [])
         if not keys:
@@ -107,6 +113,10 @@ def match(cases: Iterable[Case], entries: Iterable[Entry]) -> Matched:
     return matched
 
 
+def has_truth(case: Case) -> bool:
+    return "seg" in case.files or case.dataset == "figshare"
+
+
 def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
     """Truth and prediction as labels of the project, the prediction on the truth's grid.
 
@@ -122,16 +132,25 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
                 mend=_mend_of_grid(pair.case), file=pair.labelmap, stage="grid",
             )  # fmt: skip
         truth_DHW = _labels(truth.voxels, pair.case.labels, _truth_file(pair.case))
-        convention = written_in(pair, labelmaps)
-        prediction_DHW = _labels(
-            found.voxels, convention, pair.labelmap, f"write the labelmap in the convention {convention}"
-        )
+        prediction_DHW, convention = _prediction(found, pair, labelmaps)
     except CaseError as error:
         error.case, error.stage = pair.case.id, error.stage or "read"
         raise
     if convention == "figshare_tumour":
         truth_DHW = (truth_DHW > 0).view(np.uint8)
     return Labels(truth_DHW, prediction_DHW, truth.grid, convention)
+
+
+def read_truth(case: Case, cases: Store) -> Volume:
+    """The truth as labels of the project, uint8. Raises CaseError."""
+    found = _read_truth(case, cases)
+    return Volume(_labels(found.voxels, case.labels, _truth_file(case)), found.grid)
+
+
+def read_prediction(pair: Pair, labelmaps: Store) -> Volume:
+    """The labelmap as labels of the project, uint8, on its own grid. Raises CaseError."""
+    found = read_nifti(fetch(pair.labelmap, labelmaps), pair.labelmap)
+    return Volume(_prediction(found, pair, labelmaps)[0], found.grid)
 
 
 def written_in(pair: Pair, labelmaps: Store) -> str:
@@ -168,22 +187,12 @@ def read_images(
     case: Case, cases: Store, grid: Grid, wanted: Iterable[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(modality, (D, H, W)) of those wanted that are there, sound and on the truth's grid."""
-    if case.dataset == "figshare":
-        if "t1ce" in wanted:
-            with suppress(CaseError):
-                yield "t1ce", read_stack(case, cases)[0].voxels
-        return
-    stacked = "image" in case.files
     for name in wanted:
-        role = "image" if stacked else name
-        if role not in case.files:
-            continue
-        try:
-            volume = read_role(case, cases, role, channels=len(MSD_CHANNELS) if stacked else 0)
-        except CaseError:
-            continue
-        if volume.grid.same_place(grid):
-            yield name, volume.voxels[MSD_CHANNELS.index(name)] if stacked else volume.voxels
+        if name in modalities_of(case):
+            with suppress(CaseError):
+                volume = read_modality(case, cases, name)
+                if volume.grid.same_place(grid):
+                    yield name, volume.voxels
 
 
 def _truth_file(case: Case) -> str:
@@ -192,6 +201,13 @@ def _truth_file(case: Case) -> str:
 
 def _read_truth(case: Case, cases: Store) -> Volume:
     return read_stack(case, cases)[1] if case.dataset == "figshare" else read_role(case, cases, "seg")
+
+
+def _prediction(found: Volume, pair: Pair, labelmaps: Store) -> tuple[np.ndarray, str]:
+    """(labels of the project, convention of the file) of a labelmap as read."""
+    convention = written_in(pair, labelmaps)
+    mend = f"write the labelmap in the convention {convention}"
+    return _labels(found.voxels, convention, pair.labelmap, mend), convention
 
 
 def _mend_of_grid(case: Case) -> str:

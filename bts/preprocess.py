@@ -99,6 +99,23 @@ def read_role(case: Case, store: Store, role: str, *, channels: int = 0) -> Volu
         raise
 
 
+def modalities_of(case: Case) -> tuple[str, ...]:
+    """Those that the listing promises, in the order of MODALITIES."""
+    if case.dataset == "figshare":
+        return ("t1ce",)
+    return tuple(m for m in MODALITIES if m in case.files or "image" in case.files)
+
+
+def read_modality(case: Case, store: Store, modality: str) -> Volume:
+    """One of `modalities_of` the case, whatever its files hold beside it. Raises CaseError."""
+    if case.dataset == "figshare":
+        return read_stack(case, store)[0]
+    if "image" in case.files:
+        whole = read_role(case, store, "image", channels=len(MSD_CHANNELS))
+        return Volume(whole.voxels[MSD_CHANNELS.index(modality)], whole.grid)
+    return read_role(case, store, modality)
+
+
 def fetch(key: str, store: Store) -> bytes:
     """The bytes of one object. Raises CaseError of stage "read"."""
     try:

@@ -5,12 +5,15 @@ Reading trouble is the case's (`OSError`, turned into a `CaseError` by who reads
 run's (`RunError`), for a store that takes no results ends every case alike.
 """
 
+import io
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import fsspec
@@ -148,19 +151,30 @@ class Store:
         """Write the whole object at once, replacing what was there. Raises RunError."""
         try:
             if self.local:
-                self._put_local(self.path(key), data)
+                self._put_local(self.path(key), io.BytesIO(data))
             else:
                 self.fs.pipe_file(self.path(key), data)  # one PUT, or a multipart upload: both atomic
         except Exception as error:
             raise RunError(f"{self.uri}/{key}: cannot be written: {_reason(error)}") from error
 
+    def put_file(self, key: str, path: str) -> None:
+        """Write a file of this machine as an object, as `put` does, not through memory. Raises RunError."""
+        try:
+            if self.local:
+                with open(path, "rb") as file:
+                    self._put_local(self.path(key), file)
+            else:
+                self.fs.put_file(path, self.path(key))
+        except Exception as error:
+            raise RunError(f"{self.uri}/{key}: cannot be written: {_reason(error)}") from error
+
     @staticmethod
-    def _put_local(path: str, data: bytes) -> None:
+    def _put_local(path: str, data: BinaryIO) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         half = os.path.join(os.path.dirname(path), f".tmp-{uuid.uuid4().hex}")
         try:
             with open(half, "wb") as file:
-                file.write(data)
+                shutil.copyfileobj(data, file)
                 file.flush()
                 os.fsync(file.fileno())  # the name must not appear before the bytes, even in a power cut
             os.replace(half, path)

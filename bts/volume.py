@@ -49,6 +49,11 @@ class Grid:
         return self._nifti.get_best_affine()
 
     @property
+    def canonical_affine(self) -> np.ndarray:
+        """4×4, canonical voxel indices (x, y, z) → the same mm in RAS+."""
+        return self.source_affine @ orientations.inv_ornt_aff(self._to_canonical, self.source_shape)
+
+    @property
     def orientation(self) -> str:
         """Axis codes of the source, such as LPS or RAS."""
         return "".join(nib.aff2axcodes(self.source_affine))
@@ -129,20 +134,29 @@ def write_labelmap(labels_DHW: np.ndarray, grid: Grid, descrip: str) -> bytes:
     The header is the source's (affine, qform and sform codes, units), with uint8 data, no scale, the
     intent "label" and `descrip` (79 characters at most). Equal voxels give equal bytes (gzip mtime 0).
     """
-    if labels_DHW.shape != grid.shape or labels_DHW.dtype != np.uint8:
-        raise ValueError(f"labels {labels_DHW.dtype} {labels_DHW.shape} do not fit the grid {grid.shape}")
+    return _write(labels_DHW, grid, descrip, LABEL_INTENT)
+
+
+def write_probabilities(bytes_DHW: np.ndarray, grid: Grid, descrip: str) -> bytes:
+    """The same of probabilities: uint8, 255 is a probability of 1; without an intent."""
+    return _write(bytes_DHW, grid, descrip, 0)
+
+
+def _write(voxels_DHW: np.ndarray, grid: Grid, descrip: str, intent: int) -> bytes:
+    if voxels_DHW.shape != grid.shape or voxels_DHW.dtype != np.uint8:
+        raise ValueError(f"voxels {voxels_DHW.dtype} {voxels_DHW.shape} do not fit the grid {grid.shape}")
     header = _parse(grid.header).as_byteswapped("<")
     x, y, z = grid.source_shape
     header["dim"] = [3, x, y, z, 1, 1, 1, 1]
     header["datatype"], header["bitpix"] = 2, 8
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["cal_max"] = header["cal_min"] = 0
-    header["intent_code"], header["intent_name"] = LABEL_INTENT, b""
+    header["intent_code"], header["intent_name"] = intent, b""
     header["descrip"] = descrip.encode("ascii", "replace")[:79]
     header["magic"] = header.single_magic
     header["vox_offset"] = header.single_vox_offset
     body = header.binaryblock.ljust(header.single_vox_offset, b"\0")
-    body += np.ascontiguousarray(grid.to_source(labels_DHW)).tobytes()
+    body += np.ascontiguousarray(grid.to_source(voxels_DHW)).tobytes()
     return igzip.compress(body, 2, mtime=0)
 
 

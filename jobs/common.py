@@ -29,7 +29,7 @@ class Outcome:
     """What a job did: the counts of its last line, and the failed cases of its run report."""
 
     output: Store | None
-    """Where the run report goes; a job that writes to no store (promote) has none."""
+    """Where the run report goes; a job without a folder of its own (promote, view, export) has none."""
     counts: dict[str, object]
     failed: list[dict[str, str]] = field(default_factory=list)
     details: dict[str, object] = field(default_factory=dict)
@@ -204,9 +204,10 @@ def list_cases(source: Store, labels: str) -> Listing:
 
 def _close(name: str, outcome: Outcome, seconds: float) -> None:
     """Write the run report, name the failed cases, print the last line."""
-    for case in outcome.failed[:20]:
+    shown = outcome.failed[:20] if outcome.output else outcome.failed  # without a run report, all of them
+    for case in shown:
         say(f"failed at {case['stage']}: {case['message']}")
-    if len(outcome.failed) > 20:
+    if len(outcome.failed) > len(shown):
         say(f"… and {len(outcome.failed) - 20} more, all in the run report")
     line = {"job": name, **outcome.counts, "failed": len(outcome.failed), "seconds": round(seconds, 2)}
     if outcome.dry_run:

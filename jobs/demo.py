@@ -64,7 +64,8 @@ def steps(settings: Settings, place: str) -> list[tuple[str, Callable[[], common
 
 def next_steps(place: str) -> str:
     return f"""
-The report is {place}/reports/demo/index.html; open it in a browser.
+The report is {place}/reports/demo/index.html; open it in a browser. In three planes:
+  python -m jobs.view --cases {place}/unseen --labelmaps {place}/labelmaps --report {place}/reports/demo
 The model is {place}/models/fast.safetensors. It has seen phantoms only: train one on your own cases.
 
 With a folder of BraTS cases (any year, any nesting; a bucket as s3://bucket/prefix works alike):

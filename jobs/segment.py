@@ -15,7 +15,7 @@ from typing import Literal
 import ray
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-from bts import labelmaps, model, tracking, worklist
+from bts import labelfiles, labelmaps, model, tracking, worklist
 from bts.cases import OF_FIGSHARE, Case
 from bts.errors import UsageError
 from bts.storage import Entry, Store, read_file
@@ -42,6 +42,8 @@ class Settings(batch.Flags):
     """Label convention to write; auto is each case's own (brats2023 where its name does not tell)."""
     flips: bool = False
     """Average each prediction with that of its left-right mirror: twice the time, a little more accurate."""
+    probabilities: bool = False
+    """Also write _probabilities/CASE.TARGET.nii.gz (WT, TC, ET): bytes on the same grid, 255 is certain."""
     hold_flagged: bool = False
     """Write labelmaps with flags (empty, very large, unlike the training's, …) to _held/ for review."""
 
@@ -75,7 +77,7 @@ def main(settings: Settings) -> common.Outcome:
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     how = {"labels": settings.labels, "flips": settings.flips, "hold": settings.hold_flagged}
-    write = Write(output, described, targets, **how)
+    write = Write(output, described, targets, **how, probabilities=settings.probabilities)
     there = {entry.key for entry in output.list()}
     present = labelmaps.results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
@@ -87,6 +89,7 @@ def main(settings: Settings) -> common.Outcome:
         return batch.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed, output)
     for key in work.stale:
         output.delete(key)
+    explain_labels(listing.cases, write, there)
     rows = [{**one.to_row(), "present": sorted(present.get(one.case.id, ()))} for one in work.todo]
     settled = batch.settle(run(rows, source, write, models), work, output)
     say_flagged(settled.flagged)
@@ -96,19 +99,36 @@ def main(settings: Settings) -> common.Outcome:
     return common.Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
 
 
+def explain_labels(cases: list[Case], write: Write, there: set[str]) -> None:
+    """Leave names and colours for ITK-SNAP and 3D Slicer beside the labelmaps, once a convention."""
+    conventions = (labelmaps.convention_of(case, write.labels, write.targets) for case in cases)
+    for key, data in labelfiles.files(conventions).items():
+        if key not in there:
+            write.output.put(key, data)
+
+
 def plan(
     cases: list[Case], there: set[str], present: dict[str, set[str]], write: Write, retries: int
 ) -> worklist.Plan:
     """What is left: a case is done if its marker carries today's fingerprint and its files are present."""
     wanted, void = [], set()
     for case in cases:
-        roles = labelmaps.inputs_of(case)
-        mark = worklist.case_fingerprint(case, roles, options=write.options_of(case), version=FORMAT)
-        wanted.append((case, mark))
-        if not labelmaps.whole(case, present.get(case.id, set())):
+        mark = fingerprint(case, write)
+        if not labelmaps.whole(case, present.get(case.id, set()), write.sure_of):
             void.add(labelmaps.marker_key(case.id, mark))
+        elif labelmaps.marker_key(case.id, mark) not in there:
+            more = fingerprint(case, write, probabilities=True)
+            if labelmaps.marker_key(case.id, more) in there:  # the same labelmap, and more beside it
+                mark = more
+        wanted.append((case, mark))
     ours = [Entry(key, 0, "") for key in sorted(there - void) if key.startswith(("_done/", "_failed/"))]
     return worklist.plan(wanted, ours, ".json", retries)
+
+
+def fingerprint(case: Case, write: Write, **more: object) -> str:
+    """Of a case's results, with `more` options than were asked for."""
+    options = {**write.options_of(case), **more}
+    return worklist.case_fingerprint(case, labelmaps.inputs_of(case), options=options, version=FORMAT)
 
 
 def say_flagged(flagged: dict[str, list[str]]) -> None:
@@ -133,7 +153,7 @@ def run(rows: list[dict], source: Store, write: Write, models: list[tuple[str, b
         .map(Read(source).__call__, **io)
         .map(
             Predict,
-            fn_constructor_args=(ray.put(models), threads, write.options["flips"]),
+            fn_constructor_args=(ray.put(models), threads, write.options["flips"], bool(write.sure_of)),
             compute=ActorPoolStrategy(size=actors),
             **resources,
         )

@@ -18,6 +18,7 @@ from bts.cases import Case
 from bts.errors import CaseError
 from bts.preprocess import CaseVolume, load_case
 from bts.storage import Store
+from bts.targets import TARGETS
 from bts.worklist import Todo
 from jobs import common
 
@@ -45,25 +46,26 @@ class Read:
 class Predict:
     """Voxels → labels of the project on the crop, and flags. One actor a GPU, or a few CPU threads."""
 
-    def __init__(self, models: ray.ObjectRef, threads: int, flips: bool):
+    def __init__(self, models: ray.ObjectRef, threads: int, flips: bool, probabilities: bool):
         if not torch.cuda.is_available():
             torch.set_num_threads(threads)
         loaded = [model.load_model(data, name) for name, data in ray.get(models)]
-        self.segmenter = inference.Segmenter(loaded, flips=flips)
+        self.segmenter, self.probabilities = inference.Segmenter(loaded, flips=flips), probabilities
 
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
-        images, labels, found = row.pop("images"), _nothing()[0], []
+        images, labels, sure, found = row.pop("images"), _nothing()[0], _nothing(), []
         if not row["failure"]:
             try:
-                labels, found = self.predict(CaseVolume.described(images, row["volume"]))
+                labels, sure, found = self.predict(CaseVolume.described(images, row["volume"]))
             except CaseError as error:
                 row["failure"] = json.dumps(common.failure(Case.from_json(row["case"]).id, error, "predict"))
         seconds = time.monotonic() - started
-        return {**row, "labelmap": labels, "flags": json.dumps(found), "predict_s": seconds}
+        columns = {"labelmap": labels, "probabilities": sure, "flags": json.dumps(found)}
+        return {**row, **columns, "predict_s": seconds}
 
-    def predict(self, volume: CaseVolume) -> tuple[np.ndarray, list[str]]:
-        """(labels on the crop, flags). Raises CaseError."""
+    def predict(self, volume: CaseVolume) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """(labels on the crop, probabilities as bytes if they are asked for, flags). Raises CaseError."""
         try:
             each = self.segmenter.each(volume)
         except torch.OutOfMemoryError as error:
@@ -71,6 +73,7 @@ class Predict:
             raise CaseError(problem, mend="use a larger GPU") from error
         mean = sum(each) / len(each)
         labels = self.segmenter.labels(volume, mean)
+        sure = self.segmenter.as_bytes(volume, mean) if self.probabilities else _nothing()
         found = flags.of_labels(labels, volume)
         if volume.dataset != "figshare":
             found += flags.of_doubt(self.segmenter.decoded(mean), labels, volume)
@@ -78,18 +81,29 @@ class Predict:
             found += flags.of_ensemble([self.segmenter.labels(volume, one) for one in each])
         for one in self.segmenter.models:
             found += flags.of_input(volume, one.meta.get("inputs", {}))
-        return labels, list(dict.fromkeys(found))
+        return labels, sure, list(dict.fromkeys(found))
 
 
 class Write:
     """Labels → the source's grid and convention, the labelmap, then the marker that makes it count."""
 
     def __init__(
-        self, output: Store, models: list[dict], targets: str, *, labels: str, flips: bool, hold: bool
+        self,
+        output: Store,
+        models: list[dict],
+        targets: str,
+        *,
+        labels: str,
+        flips: bool,
+        hold: bool,
+        probabilities: bool = False,
     ):
         """models: name and digest of each; targets: what they predict; hold: flagged results go aside."""
         self.output, self.models, self.targets = output, models, targets
         self.labels, self.options, self.hold = labels, {"flips": flips}, hold
+        # An option only where it is asked for: no labelmap of before is made again.
+        self.sure_of = tuple(TARGETS[targets]) if probabilities else ()
+        self.options |= {"probabilities": True} if probabilities else {}
         # Asked here, so that the writing workers need no torch.
         self.versions = {"format": FORMAT, "torch": torch.__version__, "python": platform.python_version()}
 
@@ -105,13 +119,17 @@ class Write:
         files = labelmaps.encode(case, whole, volume.grid, convention, f"bts {digests}")
         if self.hold and json.loads(row["flags"]):
             files = {labelmaps.held(key): data for key, data in files.items()}
+        place = next(iter(files.items()))
+        if self.sure_of:
+            sure = volume.whole(row["probabilities"])
+            files |= labelmaps.encode_probabilities(case, sure, self.sure_of, volume.grid, f"bts {digests}")
         # A marker of older voxels must be gone before they are replaced, or a crash would leave it lying.
         for key in row["older"]:
             self.output.delete(key)
         self.put(files, row["present"])
         seconds = {"read": row["read_s"], "predict": row["predict_s"], "write": time.monotonic() - started}
         marker = {
-            **labelmaps.describe(case, whole, volume.grid, convention, *next(iter(files.items()))),
+            **labelmaps.describe(case, whole, volume.grid, convention, *place),
             "fingerprint": row["fingerprint"],
             "flags": json.loads(row["flags"]),
             "seconds": {stage: round(s, 3) for stage, s in seconds.items()},
@@ -133,7 +151,7 @@ class Write:
                 self.output.delete(key)
 
     def options_of(self, case: Case) -> dict:
-        """What besides its files makes the labelmap of a case."""
+        """What besides its files makes the results of a case."""
         convention = labelmaps.convention_of(case, self.labels, self.targets)
         return {**self.options, "models": [m["digest"] for m in self.models], "labels": convention}
 

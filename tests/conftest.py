@@ -15,6 +15,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from bts import viewer
+from bts.errors import UsageError
 from bts.storage import Store
 from tests import builders
 from tests.faults.proxy import Faults
@@ -146,6 +148,15 @@ def real_data() -> Path:
 def real_cases(real_data) -> Path:
     """The folder of real BraTS cases, one folder each."""
     return real_data / "brats"
+
+
+@pytest.fixture(scope="session")
+def niivue() -> None:
+    """For tests that need the package of the viewer's page."""
+    try:
+        viewer.read_niivue()
+    except UsageError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

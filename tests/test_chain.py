@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from bts.cases import find_cases
 from bts.storage import Store
 from jobs import common, preprocess, segment
 from tests import builders
@@ -125,6 +126,56 @@ def test_another_convention_can_be_asked_for(ray_local, tmp_path, model):
     assert np.array_equal(asked, np.array([0, 2, 1, 3])[own]) and own.any()
     (marker,) = keys(labelmaps, ".json")
     assert json.loads(Store(labelmaps).read(marker))["labels"] == "msd"
+
+
+def test_probabilities_are_written_where_they_are_asked_for(ray_local, tmp_path, model):
+    cases, labelmaps = str(tmp_path / "cases"), str(tmp_path / "labelmaps")
+    names = ["BraTS-SSA-00001-000", "BraTS2021_00002"]
+    builders.put_all(Store(cases), builders.case_files(names[0], matrix=builders.affine("RAS"), seed=1))
+    builders.put_all(Store(cases), builders.case_files(names[1], names=builders.NAMES_2021, seed=2))
+    assert segment_all(cases, model, labelmaps).counts["written"] == 2
+    plain = [Store(labelmaps).read(f"{name}.nii.gz") for name in names]
+    assert segment_all(cases, model, labelmaps, probabilities=True).counts["written"] == 2
+    assert [Store(labelmaps).read(f"{name}.nii.gz") for name in names] == plain
+    files = [f"_probabilities/{name}.{region}.nii.gz" for name in names for region in ("ET", "TC", "WT")]
+    assert [e.key for e in Store(labelmaps).list("_probabilities")] == files
+    for name in names:
+        check_probabilities(labelmaps, name)
+    # Neither asking for less nor for the same makes anything again; a lost file does.
+    for asked in (False, True):
+        assert segment_all(cases, model, labelmaps, probabilities=asked).counts["written"] == 0
+    os.remove(f"{labelmaps}/{files[0]}")
+    assert segment_all(cases, model, labelmaps).counts["written"] == 0
+    assert segment_all(cases, model, labelmaps, probabilities=True).counts["written"] == 1
+    # Those of an older scan do not outlive it.
+    builders.put_all(Store(cases), builders.case_files(names[0], seed=5))
+    assert segment_all(cases, model, labelmaps).counts["written"] == 1
+    assert [e.key for e in Store(labelmaps).list("_probabilities")] == files[3:]
+    assert len(keys(labelmaps, ".json")) == 2 + len(Store(labelmaps).list("_runs"))
+
+
+def check_probabilities(labelmaps: str, name: str) -> None:
+    """Bytes on the labelmap's grid, 128 or more of any region where there is a label."""
+    labels = nib.load(f"{labelmaps}/{name}.nii.gz")
+    images = [nib.load(f"{labelmaps}/_probabilities/{name}.{region}.nii.gz") for region in ("WT", "TC", "ET")]
+    for image in images:
+        assert image.get_data_dtype() == np.uint8 and image.dataobj.slope == 1
+        assert image.shape == labels.shape and np.array_equal(image.affine, labels.affine)
+    highest = np.max([np.asarray(image.dataobj) for image in images], axis=0)
+    assert np.array_equal(highest >= 128, np.asarray(labels.dataobj) > 0) and (highest >= 128).any()
+
+
+def test_names_and_colours_lie_beside_the_labelmaps_once_a_convention(ray_local, tmp_path, model):
+    cases, labelmaps = str(tmp_path / "cases"), str(tmp_path / "labelmaps")
+    builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00001-000", truth=False))
+    builders.put_all(
+        Store(cases), builders.case_files("BraTS2021_00002", names=builders.NAMES_2021, truth=False)
+    )
+    segment_all(cases, model, labelmaps)
+    expected = [f"_labels/{name}" for name in ("itksnap-brats2021.txt", "itksnap-brats2023.txt")]
+    expected += [f"_labels/{name}" for name in ("slicer-brats2021.ctbl", "slicer-brats2023.ctbl")]
+    assert [e.key for e in Store(labelmaps).list("_labels")] == expected
+    assert not find_cases(Store(labelmaps).list("_labels")).strays
 
 
 def test_killed_half_way_and_run_again(run_job, tmp_path, model):

@@ -80,6 +80,20 @@ def test_labels_lie_on_the_volumes_own_grid_and_in_the_brain():
     assert (labels[(case.images == 0).all(axis=0)] == 0).all()
 
 
+def test_probabilities_as_bytes_agree_with_the_labels():
+    one, segmenter = volume(), Segmenter([bright()])
+    found = segmenter.probabilities(one)
+    found[1, 2, 10, 8:12] = torch.tensor([0.5, 0.5 + 1e-6, 0.5 - 1e-6, 1.0])  # TC, where ET is sure
+    found[2, 2, 10, 8:12] = 0
+    labels, (wt, tc, et) = segmenter.labels(one, found), segmenter.as_bytes(one, found)
+    assert (wt.dtype, wt.shape) == (np.uint8, one.images.shape[1:])
+    assert list(tc[2, 10, 8:12]) == [127, 128, 127, 255]
+    assert np.array_equal(et >= 128, labels == 3) and (labels == 3).any()
+    assert np.array_equal((tc >= 128) | (et >= 128), np.isin(labels, (1, 3))) and (labels == 1).any()
+    assert np.array_equal(np.max([wt, tc, et], axis=0) >= 128, labels > 0)
+    assert not wt[:, :3].any(), "outside the brain"
+
+
 def test_modalities_are_picked_by_name():
     case = volume()
     expected = np.zeros(case.images.shape[1:], np.uint8)

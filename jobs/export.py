@@ -1,0 +1,100 @@
+"""A folder of labelmaps → one zip for a challenge: CASE.nii.gz of every case at its top, and nothing else.
+
+With --cases the set must be complete: what lacks a labelmap is named, no zip is written, the exit code is 3.
+One labelmap at a time is in memory. No Ray: the store is the limit.
+
+    python -m jobs.export --labelmaps data/labelmaps --cases data/cases --zip submission.zip
+    python -m jobs.export --labelmaps s3://b/labelmaps --cases s3://b/cases --zip s3://b/submissions/first.zip
+"""
+
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from isal import igzip
+
+from bts.errors import CaseError, RunError, UsageError
+from bts.labelmaps import held, labelmap_key
+from bts.pairs import by_case
+from bts.storage import Store, split_uri
+from jobs import common
+
+GZIP = b"\x1f\x8b"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip: equal labelmaps give equal bytes
+
+
+@dataclass
+class Settings:
+    """Flags of jobs.export."""
+
+    labelmaps: str
+    """Folder or s3://bucket/prefix with the labelmaps: CASE.nii.gz, CASE.nii or CASE-seg.nii.gz each."""
+    zip: str
+    """File or s3://bucket/key to write."""
+    cases: str = ""
+    """Folder or s3://bucket/prefix with the cases that must all be in it; empty: whatever is there."""
+
+
+def main(settings: Settings) -> common.Outcome:
+    labelmaps, (output, name) = Store(settings.labelmaps), split_uri(settings.zip)
+    if not name.lower().endswith(".zip"):
+        raise UsageError(f"--zip {settings.zip}: give the name of a file that ends in .zip")
+    keys = {entry.key for entry in labelmaps.list()}
+    found, failed = by_case(keys), []
+    wanted = list(found)
+    if settings.cases:
+        listing = common.list_cases(Store(settings.cases), "auto")
+        wanted = [case.id for case in listing.cases]
+        failed = [common.failure(problem.case, problem) for problem in listing.problems]
+    if not wanted:
+        raise UsageError(f"{settings.cases or labelmaps.uri}: there is nothing to put into a zip")
+    chosen, unfit = choose(sorted(wanted), found, keys, labelmaps)
+    failed += [common.failure(problem.case, problem, "export") for problem in unfit]
+    counts = {"cases": len(wanted), "written": 0, "zip": settings.zip}
+    if not failed:
+        with tempfile.TemporaryDirectory() as here:
+            path = Path(here, "labelmaps.zip")
+            pack(chosen, labelmaps, path)
+            output.put_file(name, str(path))
+            counts |= {"written": len(chosen), "bytes": path.stat().st_size}
+    return common.Outcome(None, counts, failed)
+
+
+def choose(
+    wanted: Iterable[str], found: Mapping[str, list[str]], keys: set[str], labelmaps: Store
+) -> tuple[dict[str, str], list[CaseError]]:
+    """(key of the one labelmap of each case, what is wrong with those that have none or several)."""
+    chosen, unfit = {}, []
+    for case in wanted:
+        there = found.get(case, [])
+        if len(there) == 1:
+            chosen[case] = there[0]
+            continue
+        problem, mend = f"has no labelmap in {labelmaps.uri}", "run jobs.segment"
+        if there:
+            problem, mend = f"has {len(there)} labelmaps: {', '.join(sorted(there))}", "keep one"
+        elif (waiting := held(labelmap_key(case))) in keys:
+            problem, mend = f"is held for review in {waiting}", "look at it, then move it up"
+        unfit.append(CaseError(problem, mend=mend, case=case))
+    return chosen, unfit
+
+
+def pack(chosen: Mapping[str, str], labelmaps: Store, path: Path) -> None:
+    """Write the zip. Raises RunError for a labelmap that cannot be read."""
+    progress = common.Progress("export", len(chosen))
+    with zipfile.ZipFile(path, "w") as file:  # stored: gzip has done the work
+        for case, key in chosen.items():
+            try:
+                data = labelmaps.read(key)
+            except OSError as error:
+                raise RunError(f"{labelmaps.uri}/{key}: cannot be read ({error})") from None
+            member = zipfile.ZipInfo(labelmap_key(case), EPOCH)
+            member.external_attr = 0o644 << 16  # who unpacks it may be another user
+            file.writestr(member, data if data[:2] == GZIP else igzip.compress(data, mtime=0))
+            progress.step()
+
+
+if __name__ == "__main__":
+    common.run_job("export", Settings, main)

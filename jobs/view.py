@@ -1,0 +1,87 @@
+"""Cases, truths and labelmaps in the browser, on this machine alone: three planes and a rendering.
+
+Prints the address and serves until Ctrl-C; writes nothing. No Ray: one case at a time is read, where you sit.
+NiiVue must be installed: `make venv` does, or pip install --no-deps -r requirements-viewer.txt.
+
+    python -m jobs.view --cases data/cases --labelmaps data/labelmaps --report data/reports/first
+    python -m jobs.view --cases s3://b/cases --labelmaps s3://b/labelmaps --case BraTS2021_00000
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote
+
+from bts import tables
+from bts.errors import RunError, UsageError
+from bts.storage import Store
+from bts.viewer import Server, Shelf
+from jobs import common
+
+
+@dataclass
+class Settings:
+    """Flags of jobs.view."""
+
+    cases: str
+    """Folder or s3://bucket/prefix with the cases; figshare's slices are no volumes, and not shown."""
+    labelmaps: str
+    """Folder or s3://bucket/prefix with the labelmaps; those held for review are shown too."""
+    report: str = ""
+    """Folder or s3://bucket/prefix of jobs.evaluate, to sort the cases by their Dice."""
+    labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
+    """Label convention of truths and labelmaps; auto tells it by the name of each case. A labelmap of
+    jobs.segment carries its own."""
+    case: str = ""
+    """Case to begin with; empty for the first."""
+    port: int = 0
+    """Of 127.0.0.1; 0 for any that is free."""
+
+
+def main(settings: Settings) -> common.Outcome:
+    source, labelmaps = Store(settings.cases), Store(settings.labelmaps)
+    listing = common.list_cases(source, settings.labels)
+    for problem in listing.problems:
+        common.say(f"not shown: {problem}")
+    if listing.slices:
+        common.say(f"not shown: {len(listing.slices)} figshare slices; jobs.evaluate draws them")
+    shelf = Shelf(listing.cases, source, labelmaps, read_dice(settings.report))
+    check(settings, shelf, source)
+    with Server(shelf, settings.port) as server:
+        asked = f"?case={quote(settings.case)}" if settings.case else ""
+        print(f"{server.url}{asked}", flush=True)
+        common.say("open this address in a browser on this machine; Ctrl-C ends")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            common.say("")
+    return common.Outcome(None, {"cases": len(shelf.shown)})
+
+
+def read_dice(report: str) -> dict[str, dict[str, float]]:
+    """{case: {region: Dice}} of a report's scores, nothing where none is asked for."""
+    if not report:
+        return {}
+    store = Store(report)
+    try:
+        data = store.read("scores.parquet")
+    except FileNotFoundError:
+        raise UsageError(f"--report {store.uri}: there is no scores.parquet; run jobs.evaluate") from None
+    except OSError as error:
+        raise RunError(f"--report {store.uri}/scores.parquet: cannot be read ({error})") from None
+    scored = tables.read(data, f"--report {store.uri}/scores.parquet")
+    return {one.case_id: {region: of["dice"] for region, of in one.scores.items()} for one in scored}
+
+
+def check(settings: Settings, shelf: Shelf, source: Store) -> None:
+    """Raises UsageError where there is nothing to show."""
+    if not shelf.shown:
+        raise UsageError(f"{source.uri}: there is no case that can be shown")
+    if settings.case and settings.case not in shelf.shown:
+        raise UsageError(
+            f"--case {settings.case}: not among the {len(shelf.shown)} cases of {source.uri}, such as "
+            f"{common.examples(list(shelf.shown))}"
+        )
+
+
+if __name__ == "__main__":
+    common.run_job("view", Settings, main)
