@@ -23,7 +23,7 @@ from bts.storage import Store
 
 CASES = 68
 PEER_CASES = 17
-RUNS = 3
+RUNS = 2
 
 
 def rows(place: Path) -> Iterator[Row]:

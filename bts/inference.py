@@ -20,8 +20,9 @@ from bts.normalise import NOTHING, constants, finish, normalise
 from bts.postprocess import tidy
 from bts.resample import resize_images, resize_probabilities, working_size
 from bts.settings import Preset
-from bts.targets import decode, outputs, probabilities
+from bts.targets import decode, probabilities, targets_of
 
+MARGIN = 8  # pixels around the brain: without any, some labels at its surface change
 GAUSSIAN = 1 / 8  # standard deviation of a window's weights, as a share of its side (nnU-Net's)
 
 
@@ -100,16 +101,21 @@ class Segmenter:
 
     def _slices(self, model: Model, images_DCHW: torch.Tensor, known_DC4: torch.Tensor) -> torch.Tensor:
         """Slice by slice, with the neighbours that a 2.5D network sees → (K, D, H, W)."""
-        parts, settings = [], model.preset.normalisation
+        settings, targets = model.preset.normalisation, targets_of(model.preset)
         near, multiple = model.preset.sampling.neighbours, model.preset.layers.multiple
-        height, width = images_DCHW.shape[2:]
-        # Before normalising: what is added is background, as in training.
-        padded = functional.pad(images_DCHW, (0, -width % multiple, 0, -height % multiple))
-        for indices in torch.arange(len(padded)).split(self.batch):
-            images, known = (_with_neighbours(x, indices, near).to(self.device) for x in (padded, known_DC4))
+        found = torch.zeros((len(images_DCHW), targets, *images_DCHW.shape[2:]))
+        for indices in torch.arange(len(images_DCHW)).split(self.batch):
+            images, known = (_with_neighbours(x, indices, near) for x in (images_DCHW, known_DC4))
+            box = _brain(images, multiple) if settings.keeps_zero else (slice(None), slice(None))
+            images = images[(..., *box)]
+            height, width = images.shape[2:]
+            # Before normalising: what is added is background, as in training.
+            images = functional.pad(images, (0, -width % multiple, 0, -height % multiple))
+            images, known = images.to(self.device), known.to(self.device)
             images = finish(normalise(images, known), known, settings)
-            parts.append(self._forward(model, images).cpu())
-        return torch.cat(parts).transpose(0, 1)[..., :height, :width]
+            probable = self._forward(model, images).cpu()
+            found[(indices, slice(None), *box)] = probable[..., :height, :width]
+        return found.transpose(0, 1)
 
     def _windows(self, model: Model, images_CDHW: torch.Tensor, known_CD4: torch.Tensor) -> torch.Tensor:
         """Overlapping windows of the training size, blended by a Gaussian → (K, D, H, W)."""
@@ -120,8 +126,7 @@ class Segmenter:
         nothing = torch.tensor(NOTHING, dtype=known_CD4.dtype).expand(len(known_CD4), short[0], 4)
         known = torch.cat([known_CD4, nothing], dim=1)
         weight = _gaussian(size).to(self.device)
-        targets = outputs(model.preset) - (model.preset.output == "softmax")
-        total = torch.zeros((targets, *images.shape[1:]), device=self.device)
+        total = torch.zeros((targets_of(model.preset), *images.shape[1:]), device=self.device)
         weights = torch.zeros(images.shape[1:], device=self.device)
         corners = list(_corners(images.shape[1:], size, self.settings.overlap))
         for some in (corners[i : i + self.batch] for i in range(0, len(corners), self.batch)):
@@ -198,6 +203,19 @@ def _with_neighbours(slices: torch.Tensor, indices: torch.Tensor, near: int) -> 
     found = slices[around.clamp(0, len(slices) - 1)]  # (B, 2·near + 1, C, …)
     found = found * there.reshape(*there.shape, *[1] * (found.ndim - 2))
     return found.transpose(1, 2).flatten(1, 2)
+
+
+def _brain(images_BCHW: torch.Tensor, multiple: int) -> tuple[slice, slice]:
+    """(rows, columns) that hold all that is not 0: slices near the crown have half the brain's extent.
+
+    They begin at a multiple, so that pooling falls on the same pixels in every slice.
+    """
+    lines, box = images_BCHW.any(dim=0).any(dim=0), []
+    for axis in (1, 0):
+        brain = torch.nonzero(lines.any(dim=axis)).flatten().tolist() or [0]
+        first = max(0, brain[0] - MARGIN) // multiple * multiple
+        box.append(slice(first, brain[-1] + 1 + MARGIN))
+    return tuple(box)
 
 
 def _corners(shape, size, overlap: float) -> Iterator[tuple[int, ...]]:

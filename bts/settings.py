@@ -92,6 +92,11 @@ class Normalisation:
     std: tuple[float, ...] = ()
     """Standard deviation of each modality, likewise."""
 
+    @property
+    def keeps_zero(self) -> bool:
+        """Background is 0 before and after, as what a convolution finds beyond the edge."""
+        return self.kind == "brain_zscore" and not self.background
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:

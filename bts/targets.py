@@ -28,6 +28,11 @@ def outputs(preset: Preset) -> int:
     return len(TARGETS[preset.targets]) + (preset.output == "softmax")
 
 
+def targets_of(preset: Preset) -> int:
+    """Targets of the network: its outputs without the background."""
+    return len(TARGETS[preset.targets])
+
+
 def encode(mask: torch.Tensor, preset: Preset) -> torch.Tensor:
     """Labels (B, …) uint8 → float32 (B, outputs, …), 1 where the channel's target is."""
     # Comparisons of bytes: torch.isin takes eight times as long, a twentieth of a training step.

@@ -241,3 +241,20 @@ def test_too_little_enhancing_tumour_becomes_necrosis():
 def test_a_segmenter_needs_a_model():
     with pytest.raises(ValueError, match="at least one"):
         Segmenter([])
+
+
+def test_empty_surroundings_are_left_out_and_nothing_moves():
+    """A bright brain that wanders from slice to slice through a wide box."""
+    images, seen = np.zeros((4, 6, 96, 80), np.int16), []
+    for z in range(6):
+        images[:, z, 12 * z : 12 * z + 20, 9 * z : 9 * z + 30] = 100 if z % 2 else 400
+
+    class Watch(Bright):
+        def forward(self, x_BCHW):
+            seen.append(x_BCHW.shape[2:].numel())
+            return super().forward(x_BCHW)
+
+    preset = replace(PRESET, inference=Inference(batch=1))
+    labels = Segmenter([Model(Watch(), preset, {}, "")])(Volume(images))
+    assert np.array_equal(labels == 3, images[0] == 400) and not labels[images[0] == 100].any()
+    assert len(seen) == 6 and max(seen) < 96 * 80 / 2
