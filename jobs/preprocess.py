@@ -22,6 +22,8 @@ from bts.storage import Store
 from jobs import batch, common
 from jobs.figshare_index import index_figshare
 
+CASE_CPUS = 0.5  # two cases a core: one computes while the other waits for the store, or for Ray's next task
+
 
 @dataclass
 class Settings(batch.Flags):
@@ -104,7 +106,7 @@ def run(todo: list[worklist.Todo], source: Store, output: Store) -> Iterator[dic
     common.start_ray()
     rows = [one.to_row() for one in todo]
     cases = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from common.stream("preprocess", len(rows), cases, MakeShard(source, output))
+    yield from common.stream("preprocess", len(rows), cases, MakeShard(source, output), num_cpus=CASE_CPUS)
 
 
 if __name__ == "__main__":
