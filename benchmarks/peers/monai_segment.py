@@ -46,7 +46,12 @@ def main() -> None:
         ]
     )
     save = SaveImaged(
-        "found", out, output_postfix="", separate_folder=False, print_log=False, output_dtype="uint8"
+        "found",
+        output_dir=out,
+        output_postfix="",
+        separate_folder=False,
+        print_log=False,
+        output_dtype="uint8",
     )
     after = Compose([Invertd("found", before, orig_keys="image", nearest_interp=True), save])
     inferer = SliceInferer(roi_size=(240, 240), sw_batch_size=16, spatial_dim=2)
