@@ -31,10 +31,12 @@ from bts.preprocess import CaseVolume, load_case
 from bts.presets import FAST
 from bts.progress import start
 from bts.sampling import collate, samples_of
+from bts.settings import Sampling
 from bts.storage import Store
 from bts.training import train_step
 
-RUNS = 5
+RUNS = 3
+FLAT = replace(FAST, sampling=Sampling())  # single slices
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -74,9 +76,9 @@ def batches_of_shard(volume: CaseVolume, paths: list[Path]) -> Row:
 
     def ours() -> None:
         table = shards.pq.read_table(pa.BufferReader(data))
-        samples = samples_of(needed(with_grid(table, volume.grid), FAST, 0), FAST, rng)
-        for first in range(0, len(samples), FAST.batch):
-            collate(samples[first : first + FAST.batch], FAST, rng)
+        samples = samples_of(needed(with_grid(table, volume.grid), FLAT, 0), FLAT, rng)
+        for first in range(0, len(samples), FLAT.batch):
+            collate(samples[first : first + FLAT.batch], FLAT, rng)
 
     return row(
         "shard to batches", ours, "nibabel's get_fdata", lambda: [nib.load(p).get_fdata() for p in paths], 5
@@ -85,8 +87,8 @@ def batches_of_shard(volume: CaseVolume, paths: list[Path]) -> Row:
 
 def labels_of_case(volume: CaseVolume) -> Row:
     torch.manual_seed(0)
-    plain = build(FAST).eval()
-    segmenter = Segmenter([Model(build(FAST), FAST, {}, "")])
+    plain = build(FLAT).eval()
+    segmenter = Segmenter([Model(build(FLAT), FLAT, {}, "")])
     whole = torch.from_numpy(volume.whole(volume.images).astype(np.float32)).transpose(0, 1)
 
     @torch.inference_mode()
@@ -99,12 +101,12 @@ def labels_of_case(volume: CaseVolume) -> Row:
 
 def step(volume: CaseVolume) -> Row:
     table = with_grid(shards.table_of(volume), volume.grid)
-    drawn = np.flatnonzero(draw_slices(table, 0.33, 0, 0))[: FAST.batch]
+    drawn = np.flatnonzero(draw_slices(table, 0.33, 0, 0))[: FLAT.batch]
     table = table.append_column("drawn", pa.array(np.isin(np.arange(len(table)), drawn)))
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    batch = collate(samples_of(table, FAST, rng), FAST, rng)
+    batch = collate(samples_of(table, FLAT, rng), FLAT, rng)
     batch = {name: torch.as_tensor(value) for name, value in batch.items()}
-    progress, plain = start(FAST, torch.device("cpu"), None, None), build(FAST)
+    progress, plain = start(FLAT, torch.device("cpu"), None, None), build(FLAT)
     optimiser = torch.optim.AdamW(plain.parameters(), fused=False)
     images, truth = batch["images"].float(), (batch["mask"][:, None] > 0).float().expand(-1, 3, -1, -1)
 

@@ -1,6 +1,6 @@
 """What was tried to make it faster, each beside what the project does: `python -m benchmarks.tried [NAME …]`.
 
-On one case, predicted with the network of the preset `fast` and random weights, unless said otherwise.
+On one case, predicted with the network of `fast` on single slices and random weights, unless said otherwise.
 """
 
 import argparse
@@ -27,12 +27,13 @@ from bts.model import Model
 from bts.nets import build
 from bts.preprocess import CaseVolume, load_case
 from bts.presets import FAST
-from bts.settings import Layers
+from bts.settings import Layers, Sampling
 from bts.shards import table_of
 from bts.storage import Store
 
 RUNS = 5
-BASIC = replace(FAST, layers=Layers(widths=(32, 64, 128, 256, 512), norm="batch"))  # 7.8 million parameters
+FLAT = replace(FAST, sampling=Sampling())  # single slices
+BASIC = replace(FLAT, layers=Layers(widths=(32, 64, 128, 256, 512), norm="batch"))  # 7.8 million parameters
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -46,7 +47,7 @@ def seconds(work: Callable[[], object]) -> float:
     return statistics.median(took)
 
 
-def segmenter(preset=FAST, **options) -> Segmenter:
+def segmenter(preset=FLAT, **options) -> Segmenter:
     torch.manual_seed(0)
     return Segmenter([Model(build(preset), preset, {}, "")], **options)
 
@@ -68,7 +69,7 @@ def threads(volume: CaseVolume) -> Iterator[tuple[str, float]]:
 def precision(volume: CaseVolume) -> Iterator[tuple[str, float]]:
     images = torch.from_numpy(np.asarray(volume.images, np.float32)).transpose(0, 1)
     images = torch.nn.functional.pad(images, (0, -images.shape[3] % 16, 0, -images.shape[2] % 16))
-    for name, preset in (("fast", FAST), ("7.8 M U-Net", BASIC)):
+    for name, preset in (("fast", FLAT), ("7.8 M U-Net", BASIC)):
         for kind, memory in ((k, m) for k in (torch.bfloat16, torch.float32) for m in (True, False)):
             network = build(preset).eval()
             form = torch.channels_last if memory else torch.contiguous_format
@@ -84,7 +85,7 @@ def precision(volume: CaseVolume) -> Iterator[tuple[str, float]]:
 
 
 def compiled(volume: CaseVolume) -> Iterator[tuple[str, float]]:
-    for name, preset in (("fast", FAST), ("7.8 M U-Net", BASIC)):
+    for name, preset in (("fast", FLAT), ("7.8 M U-Net", BASIC)):
         one = segmenter(preset)
         yield f"{name}, as it is", seconds(lambda one=one: one(volume))
         started = time.perf_counter()
@@ -96,7 +97,7 @@ def compiled(volume: CaseVolume) -> Iterator[tuple[str, float]]:
 
 def traced(volume: CaseVolume) -> Iterator[tuple[str, float]]:
     """Convolution and normalisation folded into one, the graph frozen (oneDNN sees what follows what)."""
-    for name, preset in (("fast", FAST), ("7.8 M U-Net", BASIC)):
+    for name, preset in (("fast", FLAT), ("7.8 M U-Net", BASIC)):
         one = segmenter(preset)
         yield f"{name}, as it is", seconds(lambda one=one: one(volume))
         model = one.models[0]
