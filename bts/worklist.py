@@ -72,6 +72,11 @@ class Plan:
     """Results and notes of cases that are done, but older: a crash came between writing and deleting."""
 
 
+def largest_first(todo: Iterable[Todo]) -> list[Todo]:
+    """By the bytes of their files: a large case that comes last would be waited for alone."""
+    return sorted(todo, key=lambda one: -sum(entry.size for entry in one.case.files.values()))
+
+
 def plan(
     wanted: Iterable[tuple[Case, str]], results: Iterable[Entry], suffix: str, retries: int | None = None
 ) -> Plan:

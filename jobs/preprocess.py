@@ -104,7 +104,7 @@ def run(todo: list[worklist.Todo], source: Store, output: Store) -> Iterator[dic
         common.say("nothing to do: every case has its shard")
         return
     common.start_ray()
-    rows = [one.to_row() for one in todo]
+    rows = [one.to_row() for one in worklist.largest_first(todo)]
     cases = ray.data.from_items(rows, override_num_blocks=len(rows))
     yield from common.stream("preprocess", len(rows), cases, MakeShard(source, output), num_cpus=CASE_CPUS)
 

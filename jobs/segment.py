@@ -8,6 +8,7 @@ tasks). Only what is new or changed is done; a case with bad data fails alone, w
         --model models:/fast@champion --labelmaps s3://b/labelmaps
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -40,6 +41,8 @@ class Settings(batch.Flags):
     """Folder or s3://bucket/prefix for the labelmaps."""
     labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
     """Label convention to write; auto is each case's own (brats2023 where its name does not tell)."""
+    gpu: Literal["auto", "yes", "no"] = "auto"
+    """auto: GPUs if the cluster has them now; yes: ask for them, also of an autoscaler that has none yet."""
     flips: bool = False
     """Average each prediction with that of its left-right mirror: twice the time, a little more accurate."""
     probabilities: bool = False
@@ -90,8 +93,9 @@ def main(settings: Settings) -> common.Outcome:
     for key in work.stale:
         output.delete(key)
     explain_labels(listing.cases, write, there)
-    rows = [{**one.to_row(), "present": sorted(present.get(one.case.id, ()))} for one in work.todo]
-    settled = batch.settle(run(rows, source, write, models), work, output)
+    todo = worklist.largest_first(work.todo)
+    rows = [{**one.to_row(), "present": sorted(present.get(one.case.id, ()))} for one in todo]
+    settled = batch.settle(run(rows, source, write, models, settings.gpu), work, output)
     say_flagged(settled.flagged)
     counts |= {"written": settled.written, "flagged": len(settled.flagged)}
     details = {"models": described, "flagged_cases": settled.flagged, "unfit_cases": unfit[:1000]}
@@ -139,15 +143,19 @@ def say_flagged(flagged: dict[str, list[str]]) -> None:
         common.say(f"… and {len(flagged) - 20} more, all in the run report")
 
 
-def run(rows: list[dict], source: Store, write: Write, models: list[tuple[str, bytes]]) -> Iterator[dict]:
+def run(
+    rows: list[dict], source: Store, write: Write, models: list[tuple[str, bytes]], gpu: str
+) -> Iterator[dict]:
     """Stream the cases through the three stages."""
     if not rows:
         common.say("nothing to do: every case has its labelmap")
         return
     common.start_ray()
+    alone = not os.environ.get("RAY_ADDRESS")
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    gpus = wanted_gpus(gpu, int(ray.cluster_resources().get("GPU", 0)), alone)
     io = {"compute": TaskPoolStrategy(size=min(max(2, sum(cpus) // 2), len(rows))), "num_cpus": IO_CPUS}
-    actors, threads, resources = pool(cpus, int(ray.cluster_resources().get("GPU", 0)), len(rows))
+    actors, threads, resources = pool(cpus, gpus, len(rows))
     predicted = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map(Read(source).__call__, **io)
@@ -159,6 +167,13 @@ def run(rows: list[dict], source: Store, write: Write, models: list[tuple[str, b
         )
     )
     yield from common.stream("segment", len(rows), predicted, write, **io)
+
+
+def wanted_gpus(gpu: str, there: int, alone: bool) -> int:
+    """GPUs to predict with. Raises UsageError for those that this machine does not have."""
+    if gpu == "yes" and alone and not there:
+        raise UsageError("--gpu yes: this machine has no GPU that Ray sees")
+    return {"auto": there, "yes": max(1, there), "no": 0}[gpu]
 
 
 def pool(cpus: list[int], gpus: int, cases: int) -> tuple[int, int, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""cluster.yaml as `ray up` reads it, without a cloud: Ray's own schema, defaults and checks."""
+"""The clusters of `ray up` as it reads them, without a cloud: Ray's own schema, defaults and checks."""
 
 import importlib.metadata
 import re
@@ -15,6 +15,7 @@ from jobs import segment
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "cluster.yaml").read_text()
+AT_HAND = (ROOT / "cluster-local.yaml").read_text()
 
 
 @pytest.fixture
@@ -75,7 +76,19 @@ def test_the_head_s_crontab_is_sound_and_the_job_takes_its_flags(config):
     assert settings.model[0].startswith("s3://")  # there is no tracking server that knows models:/
 
 
-def test_every_value_to_change_is_marked_and_explained_at_the_top():
-    head, _, body = TEXT.partition("\ncluster_name")
+def test_ray_accepts_the_one_of_machines_at_hand(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("a token")
+    found = prepare_config(yaml.safe_load(AT_HAND))
+    validate_config(found)
+    assert found["max_workers"] == len(found["provider"]["worker_ips"])
+    head, worker = (found[f"{kind}_start_ray_commands"][-1] for kind in ("head", "worker"))
+    assert "--num-cpus=0" in head and "--autoscaling-config=" in head and "$RAY_HEAD_IP:6379" in worker
+
+
+@pytest.mark.parametrize("text", [TEXT, AT_HAND])
+def test_every_value_to_change_is_marked_and_explained_at_the_top(text):
+    head, _, body = text.partition("\ncluster_name")
     marked = set(re.findall(r"CHANGE \((\d)\)", body))
     assert marked == set(re.findall(r"^#   (\d)\. ", head, re.MULTILINE))

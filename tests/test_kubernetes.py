@@ -1,8 +1,10 @@
-"""kubernetes/nightly.yaml and the Dockerfile, without an engine: KubeRay's schema, this project's flags."""
+"""kubernetes/ and the Dockerfile, without an engine: KubeRay's schemas, this project's flags."""
 
+import importlib
 import importlib.metadata
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -10,23 +12,24 @@ import pytest
 import tyro
 import yaml
 
-from jobs import segment
+from bts.presets import PRESETS
+from jobs import train
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT.parent / "shared" / "kuberay"
+MANIFESTS = {
+    f"{file.name} {document['metadata']['name']}": document
+    for file in sorted((ROOT / "kubernetes").glob("*.yaml"))
+    for document in yaml.safe_load_all(file.read_text())
+}
+RAYS = {name: of for name, of in MANIFESTS.items() if of["apiVersion"] == "ray.io/v1"}
 
 
-@pytest.fixture
-def nightly() -> dict:
-    return yaml.safe_load((ROOT / "kubernetes" / "nightly.yaml").read_text())
-
-
-@pytest.fixture(scope="module")
-def schema() -> dict:
-    """Of RayCronJob, unknown fields refused, as `kubectl apply` does."""
+def schema_of(kind: str) -> dict:
+    """Of a resource of KubeRay, unknown fields refused, as `kubectl apply` does."""
     if not SCHEMAS.is_dir():
         pytest.skip("no KubeRay schemas on this machine: ../shared/kuberay is absent")
-    definition = yaml.safe_load((SCHEMAS / "ray.io_raycronjobs.yaml").read_text())
+    definition = yaml.safe_load((SCHEMAS / f"ray.io_{kind.lower()}s.yaml").read_text())
     (version,) = (v for v in definition["spec"]["versions"] if v["name"] == "v1")
     return closed(version["schema"]["openAPIV3Schema"])
 
@@ -42,30 +45,68 @@ def closed(schema: dict) -> dict:
     return schema
 
 
-def test_kuberay_takes_it(nightly, schema):
-    assert [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(nightly)] == []
+def found(node, key: str) -> Iterator:
+    """Every value of that key, however deep."""
+    if isinstance(node, dict):
+        if key in node:
+            yield node[key]
+        for value in node.values():
+            yield from found(value, key)
+    elif isinstance(node, list):
+        for value in node:
+            yield from found(value, key)
 
 
-def test_kuberay_would_refuse_a_misspelt_field(nightly, schema):
-    nightly["spec"]["jobTemplate"]["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplica"] = 1
+def test_there_is_one_of_each_kind():
+    kinds = [of["kind"] for of in MANIFESTS.values()]
+    assert sorted(kinds) == ["CronJob", "RayCluster", "RayCronJob", *["RayJob"] * 4]
+
+
+@pytest.mark.parametrize("name", RAYS)
+def test_kuberay_takes_it(name):
+    validator = jsonschema.Draft202012Validator(schema_of(RAYS[name]["kind"]))
+    assert [error.message for error in validator.iter_errors(RAYS[name])] == []
+
+
+def test_kuberay_would_refuse_a_misspelt_field():
+    cluster = yaml.safe_load(yaml.safe_dump(RAYS["cluster.yaml bts"]))
+    cluster["spec"]["workerGroupSpecs"][0]["maxReplica"] = 1
     with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
-        jsonschema.validate(nightly, schema)
+        jsonschema.validate(cluster, schema_of("RayCluster"))
 
 
-def test_the_job_takes_its_flags(nightly):
-    words = shlex.split(nightly["spec"]["jobTemplate"]["entrypoint"])
-    assert words[:3] == ["python", "-m", "jobs.segment"]
-    tyro.cli(segment.Settings, args=words[3:]).check()
+@pytest.mark.parametrize("name", [name for name, of in MANIFESTS.items() if of["kind"] != "RayCluster"])
+def test_the_job_takes_its_flags(name):
+    manifest = MANIFESTS[name]
+    entrypoint = next(found(manifest, "entrypoint"), None)
+    words = shlex.split(entrypoint) if entrypoint else next(found(manifest, "args"))
+    assert words[:2] == ["python", "-m"] and words[2].startswith("jobs.")
+    job = importlib.import_module(words[2])
+    if job is train:
+        assert words[3] in PRESETS
+        default = train.Settings(shards=tyro.MISSING, models=tyro.MISSING, preset=PRESETS[words[3]])
+        tyro.cli(train.Settings, args=words[4:], default=default)
+    else:
+        tyro.cli(job.Settings, args=words[3:])
 
 
-def test_one_ray_everywhere_and_one_image(nightly):
+def test_one_ray_everywhere_and_one_image():
     ray = importlib.metadata.version("ray")
-    cluster = nightly["spec"]["jobTemplate"]["rayClusterSpec"]
-    assert cluster["rayVersion"] == ray and cluster["authOptions"]["mode"] == "token"
-    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    assert len({c["image"] for g in groups for c in g["template"]["spec"]["containers"]}) == 1
-    assert all(g["template"]["spec"]["serviceAccountName"] for g in groups)
+    assert set(found(RAYS, "rayVersion")) == {ray}
+    assert set(found(MANIFESTS, "image")) == {"REGISTRY/bts:1"}
+    assert all(options["mode"] == "token" for options in found(RAYS, "authOptions"))
+    workers = [group for groups in found(RAYS, "workerGroupSpecs") for group in groups]
+    for group in (*found(RAYS, "headGroupSpec"), *workers):
+        assert group["template"]["spec"]["serviceAccountName"]
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert f"FROM rayproject/ray:{ray}-py311-gpu" in dockerfile
     copied = re.findall(r"^COPY (?:--\S+ )?(\S+) ", dockerfile, re.MULTILINE)
     assert copied == ["requirements.txt", "bts", "jobs"] and all((ROOT / name).exists() for name in copied)
+
+
+def test_jobs_find_the_cluster_and_its_token():
+    name = RAYS["cluster.yaml bts"]["metadata"]["name"]
+    assert {of["ray.io/cluster"] for of in found(RAYS, "clusterSelector")} == {name}
+    nightly = MANIFESTS["cronjob.yaml bts-nightly"]
+    assert f"http://{name}-head-svc:8265" in next(found(nightly, "command"))
+    assert next(found(nightly, "secretKeyRef")) == {"name": name, "key": "auth_token"}

@@ -1,6 +1,7 @@
 import pytest
 
-from jobs.segment import pool
+from bts.errors import UsageError
+from jobs.segment import pool, wanted_gpus
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,10 @@ def test_actors_fit_their_nodes(cpus, gpus, cases, actors, threads, reserved):
 
 def test_one_actor_a_gpu():
     assert pool([16, 16], 2, 100) == (2, 1, {"num_gpus": 1})
+
+
+def test_gpus_are_asked_for():
+    assert [wanted_gpus(gpu, 0, alone=False) for gpu in ("auto", "yes", "no")] == [0, 1, 0]
+    assert [wanted_gpus(gpu, 3, alone=True) for gpu in ("auto", "yes", "no")] == [3, 3, 0]
+    with pytest.raises(UsageError, match="no GPU"):
+        wanted_gpus("yes", 0, alone=True)

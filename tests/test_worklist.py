@@ -1,9 +1,10 @@
 from bts.cases import find_cases
 from bts.storage import Entry
-from bts.worklist import Todo, case_fingerprint, changes, fingerprint, part_of, plan
+from bts.worklist import Todo, case_fingerprint, changes, fingerprint, largest_first, part_of, plan
 
 CASE = find_cases([Entry("a/X.1_t1.nii.gz", 1, "v1"), Entry("a/X.1_t2.nii.gz", 1, "v1")]).cases[0]
 SUFFIX = ".parquet"
+ROLES = ("t1", "t2")
 
 
 def listed(*keys):
@@ -69,6 +70,14 @@ def test_parts_are_disjoint_whole_and_about_equal():
     names = [f"BraTS-SSA-{n:05d}-000" for n in range(3000)]
     parts = [part_of(name, 3) for name in names]
     assert set(parts) == {1, 2, 3} and all(900 < parts.count(part) < 1100 for part in (1, 2, 3))
+
+
+def test_the_largest_case_comes_first():
+    sizes = {"A": 3, "B": 50, "C": 7}
+    named = ((f"{case}/{case}_{role}.nii.gz", size) for case, size in sizes.items() for role in ROLES)
+    files = [Entry(key, size, "") for key, size in named]
+    todo = [Todo(case, "aaaaaaaaaaaa") for case in find_cases(files).cases]
+    assert [one.case.id for one in largest_first(todo)] == ["B", "C", "A"]
 
 
 def test_what_changed_is_said():
