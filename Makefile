@@ -4,7 +4,8 @@
 # make venv   .venv alone
 SHELL := /bin/bash
 PYTHON ?= python3
-PIP = .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check
+INSTALL = -m pip install -qq --no-compile --disable-pip-version-check
+PIP = .venv/bin/python $(INSTALL)
 # On all cores, and also where PYTHONDONTWRITEBYTECODE is set: without bytecode each of Ray's workers would
 # compile the packages anew, for seconds. Packages hold files that are no Python of today: no error of ours.
 COMPILE = .venv/bin/python -m compileall -qq -j 0
@@ -42,7 +43,7 @@ test-fast: .venv/installed-test
 .venv-bench/installed: benchmarks/requirements.txt
 	@echo "installing benchmarks/requirements.txt into .venv-bench"
 	@$(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/python -m pip install -qq --no-compile -r benchmarks/requirements.txt
+	@.venv-bench/bin/python $(INSTALL) -r benchmarks/requirements.txt
 	@$(COMPILE) .venv-bench/lib || true
 	@touch $@
 

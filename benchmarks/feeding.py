@@ -24,6 +24,7 @@ from bts.feeding import read_item
 from bts.plan import Plan, make_plan
 from bts.presets import FAST
 from bts.sampling import collate, samples_of
+from bts.settings import Preset
 from bts.storage import Store
 from jobs import common
 from jobs.train_worker import Feed, Job
@@ -61,6 +62,11 @@ def plan_of(shards: Path) -> Plan:
     return make_plan(read_catalogue(Store(str(shards))), FAST, fold=0)
 
 
+def read(store: Store, preset: Preset, epoch: int, key: str, whole: bool = False) -> pa.Table:
+    """A shard as a training worker's reader gives it."""
+    return read_item(pa.Table.from_pylist([{"epoch": epoch, "key": key}]), store, preset, None, whole)
+
+
 def one(shards: Path) -> float:
     """Slices a second from shards to tensors, by one thread."""
     torch.set_num_threads(1)
@@ -69,8 +75,7 @@ def one(shards: Path) -> float:
     started = time.perf_counter()
     for epoch in range(3):
         for key in entries:
-            items = pa.Table.from_pylist([{"epoch": epoch, "key": key}])
-            samples = samples_of(read_item(items, store, FAST, None, False), FAST, rng)
+            samples = samples_of(read(store, FAST, epoch, key), FAST, rng)
             for first in range(0, len(samples), FAST.batch):
                 batch = collate(samples[first : first + FAST.batch], FAST, rng)
                 made += len(torch.from_numpy(batch["images"]))
@@ -81,10 +86,9 @@ def bare(shards: Path) -> float:
     """Slices a second that threads, one a core, read."""
     store, plan = Store(str(shards)), plan_of(shards)
     pa.set_cpu_count(1)  # a thread a core is enough
-    items = [pa.Table.from_pylist([{"epoch": 0, "key": shard.key}]) for shard in plan.training]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         started = time.perf_counter()
-        tables = threads.map(lambda item: read_item(item, store, plan.preset, None, False), items)
+        tables = threads.map(lambda shard: read(store, plan.preset, 0, shard.key), plan.training)
         return sum(map(len, tables)) / (time.perf_counter() - started)
 
 

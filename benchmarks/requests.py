@@ -4,11 +4,7 @@ Starts an S3 server on this machine, and sends a case through the functions that
 """
 
 import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,35 +14,25 @@ from aiobotocore.client import AioBaseClient
 
 from bts import phantom
 from bts.cases import find_cases
-from bts.pairs import match, read_pair
+from bts.pairs import match
 from bts.storage import Store
 from bts.worklist import Todo
+from jobs.evaluate_stages import Score
 from jobs.preprocess import MakeShard
 from jobs.segment_stages import Read, Write
+from tests import servers
 
 CASES = 300  # three thousand keys and more, so that pages of a listing are seen
 
 
 @contextmanager
-def s3_server(folder: Path):
-    """rclone's S3 server over a folder, and the standard AWS environment for it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ |= {
-        "AWS_ACCESS_KEY_ID": "bench-key",
-        "AWS_SECRET_ACCESS_KEY": "bench-secret",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    }
-    rclone = str(Path(sys.executable).parent / "rclone")
-    command = [rclone, "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}", "--config", os.devnull]
-    server = subprocess.Popen([*command, "--auth-key", "bench-key,bench-secret"], stderr=subprocess.DEVNULL)
+def served(folder: Path):
+    """An S3 server over a folder, and this process's environment for it."""
+    port = servers.free_port()
+    os.environ |= servers.s3_environment(port)
+    server = servers.start_s3(folder, port, "--log-file", os.devnull)
     try:
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            time.sleep(0.1)
+        servers.is_open(port, server)
         yield
     finally:
         server.terminate()
@@ -74,7 +60,7 @@ def say(what: str, counts: Counter) -> None:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, s3_server(Path(folder)):
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder)):
         bucket = Path(folder, "b")
         first = phantom.write_case(0, 0, (48, 48, 32))
         for n in range(CASES):
@@ -99,9 +85,9 @@ def main() -> None:
             labels = {"labelmap": np.zeros(images.shape[1:], np.uint8), "flags": "[]", "predict_s": 0.0}
             write({**read, **labels})
         say("segment, a case", counts)
-        found = match(listing.cases[:1], labelmaps.list())
+        pair = match(listing.cases[:1], labelmaps.list()).pairs[0]
         with counting() as counts:
-            read_pair(found.pairs[0], cases, labelmaps)
+            Score(cases, labelmaps, Store("s3://b/report"))(pair.to_row())
         say("evaluate, a case", counts)
 
 

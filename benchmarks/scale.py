@@ -1,6 +1,7 @@
 """What does a bucket cost? `python -m benchmarks.scale`: hours, machines and money from figures of one case.
 
-`--check` runs jobs.segment at two sizes on this machine, and sets the second beside what the first foretells.
+`--check` runs jobs.segment at two sizes on this machine, and sets the second beside what the first foretells;
+`--driver` measures the most that one job can hand out.
 """
 
 import json
@@ -13,6 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
 import tyro
 
 from benchmarks.material import make_cases
@@ -20,9 +22,11 @@ from benchmarks.table import python
 from bts.model import save_model
 from bts.nets import build
 from bts.presets import FAST
+from jobs import common
 
 SIZES = (1_000, 100_000, 10_000_000)
 SMALL, LARGE = 17, 68  # cases of the check
+DRIVEN = 2000  # cases of the driver's measurement, after 200 that start the workers
 LISTED = 1000  # keys that one request lists
 
 
@@ -58,6 +62,8 @@ class Figures:
     """Of one request that writes or lists."""
     check: bool = False
     """Run jobs.segment at two sizes here instead."""
+    driver: bool = False
+    """Measure instead how many cases a second one job hands out, through three stages that do nothing."""
 
 
 def hours(figures: Figures, cases: int) -> tuple[float, float, str]:
@@ -72,7 +78,7 @@ def hours(figures: Figures, cases: int) -> tuple[float, float, str]:
 def requests(cases: int) -> tuple[int, int]:
     """(reads, writes and lists) of preprocess and segment together, as benchmarks.requests counts them."""
     listing = 2 * math.ceil(5 * cases / LISTED) + 2 * math.ceil(cases / LISTED)
-    return 2 * (5 + 4) * cases, (1 + 2) * cases + listing  # s3fs asks for the head of what it gets
+    return (5 + 4) * cases, (1 + 2) * cases + listing
 
 
 def table(figures: Figures) -> None:
@@ -121,9 +127,34 @@ def check() -> None:
     print(f"start {start:.1f} s, then {slope:.2f} s a case on {os.cpu_count()} cores")
 
 
+class Nothing:
+    """A stage that does nothing with a row."""
+
+    def __call__(self, row: dict) -> dict:
+        return row
+
+
+def hand_out() -> None:
+    """A row a block through a task, an actor and a task, as jobs.segment sends its cases."""
+    common.start_ray()
+    for count in (200, DRIVEN):
+        rows = [{"case": "x" * 2000, "n": n} for n in range(count)]
+        data = ray.data.from_items(rows, override_num_blocks=count).map(Nothing().__call__, num_cpus=0.25)
+        data = data.map(Nothing, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0.5)
+        started = time.perf_counter()
+        done = sum(1 for _ in data.map(Nothing().__call__, num_cpus=0.25).iter_rows())
+        took = time.perf_counter() - started
+    print(f"{done} cases that cost nothing: {took:.1f} s, {done / took:.0f} a second")
+
+
 def main() -> None:
     figures = tyro.cli(Figures, prog=f"{Path(sys.executable).name} -m benchmarks.scale", description=__doc__)
-    check() if figures.check else table(figures)
+    if figures.check:
+        check()
+    elif figures.driver:
+        hand_out()
+    else:
+        table(figures)
 
 
 if __name__ == "__main__":

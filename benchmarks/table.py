@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -63,6 +64,13 @@ def in_turn(
     """Both measured `runs` times, one after the other, so that a drift of the machine meets both."""
     pairs = [(ours(), theirs()) for _ in range(runs)]
     return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def call(command: list[str], **environment: str) -> dict:

@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from mlflow import MlflowClient
 
-from benchmarks.feeding import plan_of
+from benchmarks.feeding import plan_of, read
 from benchmarks.material import make_shards
 from benchmarks.table import Row, in_turn, python
 from bts import feeding, training
@@ -71,10 +70,7 @@ def bare(shards: Path) -> float:
     torch.set_num_threads(os.cpu_count())
     store, plan = Store(str(shards)), plan_of(shards)
     preset = dataclasses.replace(plan.preset, budget=Budget(epochs=EPOCHS))
-    tables = []
-    for shard in plan.training:
-        items = pa.Table.from_pylist([{"epoch": 0, "key": shard.key}])
-        tables.append(feeding.read_item(items, store, preset, None, True))
+    tables = [read(store, preset, 0, shard.key, whole=True) for shard in plan.training]
     rates = []
 
     def batches(epoch: int) -> Iterator[dict]:

@@ -9,7 +9,6 @@ import io
 import os
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +20,7 @@ import torch
 from isal import igzip
 
 from benchmarks.material import make_cases
+from benchmarks.table import timed
 from bts.cases import find_cases
 from bts.inference import Segmenter
 from bts.model import Model
@@ -39,12 +39,7 @@ BASIC = replace(FLAT, layers=Layers(widths=(32, 64, 128, 256, 512), norm="batch"
 def seconds(work: Callable[[], object]) -> float:
     """Median of some runs after one that warms up."""
     work()
-    took = []
-    for _ in range(RUNS):
-        started = time.perf_counter()
-        work()
-        took.append(time.perf_counter() - started)
-    return statistics.median(took)
+    return statistics.median(timed(work) for _ in range(RUNS))
 
 
 def segmenter(preset=FLAT, **options) -> Segmenter:
@@ -88,10 +83,8 @@ def compiled(volume: CaseVolume) -> Iterator[tuple[str, float]]:
     for name, preset in (("fast", FLAT), ("7.8 M U-Net", BASIC)):
         one = segmenter(preset)
         yield f"{name}, as it is", seconds(lambda one=one: one(volume))
-        started = time.perf_counter()
         one.models[0].network.compile()
-        one(volume)
-        yield f"{name}, torch.compile: the first case", time.perf_counter() - started
+        yield f"{name}, torch.compile: the first case", timed(lambda one=one: one(volume))
         yield f"{name}, torch.compile: each other", seconds(lambda one=one: one(volume))
 
 

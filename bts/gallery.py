@@ -3,6 +3,7 @@
 Axes: K targets, D z slices, H rows (y), W columns (x), canonical LPS, cropped as the case's volume is.
 """
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bts import pictures, turning
 from bts.cases import OF_FIGSHARE
-from bts.pictures import Legend
+from bts.pictures import Colours, Legend
 from bts.preprocess import CaseVolume
 from bts.settings import Preset
 from bts.targets import PAINT, TARGETS
@@ -42,13 +43,18 @@ def draw(
     return {f"{volume.case_id}-{kind}.{ends.get(kind, 'png')}": kinds[kind]() for kind in preset.pictures}
 
 
-def grid(volume: CaseVolume, predictions: Mapping[str, np.ndarray], convention: str = "") -> bytes:
+def grid(
+    volume: CaseVolume,
+    predictions: Mapping[str, np.ndarray],
+    convention: str = "",
+    colours: Colours = "field",
+) -> bytes:
     """One slice as PNG: the image, the truth and each network's prediction on it, four panels a row.
 
     predictions: labels (D, H, W) uint8 by network name; `convention`: the figshare one of bts.cases that they
     are in, if any.
     """
-    shown = _Slice.fullest(volume, next(iter(predictions.values())), convention)
+    shown = _Slice.fullest(volume, next(iter(predictions.values())), convention, colours)
     image = "t1ce" if "t1ce" in volume.modalities else volume.modalities[0]
     below = shown.grey(image)
     cells = {NAMES[image]: shown.panel(below), "truth": shown.panel(below, shown.truth)}
@@ -56,6 +62,13 @@ def grid(volume: CaseVolume, predictions: Mapping[str, np.ndarray], convention: 
     captions = list(cells)
     rows = [[{name: cells[name] for name in captions[n : n + 4]}] for n in range(0, len(captions), 4)]
     return shown.sheet(rows, shown.used(*(of[shown.z] for of in predictions.values())))
+
+
+def montage(cases: Mapping[str, bytes], title: str, legend: Legend) -> bytes:
+    """PNG of many cases, four a row: {caption: picture of `pictures.draw_pair`}."""
+    groups = [{caption: Image.open(io.BytesIO(data))} for caption, data in cases.items()]
+    rows = [groups[n : n + 4] for n in range(0, len(groups), 4)]
+    return pictures.png(_sheet(title, rows, legend, ramp=False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +85,13 @@ class _Slice:
     legend: Legend
 
     @classmethod
-    def fullest(cls, volume: CaseVolume, labels_DHW: np.ndarray, convention: str) -> "_Slice":
+    def fullest(
+        cls, volume: CaseVolume, labels_DHW: np.ndarray, convention: str, colours: Colours = "field"
+    ) -> "_Slice":
         truth = (volume.mask > 0).astype(np.uint8) if convention == "figshare_tumour" else volume.mask
         z = pictures.fullest_slice(truth, labels_DHW)
         box = pictures.box_around([*volume.images[:, z], truth[z], labels_DHW[z]])
-        legend = pictures.LEGENDS.get(convention, pictures.LABELS)
+        legend = pictures.legend_of(convention, colours)
         return cls(volume=volume, truth_DHW=truth, prediction=labels_DHW[z], z=z, box=box, legend=legend)
 
     @property
@@ -104,7 +119,7 @@ class _Slice:
             self.volume.grid.zooms[1:],
             legend=self.legend,
             pixels=pixels,
-            sides=pictures.knows_place(self.volume.dataset),
+            sides="RL" if pictures.knows_place(self.volume.dataset) else "",
         )
 
     def used(self, *more_HW: np.ndarray) -> Legend:

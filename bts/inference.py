@@ -57,16 +57,14 @@ class Segmenter:
 
         Raises CaseError when the case lacks a modality that a model needs.
         """
-        return self.labels(volume, self.probabilities(volume))
+        return self.tidied(volume, self.decoded(self.probabilities(volume)))
 
-    def labels(self, volume, probabilities_KDHW: torch.Tensor) -> np.ndarray:
-        """What `probabilities` of the volume amount to, as uint8 (D, H, W)."""
-        labels = self.decoded(probabilities_KDHW)
+    def tidied(self, volume, labels_DHW: np.ndarray) -> np.ndarray:
+        """What `decoded` labels amount to, seen as a whole, as uint8 (D, H, W)."""
         if self.preset.targets in OF_FIGSHARE:
-            return labels
-        brain = (np.asarray(volume.images) != 0).any(axis=0)
-        tidied = tidy(labels * brain, self.settings, float(np.prod(volume.grid.zooms)))
-        return tidied * brain
+            return labels_DHW
+        brain = _brain(volume)
+        return tidy(labels_DHW * brain, self.settings, float(np.prod(volume.grid.zooms))) * brain
 
     def decoded(self, probabilities_KDHW: torch.Tensor) -> np.ndarray:
         """The likeliest labels voxel by voxel, before anything is known of the whole, as uint8 (D, H, W)."""
@@ -74,9 +72,9 @@ class Segmenter:
 
     def as_bytes(self, volume, probabilities_KDHW: torch.Tensor) -> np.ndarray:
         """Probabilities as uint8 (K, D, H, W): 255 is 1, from 128 on it is over 0.5; 0 outside the brain,
-        where no tumour is looked for. What `labels` tidies up stays as the network sees it."""
+        where no tumour is looked for. What `tidied` changes stays as the network sees it."""
         found = torch.ceil(probabilities_KDHW * 255 - 0.5).to(torch.uint8).numpy()
-        return found if self.preset.targets in OF_FIGSHARE else found * (volume.images != 0).any(axis=0)
+        return found if self.preset.targets in OF_FIGSHARE else found * _brain(volume)
 
     def probabilities(self, volume) -> torch.Tensor:
         """volume: a CaseVolume → float32 (K, D, H, W) probabilities of the targets, mean of all models."""
@@ -105,9 +103,10 @@ class Segmenter:
         near, multiple = model.preset.sampling.neighbours, model.preset.layers.multiple
         found = torch.zeros((len(images_DCHW), targets, *images_DCHW.shape[2:]))
         for indices in torch.arange(len(images_DCHW)).split(self.batch):
-            images, known = (_with_neighbours(x, indices, near) for x in (images_DCHW, known_DC4))
-            box = _brain(images, multiple) if settings.keeps_zero else (slice(None), slice(None))
-            images = images[(..., *box)]
+            seen = images_DCHW[max(0, int(indices[0]) - near) : int(indices[-1]) + near + 1]
+            box = _extent(seen, multiple) if settings.keeps_zero else (slice(None), slice(None))
+            images = _with_neighbours(images_DCHW[(..., *box)], indices, near)
+            known = _with_neighbours(known_DC4, indices, near)
             height, width = images.shape[2:]
             # Before normalising: what is added is background, as in training.
             images = functional.pad(images, (0, -width % multiple, 0, -height % multiple))
@@ -190,6 +189,11 @@ def _at_source_size(found_KDHW: torch.Tensor, volume, preset: Preset) -> torch.T
     return resize_probabilities(found_KDHW.transpose(0, 1), (height, width)).transpose(0, 1)
 
 
+def _brain(volume) -> np.ndarray:
+    """(D, H, W) bool: voxels that are not 0 in every modality."""
+    return (np.asarray(volume.images) != 0).any(axis=0)
+
+
 def _depth(volume) -> slice:
     return slice(volume.origin[0], volume.origin[0] + np.shape(volume.images)[1])
 
@@ -205,7 +209,7 @@ def _with_neighbours(slices: torch.Tensor, indices: torch.Tensor, near: int) -> 
     return found.transpose(1, 2).flatten(1, 2)
 
 
-def _brain(images_BCHW: torch.Tensor, multiple: int) -> tuple[slice, slice]:
+def _extent(images_BCHW: torch.Tensor, multiple: int) -> tuple[slice, slice]:
     """(rows, columns) that hold all that is not 0: slices near the crown have half the brain's extent.
 
     They begin at a multiple, so that pooling falls on the same pixels in every slice.

@@ -57,5 +57,5 @@ def slicer(convention: str) -> str:
 
 def _named(convention: str) -> pictures.Legend:
     """Value in the file → name and RGB, by value."""
-    legend = pictures.LEGENDS.get(convention, pictures.LABELS)
+    legend = pictures.legend_of(convention)
     return {outside: legend[inside] for outside, inside in sorted(CONVENTIONS[convention].items())}

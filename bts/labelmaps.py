@@ -117,14 +117,13 @@ def describe(
 
 def _amounts(labels_DHW: np.ndarray, grid: Grid, convention: str) -> dict[str, dict]:
     """Millilitres by region; of figshare, whose pixels have no known size, pixels by type and in all."""
-    counts = np.bincount(labels_DHW.reshape(-1), minlength=5)
     if convention in OF_FIGSHARE.values():
+        counts = np.bincount(labels_DHW.reshape(-1), minlength=5)
         types = {name: int(counts[label]) for label, name in figshare.TUMOURS.items()}
         total = {"total": int(counts[1:].sum())}
         return {"tumour_px": total if convention == "figshare_tumour" else types | total}
-    voxel_ml = float(np.prod(grid.zooms)) / 1000
-    regions = {region: counts[list(labels)].sum() for region, labels in metrics.REGIONS.items()}
-    return {"volumes_ml": {region: round(float(n) * voxel_ml, 3) for region, n in regions.items()}}
+    volumes = metrics.volumes_ml(labels_DHW, metrics.REGIONS, grid.zooms)
+    return {"volumes_ml": {region: round(ml, 3) for region, ml in volumes.items()}}
 
 
 def _png(grey_HW: np.ndarray) -> bytes:

@@ -53,6 +53,15 @@ def score(
     return {name: _overlap(counts, list(labels)) for name, labels in {**regions, **occur}.items()}
 
 
+def volumes_ml(
+    labels_DHW: np.ndarray, regions: Mapping[str, tuple[int, ...]], spacing: tuple[float, float, float]
+) -> dict[str, float]:
+    """Millilitres of each region in a labelmap (uint8); spacing: mm, D H W."""
+    counts = np.bincount(labels_DHW.ravel(), minlength=LABELS)
+    voxel = float(np.prod(spacing)) / 1000
+    return {region: float(counts[list(labels)].sum()) * voxel for region, labels in regions.items()}
+
+
 def measure(
     truth_DHW: np.ndarray,
     prediction_DHW: np.ndarray,

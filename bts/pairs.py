@@ -6,7 +6,7 @@ Labelmaps may be another tool's: they are told by name, and checked like any inp
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -63,6 +63,26 @@ class Labels(NamedTuple):
     grid: Grid
     convention: str
     """Key of CONVENTIONS that the labelmap's file uses; "figshare_tumour": both sides hold 0 and 1 alone."""
+    markers: Sequence[dict]
+    """What jobs.segment left with the labelmap; nothing with another tool's."""
+
+    @property
+    def maker(self) -> str:
+        """The models that made the labelmap: their digests joined by "+", then the options that were on
+        ("0123456789ab flips"). Empty for another tool's labelmap."""
+        said = set()
+        for marker in self.markers:
+            with suppress(KeyError, TypeError, AttributeError):
+                digests = "+".join(one["digest"] for one in marker["models"])
+                options = sorted(name for name, on in marker["options"].items() if on)
+                said.add(" ".join([digests, *options]))
+        return said.pop() if len(said) == 1 else ""
+
+    @property
+    def flags(self) -> list[str]:
+        """What jobs.segment found unusual."""
+        said = (marker.get("flags") for marker in self.markers)
+        return [str(flag) for flags in said if isinstance(flags, list) for flag in flags]
 
 
 @dataclass(slots=True)
@@ -132,13 +152,13 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
                 mend=_mend_of_grid(pair.case), file=pair.labelmap, stage="grid",
             )  # fmt: skip
         truth_DHW = _labels(truth.voxels, pair.case.labels, _truth_file(pair.case))
-        prediction_DHW, convention = _prediction(found, pair, labelmaps)
+        prediction_DHW, convention, markers = _prediction(found, pair, labelmaps)
     except CaseError as error:
         error.case, error.stage = pair.case.id, error.stage or "read"
         raise
     if convention == "figshare_tumour":
         truth_DHW = (truth_DHW > 0).view(np.uint8)
-    return Labels(truth_DHW, prediction_DHW, truth.grid, convention)
+    return Labels(truth_DHW, prediction_DHW, truth.grid, convention, markers)
 
 
 def read_truth(case: Case, cases: Store) -> Volume:
@@ -153,34 +173,27 @@ def read_prediction(pair: Pair, labelmaps: Store) -> Volume:
     return Volume(_prediction(found, pair, labelmaps)[0], found.grid)
 
 
-def written_in(pair: Pair, labelmaps: Store) -> str:
+def read_markers(pair: Pair, labelmaps: Store) -> list[dict]:
+    """What jobs.segment left with the labelmap; nothing of what is not JSON. Raises CaseError."""
+    found = []
+    for key in pair.markers:
+        data = fetch(key, labelmaps)
+        with suppress(ValueError):
+            found.append(json.loads(data))
+    return [marker for marker in found if isinstance(marker, dict)]
+
+
+def written_in(pair: Pair, markers: Sequence[dict]) -> str:
     """Label convention of the labelmap: what its marker says, else the case's own. Raises CaseError."""
     if not pair.markers:
         return pair.case.labels
-    try:
-        said = {json.loads(fetch(key, labelmaps))["labels"] for key in pair.markers}
-    except (ValueError, KeyError, TypeError):
-        said = set()
+    said = {str(marker.get("labels")) for marker in markers}
     if len(said) != 1 or not said <= CONVENTIONS.keys():
         raise CaseError(
             "the labelmap's markers do not tell one label convention",
             mend="delete them and run jobs.segment again", file=pair.markers[0], stage="labels",
         )  # fmt: skip
     return said.pop()
-
-
-def made_by(pair: Pair, labelmaps: Store) -> str:
-    """The models that made the labelmap, by its marker: their digests joined by "+", then the options that
-    were on ("0123456789ab flips"). Empty for another tool's labelmap.
-    """
-    said = set()
-    for key in pair.markers:
-        with suppress(CaseError, ValueError, KeyError, TypeError, AttributeError):
-            marker = json.loads(fetch(key, labelmaps))
-            digests = "+".join(one["digest"] for one in marker["models"])
-            options = sorted(name for name, on in marker["options"].items() if on)
-            said.add(" ".join([digests, *options]))
-    return said.pop() if len(said) == 1 else ""
 
 
 def read_images(
@@ -203,11 +216,12 @@ def _read_truth(case: Case, cases: Store) -> Volume:
     return read_stack(case, cases)[1] if case.dataset == "figshare" else read_role(case, cases, "seg")
 
 
-def _prediction(found: Volume, pair: Pair, labelmaps: Store) -> tuple[np.ndarray, str]:
-    """(labels of the project, convention of the file) of a labelmap as read."""
-    convention = written_in(pair, labelmaps)
+def _prediction(found: Volume, pair: Pair, labelmaps: Store) -> tuple[np.ndarray, str, list[dict]]:
+    """(labels of the project, convention of the file, markers) of a labelmap as read."""
+    markers = read_markers(pair, labelmaps)
+    convention = written_in(pair, markers)
     mend = f"write the labelmap in the convention {convention}"
-    return _labels(found.voxels, convention, pair.labelmap, mend), convention
+    return _labels(found.voxels, convention, pair.labelmap, mend), convention, markers
 
 
 def _mend_of_grid(case: Case) -> str:

@@ -1,18 +1,25 @@
-"""Scores of many cases → one self-contained HTML page, with pictures of the best, median and worst case.
+"""Scores of many cases → one self-contained HTML page: tables, charts, pictures of the best and worst cases.
 
-Nothing is loaded from anywhere: style and pictures are inside, and there is no script. Every text from
-outside (case names, errors, URIs) is escaped. The page itself is report.html, a jinja2 template.
+Nothing is loaded from anywhere: style and pictures are inside, and so is the one script, which sorts and
+filters the table of cases; a browser runs no other (the page's policy names its hash). Every text from
+outside (case names, errors, URIs) is escaped. The page itself is pages/report.html, a jinja2 template.
 """
 
 import base64
+import functools
+import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
+import markupsafe
 import numpy as np
 
-from bts import pictures, statistics
+from bts import charts, pictures, statistics
+from bts.curves import draw_classes
 from bts.metrics import CAVITY, DISTANCES, LESIONS, METRICS, REGIONS, TUMOUR, TYPES, mean_dice
 
 TITLES = {
@@ -31,7 +38,9 @@ TITLES = {
 }
 BRIEF = {"hd95": "HD95, mm", "lesion_dice": "lesion Dice"}
 """Beside Dice in the terminal."""
-TEMPLATE = Path(__file__).with_name("report.html")
+PAGES = Path(__file__).with_name("pages")
+WORST = 12  # cases shown by pictures
+KINDS = {b"\x89PNG": "png", b"GIF8": "gif", b"\xff\xd8\xff": "jpeg", b"<?xml": "svg+xml"}  # by first bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,11 @@ class Scored:
     """{region: {metric: value}}, as bts.metrics.measure gives it; figshare's as bts.metrics.score."""
     patient: str = ""
     maker: str = ""
-    """What made the labelmap, as bts.pairs.made_by tells it; empty for another tool's."""
+    """What made the labelmap, as bts.pairs.Labels tells it; empty for another tool's."""
+    flags: list[str] = field(default_factory=list)
+    """What jobs.segment found unusual."""
+    truth_ml: Mapping[str, float] = field(default_factory=dict)
+    """Millilitres of each region in the truth; empty for figshare, which tells no gap between slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,8 @@ class Picture:
     """z of the axial slice, canonical; of figshare the slice's number in the set."""
     panels: dict[str, bytes]
     """PNG by caption, left to right."""
+    turning: bytes = b""
+    """GIF of truth beside prediction; empty where the images are missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +93,11 @@ class Contents:
     """Other folder → (region, metric) → these labelmaps against its own."""
     ranking: Mapping[str, float] = field(default_factory=dict)
     """Folder → mean rank, the best first; empty for fewer than three folders."""
+    worst: Sequence[tuple[Scored, bytes]] = ()
+    """The worst cases, each with truth beside prediction as JPEG."""
+    colours: pictures.Colours = "field"
+    pages: bool = False
+    """Each case has a page of its own beside this one (bts.casepage)."""
 
 
 def choose(scored: Sequence[Scored]) -> dict[str, Scored]:
@@ -89,6 +109,11 @@ def choose(scored: Sequence[Scored]) -> dict[str, Scored]:
     if len(ranked) == 2:
         del places["Median case"]
     return {title: ranked[place] for title, place in places.items() if ranked}
+
+
+def worst(scored: Sequence[Scored]) -> list[Scored]:
+    """The lowest by mean Dice, the very lowest first."""
+    return sorted(scored, key=lambda s: (mean_dice(s.scores), s.case_id))[:WORST]
 
 
 def summarise(scored: Sequence[Scored], region: str, metric: str) -> dict[str, float]:
@@ -120,11 +145,14 @@ def groups_of(scored: Sequence[Scored], part: str = "group") -> dict[str, list[S
     return {n: [s for s in scored if getattr(s, part) == n] for n in names} if len(names) > 1 else {}
 
 
-def legend_of(scored: Sequence[Scored]) -> list[tuple[str, tuple[int, int, int]]]:
+def legend_of(
+    scored: Sequence[Scored], colours: pictures.Colours = "field"
+) -> list[tuple[str, tuple[int, int, int]]]:
     """(name, RGB) of each colour in the pictures of these cases."""
     regions, legend = regions_of(scored), []
     if "WT" in regions:
-        legend += [of for label, of in pictures.LABELS.items() if label != 4 or "RC" in regions]
+        labels = pictures.legend_of("", colours)
+        legend += [of for label, of in labels.items() if label != 4 or "RC" in regions]
     if "tumour" in regions:
         types = [pictures.TYPES[label] for name, (label,) in TYPES.items() if name in regions]
         legend += types or pictures.TUMOUR.values()
@@ -151,16 +179,18 @@ def render(contents: Contents) -> str:
     """The page, complete in itself."""
     scored = sorted(contents.scored, key=lambda s: (mean_dice(s.scores), s.case_id))
     regions, known = regions_of(scored), metrics_of(scored)
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
-    environment.filters["score"] = lambda value, digits=3: "–" if np.isnan(value) else f"{value:.{digits}f}"
-    environment.tests["known"] = lambda value: not np.isnan(value)
-    return environment.from_string(TEMPLATE.read_text("utf-8")).render(
+    script = (PAGES / "cases.js").read_text("utf-8")
+    page = environment().get_template("report.html")
+    return page.render(
         c=contents,
         scored=scored,
         regions=regions,
+        known=known,
+        script=markupsafe.Markup(script),
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+        charts=draw_charts(scored),
+        makers=Counter(one.maker for one in scored),
+        flagged=any(one.flags for one in scored),
         parts=[part for part in (METRICS, DISTANCES, LESIONS) if set(part) <= set(known)],
         titles=TITLES,
         brief={"dice": "Dice", **BRIEF},
@@ -172,9 +202,53 @@ def render(contents: Contents) -> str:
             }
             for part, title in {"group": "tumour grade or type", "dataset": "dataset"}.items()
         },
-        legend=legend_of([picture.scored for picture in contents.pictures]),
+        legend=legend_of(scored, contents.colours),
         mean=mean_dice,
     )
+
+
+def draw_charts(scored: Sequence[Scored]) -> dict[str, bytes]:
+    """SVG or PNG by caption; a chart is left out where there is nothing to show."""
+    regions, found = regions_of(scored), {}
+    if len(scored) < 2:
+        return found
+    for metric, title in (("dice", "Dice"), ("hd95", TITLES["hd95"])):
+        values = {region: _values(scored, region, metric) for region in regions}
+        if values := {region: of for region, of in values.items() if of.size}:
+            spread = charts.draw_spread(values, title, share=metric == "dice")
+            found[f"{title} by region"] = spread
+    of_volume = {
+        r: np.array([(s.truth_ml[r], s.scores[r]["dice"]) for s in scored if r in s.truth_ml])
+        for r in regions
+    }
+    if of_volume := {region: points for region, points in of_volume.items() if points.size}:
+        found["Dice against volume"] = charts.draw_volumes(of_volume)
+    if groups := groups_of(scored):
+        found["Class repartition"] = draw_classes({name: {"cases": len(of)} for name, of in groups.items()})
+    return found
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Of the templates in pages/: escaping, and the filters that they use."""
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGES, encoding="utf-8"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    found.filters["uri"] = data_uri
+    found.filters["quoted"] = functools.partial(quote, safe="")
+    found.filters["score"] = lambda value, digits=3: "–" if np.isnan(value) else f"{value:.{digits}f}"
+    found.tests["known"] = lambda value: not np.isnan(value)
+    return found
+
+
+def data_uri(picture: bytes) -> str:
+    """A PNG, JPEG, GIF or SVG file as the source of an <img>."""
+    kind = next(kind for start, kind in KINDS.items() if picture.startswith(start))
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _values(scored: Sequence[Scored], region: str, metric: str) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Scores of cases that are kept beside a report, so that the next run computes only what is new.
 
 They lie in a few Parquet files, `_scores/DIGEST.parquet`: case_id, fingerprint (of truth, labelmap, label
-convention and the metrics' own version), scores as JSON, maker of the labelmap. Written in pieces while a run
-goes on, and made one at its end: a crash loses a piece at most.
+convention and the metrics' own version), and as JSON the scores and what else is known of the case. Written
+in pieces while a run goes on, and made one at its end: a crash loses a piece at most.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from bts.storage import Store
 
 PIECE = 500  # cases: of a run that is cut off, fewer are computed again
-SCHEMA = pa.schema([(name, pa.string()) for name in ("case_id", "fingerprint", "scores", "maker")])
+SCHEMA = pa.schema([(name, pa.string()) for name in ("case_id", "fingerprint", "scores", "about")])
 
 
 class Scorebook:
@@ -41,14 +41,14 @@ class Scorebook:
         self.asked.add(fingerprint)
         return json.loads(self.kept[fingerprint]["scores"]) if fingerprint in self.kept else None
 
-    def maker(self, fingerprint: str) -> str:
-        """What made the labelmap of scores that are kept."""
-        return self.kept[fingerprint]["maker"]
+    def about(self, fingerprint: str) -> dict:
+        """What is known of a case whose scores are kept, besides them."""
+        return json.loads(self.kept[fingerprint]["about"])
 
-    def add(self, case_id: str, fingerprint: str, scores: dict, maker: str = "") -> None:
+    def add(self, case_id: str, fingerprint: str, scores: dict, about: dict) -> None:
         """Keep the scores of a case. Raises RunError where the store takes no piece."""
-        row = {"case_id": case_id, "fingerprint": fingerprint, "scores": json.dumps(scores), "maker": maker}
-        self.kept[fingerprint] = row
+        texts = {"scores": json.dumps(scores), "about": json.dumps(about)}
+        self.kept[fingerprint] = row = {"case_id": case_id, "fingerprint": fingerprint, **texts}
         self.asked.add(fingerprint)
         self.fresh.append(row)
         if len(self.fresh) >= PIECE:
@@ -67,7 +67,7 @@ class Scorebook:
     def _rows(self, key: str) -> list[dict[str, str]]:
         try:
             rows = pq.read_table(pa.BufferReader(self.output.read(key)), schema=SCHEMA).to_pylist()
-            return [row for row in rows if None not in row.values()]  # older pieces name no maker
+            return [row for row in rows if None not in row.values()]  # older pieces know less
         except (OSError, pa.ArrowException):
             return []
 

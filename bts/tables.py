@@ -1,7 +1,8 @@
 """Scores as tables for pandas, R and spreadsheets: long form, a row a case, region and metric.
 
-Beside the columns, the file metadata `bts` of scores.parquet (JSON) says of each case the patient and the
-maker of its labelmap. brats.csv has the rows and columns of the BraTS challenge's own online evaluation.
+Beside the columns, the file metadata `bts` of scores.parquet (JSON) says of each case the patient, the maker
+of its labelmap, its flags and the volume of its truth. brats.csv has the rows and columns of the BraTS
+challenge's own online evaluation.
 """
 
 import csv
@@ -17,7 +18,9 @@ from bts import statistics
 from bts.errors import UsageError
 from bts.metrics import REGIONS
 from bts.report import Scored
+from bts.storage import read_file
 
+KNOWN = ("patient", "maker", "flags", "truth_ml")  # of a case, in the file's metadata
 TEXTS = ("case_id", "group", "dataset", "region", "metric")  # columns before `value`
 BRATS = {
     f"{title}_{region}": (region, metric)
@@ -40,7 +43,7 @@ def write(scored: Sequence[Scored]) -> dict[str, bytes]:
         for region, of in one.scores.items()
         for metric, value in of.items()
     )
-    made = {one.case_id: {"patient": one.patient, "maker": one.maker} for one in scored}
+    made = {one.case_id: {name: getattr(one, name) for name in KNOWN} for one in scored}
     fields = [*((name, pa.string()) for name in TEXTS), ("value", pa.float64())]
     schema = pa.schema(fields, metadata={"bts": json.dumps({"cases": made})})
     table = pa.table(list(zip(*rows, strict=True)) or [[]] * len(schema), schema=schema)
@@ -49,6 +52,12 @@ def write(scored: Sequence[Scored]) -> dict[str, bytes]:
     files = {"scores.parquet": sink.getvalue().to_pybytes(), "scores.csv": write_csv(schema.names, rows)}
     brats = sorted((one for one in scored if one.scores.keys() >= REGIONS.keys()), key=lambda s: s.case_id)
     return {**files, "brats.csv": write_brats(brats)} if brats else files
+
+
+def load(report: str) -> list[Scored]:
+    """The scored cases of a report's folder, or of its scores.parquet. Raises UsageError, RunError."""
+    uri = report if report.endswith(".parquet") else f"{report.rstrip('/')}/scores.parquet"
+    return read(read_file(uri), uri)
 
 
 def read(data: bytes, name: str) -> list[Scored]:

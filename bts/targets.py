@@ -25,7 +25,7 @@ is necrosis. A later region overrides, so enhancing pixels outside the predicted
 
 def outputs(preset: Preset) -> int:
     """Output channels of the network: one a target, and background first under softmax."""
-    return len(TARGETS[preset.targets]) + (preset.output == "softmax")
+    return targets_of(preset) + (preset.output == "softmax")
 
 
 def targets_of(preset: Preset) -> int:

@@ -7,15 +7,15 @@ bts.metaimage, which reads .mha files with the same checks.
 
 import io
 import math
-import zlib
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, igzip_lib, isal_zlib
+from isal import igzip, igzip_lib
 from nibabel import orientations
 
 from bts.errors import CaseError
+from bts.gunzip import Gunzip
 
 CANONICAL = orientations.axcodes2ornt("LPS")
 MAX_BYTES = 2 << 30  # of one decoded file; a 240×240×155 int16 modality is 18 MB
@@ -117,7 +117,7 @@ def read_nifti(data: bytes, name: str, *, channels: int = 0) -> Volume:
             voxels = np.empty(shape[::-1], dtype)
             _skip(file, int(header["vox_offset"]) - header.sizeof_hdr)
             _fill(file, voxels, name)
-    except (EOFError, zlib.error, igzip.BadGzipFile, igzip_lib.error, isal_zlib.error, OSError) as error:
+    except (EOFError, igzip_lib.error) as error:
         raise bad(name, f"the gzip stream is truncated or corrupt ({error})") from error
     voxels = voxels.astype(dtype.newbyteorder("="), copy=False)
     voxels = _scaled(voxels, header, name)
@@ -201,40 +201,7 @@ def check_finite(voxels: np.ndarray, name: str) -> None:
 
 def _opened(data: bytes) -> io.BufferedIOBase:
     zipped = data[:2] == b"\x1f\x8b"
-    return io.BufferedReader(_Gunzip(data), 1024) if zipped else io.BytesIO(data)
-
-
-class _Gunzip(io.RawIOBase):
-    """The content of a gzip file, member after member, no more of it than is asked for.
-
-    All voxels are asked for at once: IGzipFile, which reads piece by piece, takes a quarter longer.
-    """
-
-    def __init__(self, data: bytes):
-        self.left, self.member = data, None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, view: memoryview) -> int:
-        found = self._some(len(view))
-        view[: len(found)] = found
-        return len(found)
-
-    def _some(self, most: int) -> bytes:
-        while self.member or self.left:
-            given = b""
-            if not self.member:
-                self.member, given = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP), self.left
-            found = self.member.decompress(given, most)
-            if self.member.eof:
-                # Zeros after a member are padding, of tapes and of some disks.
-                self.left, self.member = self.member.unused_data.lstrip(b"\0"), None
-            elif not found:
-                raise EOFError("it ends before its end-of-stream marker")
-            if found:
-                return found
-        return b""
+    return io.BufferedReader(Gunzip(data), 1024) if zipped else io.BytesIO(data)
 
 
 def _parse(header: bytes) -> nib.Nifti1Header:

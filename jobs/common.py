@@ -15,6 +15,7 @@ from typing import Any
 import ray
 import ray.data
 import tyro
+from ray.util.metrics import Gauge
 from tqdm import tqdm
 
 from bts.cases import Listing, find_cases
@@ -145,20 +146,33 @@ class Progress:
         self.done = self.failed = 0
         self.started = self.last = time.monotonic()
         self.bar = tqdm(total=total, desc=name, unit="case", disable=not sys.stderr.isatty())
+        # What Prometheus reads off the cluster's nodes as ray_bts_cases{job, state}.
+        self.gauge = Gauge("bts_cases", "Cases.", ("job", "state")) if ray.is_initialized() else None
+        self.export()
+
+    def export(self) -> None:
+        """Tell the nodes' metrics where the job is."""
+        for state in ("total", "done", "failed") if self.gauge else ():
+            self.gauge.set(getattr(self, state), {"job": self.name, "state": state})
 
     def step(self, *, failed: bool = False) -> None:
         self.done += 1
         self.failed += failed
         self.bar.update()
         now = time.monotonic()
-        if self.bar.disable and (now - self.last >= self.every_s or self.done == self.total):
+        if now - self.last >= self.every_s or self.done == self.total:
             self.last = now
-            rate = self.done / max(now - self.started, 1e-9)
-            left = (self.total - self.done) / rate
-            trouble = f", {self.failed} failed" if self.failed else ""
-            say(f"{self.name}: {self.done}/{self.total} cases{trouble}, {rate:.2f}/s, {left:.0f} s left")
+            self.export()
+            if self.bar.disable:
+                self.say_where(now - self.started)
         if self.done == self.total:
             self.bar.close()
+
+    def say_where(self, seconds: float) -> None:
+        rate = self.done / max(seconds, 1e-9)
+        left = (self.total - self.done) / rate
+        trouble = f", {self.failed} failed" if self.failed else ""
+        say(f"{self.name}: {self.done}/{self.total} cases{trouble}, {rate:.2f}/s, {left:.0f} s left")
 
 
 def say(line: str) -> None:
@@ -211,15 +225,11 @@ def _close(name: str, outcome: Outcome, seconds: float) -> None:
         say(f"… and {len(outcome.failed) - 20} more, all in the run report")
     line = {"job": name, **outcome.counts, "failed": len(outcome.failed), "seconds": round(seconds, 2)}
     if outcome.dry_run:
-        print(json.dumps({**line, "dry_run": True}), flush=True)
-        return
-    if outcome.output is None:
-        print(json.dumps(line), flush=True)
-        return
-    key = f"_runs/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.json"
-    line["report"] = key
-    report = {**line, "exit_code": outcome.exit_code, "failed_cases": outcome.failed, **outcome.details}
-    outcome.output.put(key, json.dumps(report, indent=1).encode())
+        line["dry_run"] = True
+    elif outcome.output:
+        line["report"] = f"_runs/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.json"
+        report = {**line, "exit_code": outcome.exit_code, "failed_cases": outcome.failed, **outcome.details}
+        outcome.output.put(line["report"], json.dumps(report, indent=1).encode())
     print(json.dumps(line), flush=True)
 
 

@@ -15,6 +15,7 @@ from bts import gallery
 from bts.curves import draw_bars
 from bts.errors import CaseError, UsageError
 from bts.pairs import Pair, read_pair
+from bts.pictures import Colours
 from bts.preprocess import load_case
 from bts.report import Scored, choose
 from bts.storage import Store
@@ -34,8 +35,8 @@ def name_folders(folders: Sequence[Store]) -> dict[str, Store]:
 class Grid:
     """Pairs of one case by folder → PNG of its fullest slice; without it where a labelmap cannot be read."""
 
-    def __init__(self, cases: Store, folders: Mapping[str, Store]):
-        self.cases, self.folders = cases, folders
+    def __init__(self, cases: Store, folders: Mapping[str, Store], colours: Colours):
+        self.cases, self.folders, self.colours = cases, folders, colours
 
     def __call__(self, row: dict) -> dict:
         pairs = {name: Pair.from_row(pair) for name, pair in json.loads(row["pairs"]).items()}
@@ -43,19 +44,17 @@ class Grid:
         try:
             volume, said, convention = load_case(case, self.cases), {}, ""
             for name, pair in pairs.items():
-                _, labels, _, convention = read_pair(pair, self.cases, self.folders[name])
+                found = read_pair(pair, self.cases, self.folders[name])
                 box = zip(volume.origin, volume.mask.shape, strict=True)
-                said[name] = np.ascontiguousarray(labels[tuple(slice(o, o + n) for o, n in box)])
+                cut = tuple(slice(o, o + n) for o, n in box)
+                said[name], convention = np.ascontiguousarray(found.prediction[cut]), found.convention
         except CaseError:
             return {"case_id": case.id, "png": b""}
-        return {"case_id": case.id, "png": gallery.grid(volume, said, convention)}
+        return {"case_id": case.id, "png": gallery.grid(volume, said, convention, self.colours)}
 
 
 def draw(
-    scored: Mapping[str, Sequence[Scored]],
-    pairs: Mapping[str, Sequence[Pair]],
-    source: Store,
-    folders: Mapping[str, Store],
+    scored: Mapping[str, Sequence[Scored]], pairs: Mapping[str, Sequence[Pair]], drawer: Grid
 ) -> dict[str, bytes]:
     """PNG by file name: comparison.png and comparison-CASE.png of the best, the median and the worst case.
 
@@ -73,7 +72,7 @@ def draw(
                 chosen[pair.case.id][name] = pair.to_row()
     common.start_ray()
     rows = [{"pairs": json.dumps(of)} for of in chosen.values()]
-    grids = ray.data.from_items(rows, override_num_blocks=len(rows)).map(Grid(source, folders).__call__)
+    grids = ray.data.from_items(rows, override_num_blocks=len(rows)).map(drawer.__call__)
     return found | {f"comparison-{r['case_id']}.png": r["png"] for r in grids.iter_rows() if r["png"]}
 
 

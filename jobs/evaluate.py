@@ -9,21 +9,22 @@ stage and reason. The truths of the cases suffice; where their images are there,
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 import ray
 
-from bts import comparison, report, tables, tracking
+from bts import casepage, comparison, pictures, report, tables, tracking
 from bts.errors import RunError, UsageError
 from bts.pairs import Matched, Pair, match
 from bts.report import Scored
 from bts.scorebook import Scorebook
 from bts.storage import Store
 from jobs import batch, common, compare
-from jobs.evaluate_stages import Draw, Score
+from jobs.evaluate_pictures import Draw, draw, montage
+from jobs.evaluate_stages import Score, scored_of
 from jobs.figshare_index import index_figshare
 
 NAMED = 1000  # at most this many unmatched files by name in the run report
@@ -38,7 +39,8 @@ class Settings:
     cases: str
     """Folder or s3://bucket/prefix with the cases; those with a truth are scored."""
     report: str
-    """Folder or s3://bucket/prefix for index.html, scores.parquet, scores.csv and brats.csv."""
+    """Folder or s3://bucket/prefix for index.html, cases/CASE.html, montage.png, scores.parquet, scores.csv,
+    brats.csv."""
     labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
     """Label convention of truths and labelmaps; auto tells it by the name of each case. A labelmap of
     jobs.segment carries its own."""
@@ -46,6 +48,8 @@ class Settings:
     """Other folders of labelmaps of the same cases (other networks, other tools): scored too, compared case
     by case with these (comparison.csv), ranked from two others on, and drawn in comparison.png and
     comparison-CASE.png."""
+    colours: pictures.Colours = "field"
+    """Of the labels in pictures: field is red, green and yellow; colour-blind those of Okabe and Ito 2008."""
     dry_run: bool = False
     """Say which cases would be scored and why, and write nothing."""
     max_failed: str = "0"
@@ -63,15 +67,21 @@ def main(settings: Settings) -> common.Outcome:
     say_matched(matched, source, labelmaps, unread=len(failed))
     failed += [common.failure(problem.case, problem) for problem in listing.problems + matched.problems]
     book = Scorebook(output)
+    todo = todo_of(matched.pairs, book, output, settings.colours)
     if settings.dry_run:
-        return rehearse(matched, book, failed, output)
-    scored, unscored = score(matched.pairs, source, labelmaps, book)
+        return rehearse(matched, todo, failed, output)
+    scored, unscored = score(matched.pairs, todo, Score(source, labelmaps, output, settings.colours), book)
     failed += unscored
     failed.sort(key=lambda failure: failure["case_id"])
     pairs = {ours: matched.pairs} | {n: match(listing.cases, f.list()).pairs for n, f in others.items()}
     scores = {ours: scored} | {n: score_other(n, pairs[n], source, f, book) for n, f in others.items()}
     book.close()
-    files = tables.write(scored) | (compare.draw(scores, pairs, source, folders) if others else {})
+    files = tables.write(scored)
+    if others:
+        files |= compare.draw(scores, pairs, compare.Grid(source, folders, settings.colours))
+    shown, worst = draw(scored, matched.pairs, Draw(source, labelmaps, settings.colours))
+    if worst:
+        files["montage.png"] = montage(worst, settings.colours)
     contents = report.Contents(
         title="Segmentation scores",
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -81,7 +91,10 @@ def main(settings: Settings) -> common.Outcome:
         failed=failed,
         without_labelmap=matched.without_labelmap,
         without_truth=matched.without_truth,
-        pictures=draw(scored, matched.pairs, Draw(source, labelmaps)),
+        pictures=shown,
+        worst=worst,
+        colours=settings.colours,
+        pages=True,
         comparisons={name: comparison.compare(scored, scores[name]) for name in others},
         ranking=comparison.rank(scores) if len(others) > 1 else {},
     )
@@ -95,45 +108,50 @@ def main(settings: Settings) -> common.Outcome:
     return outcome(output, contents, listing.strays, max_failed)
 
 
+def todo_of(
+    pairs: Sequence[Pair], book: Scorebook, output: Store, colours: pictures.Colours
+) -> dict[str, str]:
+    """{case: why} of those to score: not known, changed, or without a page in these colours."""
+    pages, known, todo = {entry.key for entry in output.list("cases")}, book.cases, {}
+    for pair in pairs:
+        if book.get(pair.fingerprint) is None:
+            todo[pair.case.id] = "changed" if pair.case.id in known else "new"
+        elif casepage.key(pair.case.id) not in pages or book.about(pair.fingerprint)["page"] != colours:
+            todo[pair.case.id] = "no page"
+    return todo
+
+
 def score(
-    pairs: Sequence[Pair], source: Store, labelmaps: Store, book: Scorebook
+    pairs: Sequence[Pair], todo: Container[str], scorer: Score, book: Scorebook
 ) -> tuple[list[Scored], list[dict]]:
-    """(scores, failures) of the pairs; computed are those that the book does not know."""
-    by_case = {pair.case.id: pair for pair in pairs}
-    found = {case_id: book.get(pair.fingerprint) for case_id, pair in by_case.items()}
-    todo = [pair for pair in pairs if found[pair.case.id] is None]
-    if pairs and not todo:
+    """(scores, failures) of the pairs; computed are those to do, the others the book knows."""
+    chosen = [pair for pair in pairs if pair.case.id in todo]
+    if pairs and not chosen:
         common.say(f"nothing to compute: the scores of all {len(pairs)} cases are known")
-    failed = []
-    for row in run(todo, Score(source, labelmaps)):
+    marks, failed = {pair.case.id: pair.fingerprint for pair in pairs}, []
+    for row in run(chosen, scorer):
         if row["failure"]:
             failed.append(json.loads(row["failure"]))
         else:
-            found[row["case_id"]] = json.loads(row["scores"])
-            mark = by_case[row["case_id"]].fingerprint
-            book.add(row["case_id"], mark, found[row["case_id"]], row["maker"])
-    scored = []
-    for case_id, of in found.items():
-        if of is not None:
-            case, maker = by_case[case_id].case, book.maker(by_case[case_id].fingerprint)
-            scored.append(Scored(case_id, case.group, case.dataset, of, case.patient, maker))
-    return scored, failed
+            scores, about = json.loads(row["scores"]), json.loads(row["about"])
+            book.add(row["case_id"], marks[row["case_id"]], scores, about)
+    lost = {failure["case_id"] for failure in failed}
+    sound = [pair for pair in pairs if pair.case.id not in lost]
+    return [scored_of(p, book.get(p.fingerprint), book.about(p.fingerprint)) for p in sound], failed
 
 
-def rehearse(matched: Matched, book: Scorebook, failed: list[dict], output: Store) -> common.Outcome:
-    """Print which cases would be scored: new ones, and those whose truth or labelmap has changed."""
-    todo = [pair.case.id for pair in matched.pairs if book.get(pair.fingerprint) is None]
-    known = book.cases
-    reasons = ((case_id, "changed" if case_id in known else "new") for case_id in todo)
+def rehearse(matched: Matched, todo: dict[str, str], failed: list[dict], output: Store) -> common.Outcome:
+    """Print which cases would be scored, and why."""
     counts = {"cases": len(matched.pairs), "unchanged": len(matched.pairs) - len(todo), "todo": len(todo)}
-    return batch.rehearse(reasons, counts, failed, output)
+    return batch.rehearse(todo.items(), counts, failed, output)
 
 
 def score_other(
     name: str, pairs: Sequence[Pair], source: Store, folder: Store, book: Scorebook
 ) -> list[Scored]:
     """Scores of a folder to compare with; what cannot be scored there is said."""
-    scored, failed = score(pairs, source, folder, book)
+    todo = {pair.case.id for pair in pairs if book.get(pair.fingerprint) is None}
+    scored, failed = score(pairs, todo, Score(source, folder), book)
     for failure in failed:
         common.say(f"{name} failed at {failure['stage']}: {failure['message']}")
     return scored
@@ -185,25 +203,6 @@ def run(pairs: Sequence[Pair], score: Callable[[dict], dict]) -> Iterator[dict]:
     yield from common.stream("evaluate", len(rows), cases, score)
 
 
-def draw(scored: Sequence[Scored], pairs: Sequence[Pair], drawer: Draw) -> list[report.Picture]:
-    """Pictures of the best, median and worst case, made in tasks: only PNGs come to the driver."""
-    chosen = report.choose(scored)
-    if not chosen:
-        return []
-    common.start_ray()
-    ids = {one.case_id for one in chosen.values()}
-    rows = [pair.to_row() for pair in pairs if pair.case.id in ids]
-    drawn = ray.data.from_items(rows, override_num_blocks=len(rows)).map(drawer.__call__)
-    panels = {
-        r["case_id"]: (r["z"], dict(zip(r["captions"], r["panels"], strict=True))) for r in drawn.iter_rows()
-    }
-    return [
-        report.Picture(title, one, *panels[one.case_id])
-        for title, one in chosen.items()
-        if panels[one.case_id][1]
-    ]
-
-
 def print_results(ours: str, contents: report.Contents, output: Store) -> None:
     """The tables for the person who watches, on standard output: they are the result."""
     print(report.table(contents.scored))
@@ -229,6 +228,7 @@ def track(contents: report.Contents, output: Store, files: dict[str, bytes]) -> 
     for picture in contents.pictures:
         title = picture.title.lower().replace(" ", "-")
         shown |= {f"{title}-{caption.lower()}.png": png for caption, png in picture.panels.items()}
+        shown |= {f"{title}.gif": picture.turning} if picture.turning else {}
     try:
         tracker = tracking.Tracker()
         if found := tracker.find(makers.pop()):

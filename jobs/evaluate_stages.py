@@ -1,58 +1,64 @@
-"""The tasks of jobs.evaluate: score a case, draw a case.
+"""The task of jobs.evaluate that every case goes through: score it, write its page.
 
-Not a command.
+Not a command. Here is no torch: a worker that only scores is up in a second.
 """
 
 import json
 
-from bts import figshare, lesions, metrics, pictures
+from bts import casepage, lesions, metrics, pictures
 from bts.errors import CaseError
-from bts.pairs import Pair, made_by, read_images, read_pair
+from bts.pairs import Labels, Pair, read_images, read_pair
+from bts.report import Scored
 from bts.storage import Store
 from jobs import common
 
 
 class Score:
-    """Pair → its scores as JSON and the maker of its labelmap, or its failure."""
+    """Pair → its scores and what else is known of it as JSON, or its failure; and its page."""
 
-    def __init__(self, cases: Store, labelmaps: Store):
-        self.cases, self.labelmaps = cases, labelmaps
+    def __init__(
+        self, cases: Store, labelmaps: Store, pages: Store | None = None, colours: pictures.Colours = "field"
+    ):
+        """pages: the report beside which each case gets its page; None for no pages."""
+        self.cases, self.labelmaps, self.pages, self.colours = cases, labelmaps, pages, colours
 
     def __call__(self, row: dict) -> dict:
         pair = Pair.from_row(row)
         try:
-            truth, prediction, grid, convention = read_pair(pair, self.cases, self.labelmaps)
+            found = read_pair(pair, self.cases, self.labelmaps)
         except CaseError as error:
             failure = json.dumps(common.failure(pair.case.id, error))
-            return {"case_id": pair.case.id, "scores": "", "maker": "", "failure": failure}
-        regions = metrics.regions_of(convention)
-        if pictures.knows_place(pair.case.dataset):
-            rules = lesions.RULES.get(pair.case.dataset, lesions.GLIOMA)
-            scores = metrics.measure(truth, prediction, *regions, spacing=grid.zooms, rules=rules)
-        else:
-            scores = metrics.score(truth, prediction, *regions)
-        maker = made_by(pair, self.labelmaps)
-        return {"case_id": pair.case.id, "scores": json.dumps(scores), "maker": maker, "failure": ""}
+            return {"case_id": pair.case.id, "scores": "", "about": "", "failure": failure}
+        scores, about = _measure(pair, found), self._about(pair, found)
+        if self.pages:
+            self._write_page(pair, found, scored_of(pair, scores, about))
+        texts = {"scores": json.dumps(scores), "about": json.dumps(about)}
+        return {"case_id": pair.case.id, **texts, "failure": ""}
+
+    def _about(self, pair: Pair, found: Labels) -> dict:
+        known = pictures.knows_place(pair.case.dataset)
+        regions = metrics.regions_of(found.convention)[0]
+        volumes = metrics.volumes_ml(found.truth, regions, found.grid.zooms) if known else {}
+        page = self.colours if self.pages else ""
+        return {"maker": found.maker, "flags": found.flags, "truth_ml": volumes, "page": page}
+
+    def _write_page(self, pair: Pair, found: Labels, scored: Scored) -> None:
+        images = dict(read_images(pair.case, self.cases, found.grid, pictures.BACKGROUNDS))
+        places = (self.labelmaps.uri, self.cases.uri)
+        page = casepage.render(scored, pair, found, images, places=places, colours=self.colours)
+        self.pages.put(casepage.key(pair.case.id), page)
 
 
-class Draw:
-    """Pair → PNG panels of its fullest slice; without panels if a file has gone bad since scoring."""
+def scored_of(pair: Pair, scores: dict, about: dict) -> Scored:
+    """Scores and what else is known, as the report takes them."""
+    case = pair.case
+    known = {name: about[name] for name in ("maker", "flags", "truth_ml")}
+    return Scored(case.id, case.group, case.dataset, scores, case.patient, **known)
 
-    def __init__(self, cases: Store, labelmaps: Store):
-        self.cases, self.labelmaps = cases, labelmaps
 
-    def __call__(self, row: dict) -> dict:
-        pair = Pair.from_row(row)
-        try:
-            truth, prediction, grid, convention = read_pair(pair, self.cases, self.labelmaps)
-        except CaseError:
-            return {"case_id": pair.case.id, "z": 0, "captions": [], "panels": []}
-        z = pictures.fullest_slice(truth, prediction)
-        images = read_images(pair.case, self.cases, grid, pictures.BACKGROUNDS)
-        slices = {name: image[z] for name, image in images}
-        placed = pictures.knows_place(pair.case.dataset)
-        legend = pictures.LEGENDS.get(convention, pictures.LABELS)
-        panels = pictures.draw(truth[z], prediction[z], slices, grid.zooms[1:], legend=legend, sides=placed)
-        shown = z if placed else figshare.number(list(pair.case.files)[z])
-        columns = {"captions": list(panels), "panels": list(panels.values())}
-        return {"case_id": pair.case.id, "z": shown, **columns}
+def _measure(pair: Pair, found: Labels) -> dict[str, dict[str, float]]:
+    regions = metrics.regions_of(found.convention)
+    if not pictures.knows_place(pair.case.dataset):
+        return metrics.score(found.truth, found.prediction, *regions)
+    rules = lesions.RULES.get(pair.case.dataset, lesions.GLIOMA)
+    return metrics.measure(found.truth, found.prediction, *regions, spacing=found.grid.zooms, rules=rules)

@@ -56,7 +56,8 @@ def main(settings: Settings) -> common.Outcome:
     if holder.digest == candidate.digest:
         why = f"it is the {settings.if_better_than} ({holder.uri}) already"
         return settle(tracker, candidate, said, why, promoted=False)
-    paired = compare(tracker, candidate, holder, read_scores(settings.on), settings.metric)
+    scored = [one for report in settings.on for one in tables.load(report)]
+    paired = compare(tracker, candidate, holder, scored, settings.metric)
     lower = settings.metric in metrics.LOWER_IS_BETTER
     better = paired.difference < 0 if lower else paired.difference > 0
     promoted = better and paired.p < settings.p_value
@@ -86,15 +87,6 @@ def find(tracker: Tracker, name: str) -> Version:
     if names := {one.name for one in versions} - {versions[-1].name}:
         raise UsageError(f"{name}: also registered as {', '.join(names)}; give models:/NAME/VERSION")
     return versions[-1]
-
-
-def read_scores(reports: Sequence[str]) -> list[Scored]:
-    """The scores of all reports. Raises UsageError naming the one that has none."""
-    found = []
-    for uri in reports:
-        name = uri if uri.endswith(".parquet") else f"{uri.rstrip('/')}/scores.parquet"
-        found += tables.read(read_file(name), name)
-    return found
 
 
 def compare(

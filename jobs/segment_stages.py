@@ -72,13 +72,15 @@ class Predict:
             problem = f"{'×'.join(map(str, volume.images.shape))} voxels do not fit into the GPU's memory"
             raise CaseError(problem, mend="use a larger GPU") from error
         mean = sum(each) / len(each)
-        labels = self.segmenter.labels(volume, mean)
+        decoded = self.segmenter.decoded(mean)
+        labels = self.segmenter.tidied(volume, decoded)
         sure = self.segmenter.as_bytes(volume, mean) if self.probabilities else _nothing()
         found = flags.of_labels(labels, volume)
         if volume.dataset != "figshare":
-            found += flags.of_doubt(self.segmenter.decoded(mean), labels, volume)
+            found += flags.of_doubt(decoded, labels, volume)
         if len(each) > 1:
-            found += flags.of_ensemble([self.segmenter.labels(volume, one) for one in each])
+            members = (self.segmenter.decoded(one) for one in each)
+            found += flags.of_ensemble([self.segmenter.tidied(volume, labels) for labels in members])
         for one in self.segmenter.models:
             found += flags.of_input(volume, one.meta.get("inputs", {}))
         return labels, sure, list(dict.fromkeys(found))

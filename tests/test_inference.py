@@ -85,7 +85,7 @@ def test_probabilities_as_bytes_agree_with_the_labels():
     found = segmenter.probabilities(one)
     found[1, 2, 10, 8:12] = torch.tensor([0.5, 0.5 + 1e-6, 0.5 - 1e-6, 1.0])  # TC, where ET is sure
     found[2, 2, 10, 8:12] = 0
-    labels, (wt, tc, et) = segmenter.labels(one, found), segmenter.as_bytes(one, found)
+    labels, (wt, tc, et) = segmenter.tidied(one, segmenter.decoded(found)), segmenter.as_bytes(one, found)
     assert (wt.dtype, wt.shape) == (np.uint8, one.images.shape[1:])
     assert list(tc[2, 10, 8:12]) == [127, 128, 127, 255]
     assert np.array_equal(et >= 128, labels == 3) and (labels == 3).any()

@@ -40,7 +40,7 @@ def test_every_value_of_a_convention_has_its_labels_name_and_colour(convention):
     slicer = read_slicer(labelfiles.slicer(convention))
     assert itksnap.pop(0) == ("Clear Label", (0, 0, 0)) and slicer.pop(0) == ("background", (0, 0, 0))
     assert itksnap == slicer and list(itksnap) == sorted(CONVENTIONS[convention])
-    legend = pictures.LEGENDS.get(convention, pictures.LABELS)
+    legend = pictures.legend_of(convention)
     for value, named in itksnap.items():
         assert named == legend[int(to_internal(np.array([value]), convention)[0])]
 

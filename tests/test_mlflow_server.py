@@ -13,7 +13,7 @@ from bts.storage import Store
 from bts.tracking import Tracker
 from jobs import common, evaluate, promote
 from tests.builders import affine, nifti, tiny_model, voxels
-from tests.conftest import free_port, is_open
+from tests.servers import free_port, is_open
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from builders import LPS, NAMES_2021, affine, case_files, nifti, put_all, voxels
 
 from bts.cases import find_cases
 from bts.errors import CaseError
-from bts.pairs import Pair, made_by, match, read_images, read_pair
+from bts.pairs import Labels, Pair, match, read_images, read_markers, read_pair
 from bts.preprocess import read_role
 from bts.storage import Entry, Store
 
@@ -105,7 +105,8 @@ MADE = {"labels": "brats2021", "models": [{"digest": "0123456789ab"}], "options"
     ],
 )
 def test_a_marker_tells_what_made_the_labelmap(stores, marker, maker):
-    assert made_by(pair_of(stores, voxels()[1], marker=marker), stores[1]) == maker
+    markers = read_markers(pair_of(stores, voxels()[1], marker=marker), stores[1])
+    assert Labels(*[None] * 4, markers).maker == maker
 
 
 @pytest.mark.parametrize(

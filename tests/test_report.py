@@ -1,8 +1,10 @@
 """The HTML page and its pictures, as a browser and a reader see them."""
 
 import base64
+import hashlib
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,6 +15,7 @@ from bts import metrics, pictures, report
 from bts.report import Contents, Picture, Scored
 from bts.statistics import compare
 
+PNG = b"\x89PNG"
 EVIL = '<script>alert("x")</script>&'
 
 
@@ -51,11 +54,20 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.found.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+
+
+def runs_its_own_script_alone(html: str) -> bool:
+    """One script, and the page's policy lets a browser run no other."""
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
+    tags = [attrs for tag, attrs in Tags(html).found if tag == "script"]
+    return tags == [{}] and len(scripts) == 1 and f"{policy}'sha256-{digest}'" in html
 
 
 def test_page_is_whole_and_loads_nothing():
@@ -64,7 +76,8 @@ def test_page_is_whole_and_loads_nothing():
     html = page(scored=[one], pictures=[picture])
     tags = Tags(html)
     assert tags.open == []
-    assert not {tag for tag, _ in tags.found} & {"script", "link", "iframe", "object"}
+    assert not {tag for tag, _ in tags.found} & {"link", "iframe", "object"}
+    assert runs_its_own_script_alone(html)
     sources = [attrs["src"] for tag, attrs in tags.found if tag == "img"]
     assert len(sources) == 2 and all(s.startswith("data:image/png;base64,") for s in sources)
     assert base64.b64decode(sources[0].split(",")[1]) == picture.panels["Truth"]
@@ -74,7 +87,7 @@ def test_page_is_whole_and_loads_nothing():
 def test_everything_from_outside_is_escaped():
     one = Scored(EVIL, EVIL, EVIL, scored("", 1).scores)
     failure = dict.fromkeys(("case_id", "stage", "file", "error", "mend"), EVIL)
-    drawn = Picture(EVIL, one, 0, {EVIL: b"png"})
+    drawn = Picture(EVIL, one, 0, {EVIL: PNG}, PNG)
     names = {
         "without_labelmap": [EVIL],
         "without_truth": [EVIL],
@@ -82,9 +95,10 @@ def test_everything_from_outside_is_escaped():
         "cases": EVIL,
         "title": EVIL,
     }
-    html = page(scored=[one], failed=[failure], pictures=[drawn], when=EVIL, **names)
-    assert "script" not in {tag for tag, _ in Tags(html).found}
-    assert html.count("&lt;script&gt;") >= 15
+    worst = [(one, PNG)]
+    html = page(scored=[one], failed=[failure], pictures=[drawn], worst=worst, pages=True, when=EVIL, **names)
+    assert runs_its_own_script_alone(html)
+    assert html.count("&lt;script&gt;") >= 20 and "cases/%3Cscript%3E" in html
 
 
 def test_cases_are_sorted_by_mean_dice_and_the_failed_are_named():
@@ -98,7 +112,7 @@ def test_cases_are_sorted_by_mean_dice_and_the_failed_are_named():
     html = page(scored=[scored("A", 0.5), scored("B", 0.125), scored("C", 1.0)], failed=[failure])
     table = html[html.index("All cases") :]
     assert table.index(">B<") < table.index(">A<") < table.index(">C<")
-    assert "0.125" in table and "--v: 12.5%" in table
+    assert "0.125" in table and "--v: 12.5%" in table and "<a " not in table, "no pages, no links"
     assert all(text in html for text in (">D<", ">grid<", "is askew", "straighten it", "D.nii.gz"))
 
 
@@ -112,7 +126,7 @@ def test_summary():
     html = page(scored=some)
     assert "0.700 ± 0.200" in html and "resection cavity" in html
     assert "0.250 ± –" in html, "one case has no deviation"
-    assert "RC" not in page(scored=some[:2])
+    assert "resection cavity" not in page(scored=some[:2])
 
 
 def test_groups_are_compared_where_there_are_two():
@@ -125,6 +139,7 @@ def test_groups_are_compared_where_there_are_two():
     html = page(scored=one + two)
     assert "0.600 ± 0.141" in html and "n 2" in html and "By tumour" not in page(scored=one)
     assert [name for name, _ in report.legend_of(one)] == ["tumour"]
+    assert "Class repartition" in report.draw_charts(one + two)
 
 
 def test_the_interval_is_shown_from_six_cases_on():
@@ -145,10 +160,44 @@ def test_comparisons_and_ranking():
     of = compare(np.linspace(0.5, 0.9, 8), np.linspace(0.4, 0.8, 8))
     found = {EVIL: {("WT", "dice"): of, ("WT", "iou"): of}}
     html = page(scored=[scored("A", 0.5)], comparisons=found, ranking={"ours": 1.25, EVIL: 1.75})
-    assert Tags(html).open == [] and "script" not in {tag for tag, _ in Tags(html).found}
+    assert Tags(html).open == [] and runs_its_own_script_alone(html)
     assert "+0.100" in html and "8 / 0" in html and "0.0078" in html and ">1.25<" in html
     assert html.count("+0.100 to +0.100") == 1, "Dice alone of the two; all are in comparison.csv"
     assert "Against" not in page(scored=[scored("A", 0.5)])
+
+
+def test_charts_of_many_cases():
+    """As SVG, whose points are one picture: as large for two thousand cases as for two hundred."""
+    rng, sizes = np.random.default_rng(0), {}
+    for count in (1, 200, 2000):
+        some = [scored(f"C{n}", value) for n, value in enumerate(rng.uniform(0, 1, count))]
+        some = [replace(one, truth_ml={"WT": 30 * n + 1.0, "ET": 0.0}) for n, one in enumerate(some)]
+        for one in some:
+            one.scores["WT"]["hd95"] = 374.0
+        charts = report.draw_charts(some)
+        sizes[count] = {caption: len(svg) for caption, svg in charts.items()}
+        assert charts == report.draw_charts(some), "equal scores, equal bytes"
+    assert sizes[1] == {} and list(sizes[200]) == [
+        "Dice by region",
+        "HD95, mm by region",
+        "Dice against volume",
+    ]
+    assert all(sizes[2000][caption] < 3 * size for caption, size in sizes[200].items())
+
+
+def test_flags_and_makers_are_told():
+    one = replace(scored("A", 0.5), flags=["empty: no tumour found", EVIL], maker="0123456789ab flips")
+    html = page(scored=[one, scored("B", 0.25)])
+    assert "empty: no tumour found; &lt;script" in html and "flagged alone" in html
+    assert html.count("data-flagged") == 1 and "0123456789ab flips" in html and "another tool" in html
+    assert "Flags" not in page(scored=[scored("B", 0.25)])
+
+
+def test_the_worst_cases_are_shown_small():
+    many = [scored(f"C{n:02}", n / 20) for n in range(20)]
+    assert [one.case_id for one in report.worst(many)] == [f"C{n:02}" for n in range(report.WORST)]
+    html = page(scored=many, worst=[(many[0], PNG)], pages=True)
+    assert "Worst cases" in html and html.count('<a href="cases/C00.html">') == 2
 
 
 def test_page_of_nothing():
@@ -173,6 +222,44 @@ def test_fullest_slice():
     labels = tumour()
     assert pictures.fullest_slice(labels, np.zeros_like(labels)) == 2
     assert pictures.fullest_slice(np.zeros_like(labels), np.roll(labels, 1, axis=0)) == 3
+
+
+def test_every_plane_stands_upright():
+    """A block high up, at the patient's left, in front."""
+    labels = np.zeros((20, 30, 40), np.uint8)
+    labels[15:18, 3:6, 32:36] = 2
+    flair = np.random.default_rng(0).integers(1, 100, labels.shape, np.int16)
+    planes = pictures.draw_planes(labels, labels * 0, {"flair": flair}, (2.0, 1.0, 1.0))
+    places = {plane: at for plane, (at, _) in planes.items()}
+    assert places == {"axial": 15, "coronal": 3, "sagittal": 32}
+    for plane, (across, down), aspect in (
+        ("axial", (34 / 40, 4.5 / 30), 30 / 40),
+        ("coronal", (34 / 40, 3.5 / 20), 40 / 40),
+        ("sagittal", (4.5 / 30, 3.5 / 20), 40 / 30),
+    ):
+        truth = pixels(planes[plane][1]["Truth"])
+        high, wide, _ = truth.shape
+        assert high / wide == pytest.approx(aspect, rel=0.02), plane
+        green = (truth[..., 1] - truth[..., 0]) > 40
+        row, column = (np.flatnonzero(green.any(axis=axis)).mean() for axis in (1, 0))
+        assert (column / wide, row / high) == pytest.approx((across, down), abs=0.03), plane
+    assert list(pictures.draw_planes(labels, labels, {}, (1.0,) * 3, placed=False)) == ["slice"]
+
+
+def test_truth_beside_prediction():
+    labels = tumour()[2]
+    both = pixels(pictures.draw_pair(labels, labels * 0, {}, (1, 1)))
+    assert both.shape == (pictures.THUMB_PX, 2 * pictures.THUMB_PX + 2, 3)
+    coloured = np.ptp(both, axis=2) > 60
+    assert coloured[:, : pictures.THUMB_PX].any() and not coloured[:, pictures.THUMB_PX + 10 :].any()
+
+
+def test_colours_for_colour_blind_readers():
+    assert pictures.legend_of("brats2021") == pictures.LABELS
+    safe = pictures.legend_of("brats2021", "colour-blind")
+    assert [name for name, _ in safe.values()] == [name for name, _ in pictures.LABELS.values()]
+    assert not {of for _, of in safe.values()} & {of for _, of in pictures.LABELS.values()}
+    assert pictures.legend_of("figshare", "colour-blind") == pictures.legend_of("figshare")
 
 
 def test_panels_over_images():

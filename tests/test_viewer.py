@@ -167,7 +167,7 @@ def test_from_a_bucket(niivue, bucket):
 
 
 def test_a_report_without_scores_is_a_mistake(tmp_path):
-    for content, said in ((None, "run jobs.evaluate"), (b"rubbish", "no scores.parquet of jobs.evaluate")):
+    for content, said in ((None, "cannot be read"), (b"rubbish", "no scores.parquet of jobs.evaluate")):
         if content:
             Store(str(tmp_path)).put("scores.parquet", content)
         with pytest.raises(UsageError, match=said):

@@ -3,6 +3,8 @@
 A head that computes nothing and two nodes on this machine; the bucket is the only thing that they share.
 """
 
+import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from bts.model import load_model
 from bts.storage import Store
 from tests import builders
 from tests.clusters import STORE, Cluster, outcome
+from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CASES = 24
@@ -39,12 +42,18 @@ def test_a_slow_writer_holds_the_readers_back(cluster, bucket, faults, model):
     voxels = 4 * 2 * np.prod([side - 5 for side in LARGE])
     assert CASES * voxels > 1.3 * 3 * STORE
     cases, labelmaps = f"{bucket.uri}/cases", f"{bucket.uri}/labelmaps"
-    files = builders.case_files(NAMES[0], shape=LARGE, truth=False)
-    for name in NAMES:
-        builders.put_all(Store(cases), {key.replace(NAMES[0], name): data for key, data in files.items()})
+    put_large(Store(cases), NAMES)
     with faults.inject("slow", method="PUT", key=".nii.gz", times=0) as hits:
         flags = ("--cases", cases, "--model", model, "--labelmaps", labelmaps)
-        assert outcome(cluster.submit("segment", *flags))["written"] == CASES
+        job = cluster.submit("segment", *flags)
+        total = f'ray_bts_cases{{.*job="segment".*state="total".*}} {CASES}'
+        figures = ""
+        while job.poll() is None and not re.search(total, figures):
+            time.sleep(0.5)
+            figures = cluster.figures()
+        assert re.search(total, figures), figures[-3000:]
+        assert dashboard_metrics() <= set(re.findall(r"^(ray_\w+)", figures, re.MULTILINE))
+        assert outcome(job)["written"] == CASES
         assert hits() == CASES
     stores = cluster.memory()
     assert "Plasma memory usage" in stores and "Spilled" not in stores, stores
@@ -81,10 +90,41 @@ def test_the_chain_loses_a_node_in_each_job(cluster, bucket, model, tmp_path, ru
     assert scored["scored"] == CASES and Store(report).exists("index.html")
 
 
+def test_a_job_that_asks_for_a_gpu_waits_for_one(cluster, bucket, model):
+    """A node says that it has a GPU; the network runs on its CPU."""
+    cases, labelmaps = f"{bucket.uri}/cases", f"{bucket.uri}/labelmaps"
+    for name in NAMES[:3]:
+        builders.put_all(Store(cases), builders.case_files(name))
+    flags = ("--cases", cases, "--model", model, "--labelmaps", labelmaps, "--gpu", "yes")
+    job = cluster.submit("segment", *flags)
+    joined = cluster.add_node(gpus=1)
+    assert outcome(job)["written"] == 3
+    cluster.lose(joined)
+
+
+def put_large(cases: Store, names: list[str]) -> None:
+    """The same images under many names."""
+    files = builders.case_files(names[0], shape=LARGE, truth=False)
+    for name in names:
+        builders.put_all(cases, {key.replace(names[0], name): data for key, data in files.items()})
+
+
+def until(there: Callable[[], bool], job: subprocess.Popen) -> None:
+    """Wait for it while the job runs."""
+    while job.poll() is None and not there():
+        time.sleep(0.1)
+    assert job.poll() is None, f"the job was over before: {job.communicate()}"
+
+
+def dashboard_metrics() -> set[str]:
+    """What Grafana's dashboard asks Prometheus for; a GPU's are there where one is."""
+    board = json.loads((ROOT / "kubernetes" / "grafana.json").read_text())
+    asked = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
+    return set(re.findall(r"ray_\w+", asked)) - {"ray_node_gpus_utilization"}
+
+
 def lose_a_node_once(there: Callable[[], bool], job: subprocess.Popen, cluster: Cluster) -> None:
     """Wait until `there()` is true, cut a node off, and give the cluster another."""
-    while job.poll() is None and not there():
-        time.sleep(0.05)
-    assert job.poll() is None, f"over before the node was lost: {job.communicate()}"
+    until(there, job)
     cluster.lose(cluster.nodes[-1])
     cluster.add_node()

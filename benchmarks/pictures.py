@@ -1,0 +1,49 @@
+"""The pictures of README.md, of phantom cases: `make demo`, then `python -m benchmarks.pictures demo-bucket`.
+
+Writes docs/pictures: the report and a case's page as Chromium shows them, a head that turns, the worst cases.
+"""
+
+import base64
+import io
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.table import ROOT
+from tests.browser import Browser
+
+FOLDER = ROOT / "docs" / "pictures"
+WIDTH = 1160  # pixels of a page
+
+
+def shoot(browser: Browser, page: Path, name: str, high: int, heading: str) -> None:
+    """A page from a heading on, as many pixels high."""
+    size = {"width": WIDTH, "height": high, "deviceScaleFactor": 1, "mobile": False}
+    browser("Emulation.setDeviceMetricsOverride", **size)
+    browser.open(page.resolve().as_uri())
+    browser.wait(f"location.pathname.endsWith('{page.name}') && document.readyState === 'complete'")
+    headings = "[...document.querySelectorAll('h1, h2')]"
+    browser.run(f"{headings}.find(one => one.textContent === '{heading}').scrollIntoView()")
+    shot = Image.open(io.BytesIO(base64.b64decode(browser("Page.captureScreenshot", format="png")["data"])))
+    shot.convert("RGB").quantize(method=Image.Quantize.FASTOCTREE).save(FOLDER / name, optimize=True)
+
+
+def main() -> None:
+    report = Path(sys.argv[1]) / "reports" / "demo"
+    html = (report / "index.html").read_text("utf-8")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    gif = re.search(r"data:image/gif;base64,([^\"]+)", html)[1]
+    (FOLDER / "turning.gif").write_bytes(base64.b64decode(gif))
+    with tempfile.TemporaryDirectory() as place, Browser(Path(place)) as browser:
+        shoot(browser, report / "index.html", "report.png", 1300, "Charts")
+        case = sorted((report / "cases").iterdir())[-1]
+        shoot(browser, case, "case.png", 1300, case.stem)
+    for file in sorted(FOLDER.iterdir()):
+        print(f"{file.relative_to(ROOT)}: {file.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Pictures of a report: of few cases, chosen when all are scored. Not a command."""
+
+from collections.abc import Sequence
+
+import ray
+
+from bts import figshare, gallery, pictures, report, turning
+from bts.errors import CaseError
+from bts.pairs import Labels, Pair, read_images, read_pair
+from bts.preprocess import load_case
+from bts.report import Picture, Scored
+from bts.storage import Store
+from jobs import common
+
+NOTHING = {"slice": 0, "captions": [], "panels": [], "turning": b"", "pair": b""}
+
+
+class Draw:
+    """Pair → its pictures; none if a file has gone bad since it was scored."""
+
+    def __init__(self, cases: Store, labelmaps: Store, colours: pictures.Colours):
+        self.cases, self.labelmaps, self.colours = cases, labelmaps, colours
+
+    def __call__(self, row: dict) -> dict:
+        pair = Pair.from_row(row)
+        try:
+            found = read_pair(pair, self.cases, self.labelmaps)
+        except CaseError:
+            return {"case_id": pair.case.id, **NOTHING}
+        z = pictures.fullest_slice(found.truth, found.prediction)
+        images = read_images(pair.case, self.cases, found.grid, pictures.BACKGROUNDS)
+        placed = pictures.knows_place(pair.case.dataset)
+        seen = found.truth[z], found.prediction[z], {n: image[z] for n, image in images}, found.grid.zooms[1:]
+        legend = pictures.legend_of(found.convention, self.colours)
+        how = {"legend": legend, "sides": "RL" if placed else ""}
+        panels, turned = {}, b""
+        if row["large"]:
+            panels, turned = pictures.draw(*seen, **how), self.turn(pair, found, legend)
+        return {
+            "case_id": pair.case.id,
+            "slice": z if placed else figshare.number(list(pair.case.files)[z]),
+            "captions": list(panels),
+            "panels": list(panels.values()),
+            "turning": turned,
+            "pair": pictures.draw_pair(*seen, **how),
+        }
+
+    def turn(self, pair: Pair, found: Labels, legend: pictures.Legend) -> bytes:
+        """The GIF, or nothing where the case has no images, which its hull is made of."""
+        try:
+            volume = load_case(pair.case, self.cases, truth=False)
+        except CaseError:
+            return b""
+        box = tuple(slice(o, o + n) for o, n in zip(volume.origin, volume.images.shape[1:], strict=True))
+        return turning.draw(volume, found.truth[box], found.prediction[box], legend)
+
+
+def draw(
+    scored: Sequence[Scored], pairs: Sequence[Pair], drawer: Draw
+) -> tuple[list[Picture], list[tuple[Scored, bytes]]]:
+    """(best, median and worst case, large; many of the worst, small), made in tasks."""
+    chosen, worst = report.choose(scored), report.worst(scored)
+    large = {one.case_id for one in chosen.values()}
+    wanted = large | {one.case_id for one in worst}
+    rows = [{**pair.to_row(), "large": pair.case.id in large} for pair in pairs if pair.case.id in wanted]
+    if not rows:
+        return [], []
+    common.start_ray()
+    drawn = ray.data.from_items(rows, override_num_blocks=len(rows)).map(drawer.__call__)
+    found = {row["case_id"]: row for row in drawn.iter_rows()}
+    shown = []
+    for title, one in chosen.items():
+        row = found[one.case_id]
+        if row["panels"]:
+            panels = dict(zip(row["captions"], row["panels"], strict=True))
+            shown.append(Picture(title, one, row["slice"], panels, row["turning"]))
+    return shown, [(one, found[one.case_id]["pair"]) for one in worst if found[one.case_id]["pair"]]
+
+
+def montage(worst: Sequence[tuple[Scored, bytes]], colours: pictures.Colours) -> bytes:
+    """The worst cases in one picture, as PNG: truth at the left, prediction at the right."""
+    captions = {}
+    for one, picture in worst:
+        dice = " ".join(f"{region} {of['dice']:.2f}" for region, of in one.scores.items())
+        captions[f"{one.case_id}  {dice}"] = picture
+    legend = dict(enumerate(report.legend_of([one for one, _ in worst], colours)))
+    return gallery.montage(captions, "Worst cases by mean Dice: truth, prediction", legend)

@@ -1,0 +1,137 @@
+"""What of a bucket is segmented (by which model), held for review, flagged, failed and left, in a terminal.
+
+Reads a folder of jobs.segment while it works or afterwards; writes nothing. No Ray: the store is the limit.
+
+    python -m jobs.status --labelmaps data/labelmaps --cases data/cases
+    python -m jobs.status --labelmaps s3://b/labelmaps --cases s3://b/cases
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from bts.cases import Case
+from bts.labelmaps import held, inputs_of, labelmap_key
+from bts.pairs import MARKER
+from bts.storage import Store
+from bts.worklist import NOTE
+from jobs import common
+from jobs.batch import READERS
+
+SHOWN = 20  # lines of a kind; all are counted
+
+
+@dataclass
+class Settings:
+    """Flags of jobs.status."""
+
+    labelmaps: str
+    """Folder or s3://bucket/prefix that jobs.segment writes to."""
+    cases: str = ""
+    """Folder or s3://bucket/prefix with the cases, to tell what is left and what has changed since."""
+
+
+def main(settings: Settings) -> common.Outcome:
+    output = Store(settings.labelmaps)
+    keys = {entry.key for entry in output.list()}
+    notes = {
+        named["case"]: (key, int(named["tries"])) for key in sorted(keys) if (named := NOTE.fullmatch(key))
+    }
+    markers, unreadable = read_markers(keys, output)
+    for case_id in notes.keys() & markers.keys():
+        del notes[case_id]  # of another model or other files: it has a labelmap since
+    waiting = sorted(case for case in markers if held(labelmap_key(case)) in keys)
+    flagged = {case: flags for case, marker in sorted(markers.items()) if (flags := marker.get("flags"))}
+    counts = {"segmented": len(markers), "held": len(waiting), "flagged": len(flagged), "noted": len(notes)}
+    print(f"{output.uri}: {len(markers)} cases segmented")
+    for maker, number in Counter(map(maker_of, markers.values())).most_common():
+        print(f"  {number} by {maker}")
+    show("held for review", waiting)
+    show("flagged", [f"{case}: {'; '.join(map(str, flags))}" for case, flags in flagged.items()])
+    show("failed", failures(notes, output))
+    show("with a marker that cannot be read; jobs.segment makes them again", unreadable)
+    if settings.cases:
+        counts |= say_left(common.list_cases(Store(settings.cases), "auto").cases, markers, notes)
+    say_rate(markers.values())
+    return common.Outcome(None, counts)
+
+
+def read_markers(keys: set[str], output: Store) -> tuple[dict[str, dict], list[str]]:
+    """({case: its marker, the newest of several}, keys of those that cannot be read)."""
+
+    def read(key: str) -> dict | None:
+        try:
+            marker = json.loads(output.read(key))
+            return marker if isinstance(marker, dict) else None
+        except (OSError, ValueError):
+            return None
+
+    named = [(found["case"], key) for key in sorted(keys) if (found := MARKER.fullmatch(key))]
+    found, unreadable = {}, []
+    with ThreadPoolExecutor(READERS) as threads:
+        for (case, key), marker in zip(named, threads.map(read, [key for _, key in named]), strict=True):
+            if marker is None:
+                unreadable.append(key)
+            elif case not in found or str(marker.get("written")) > str(found[case].get("written")):
+                found[case] = marker
+    return found, unreadable
+
+
+def maker_of(marker: Mapping) -> str:
+    """Models and options of a labelmap, as a person names them."""
+    models = [f"{one.get('name')} {one.get('digest')}" for one in marker.get("models", [])]
+    return " + ".join([*models, *(name for name, on in marker.get("options", {}).items() if on)])
+
+
+def failures(notes: Mapping[str, tuple[str, int]], output: Store) -> list[str]:
+    """A line a case that failed and has no labelmap: where, why, in how many runs."""
+    found = []
+    for key, tries in notes.values():
+        try:
+            said = json.loads(output.read(key))["message"]
+        except (OSError, ValueError, KeyError, TypeError):
+            said = f"its note {key} cannot be read"
+        found.append(f"{said} (runs: {tries})")
+    return found
+
+
+def say_left(cases: Iterable[Case], markers: Mapping[str, Mapping], notes: Mapping) -> dict[str, int]:
+    """What the next run will do, as far as the files tell: not whether model or options are new."""
+    left, changed = [], []
+    for case in cases:
+        if case.id in markers:
+            then = {role: of.get("version") for role, of in markers[case.id].get("inputs", {}).items()}
+            if then != {role: case.files[role].version for role in inputs_of(case)}:
+                changed.append(case.id)
+        elif case.id not in notes:
+            left.append(case.id)
+    show("left", left)
+    show("changed since", changed)
+    return {"left": len(left), "changed": len(changed)}
+
+
+def show(what: str, lines: list[str]) -> None:
+    """How many, and the first of them."""
+    if lines:
+        print(f"{len(lines)} {what}")
+    for line in lines[:SHOWN]:
+        print(f"  {line}".encode(errors="backslashreplace").decode())
+    if len(lines) > SHOWN:
+        print("  …")
+
+
+def say_rate(markers: Iterable[Mapping]) -> None:
+    """When the last labelmap was written, and what a case took in each stage."""
+    seconds: dict[str, list[float]] = {}
+    for marker in markers:
+        for stage, took in marker.get("seconds", {}).items():
+            seconds.setdefault(stage, []).append(took)
+    if seconds:
+        means = ", ".join(f"{stage} {sum(of) / len(of):.2f}" for stage, of in seconds.items())
+        print(f"seconds a case: {means}; last written {max(str(m.get('written')) for m in markers)}")
+
+
+if __name__ == "__main__":
+    common.run_job("status", Settings, main)
