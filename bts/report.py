@@ -239,7 +239,7 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     found.filters["uri"] = data_uri
-    found.filters["quoted"] = functools.partial(quote, safe="")
+    found.filters["quoted"] = functools.partial(quote, safe="", errors="surrogateescape")
     found.filters["score"] = lambda value, digits=3: "–" if np.isnan(value) else f"{value:.{digits}f}"
     found.tests["known"] = lambda value: not np.isnan(value)
     return found

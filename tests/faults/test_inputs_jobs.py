@@ -3,6 +3,7 @@
 import csv
 import io
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -153,6 +154,14 @@ class Page(HTMLParser):
         self.text += data
 
 
+def check_harmless(page: Page, html: str) -> None:
+    assert not page.tags & {"iframe", "object", "embed", "link", "base", "form", "u", "s"}
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    sources = [value for name, value in page.attributes if name == "src"]
+    assert sources and all(value.startswith("data:image/") for value in sources)
+    assert "<img src=x" not in html and f"{FAILS}<" not in html and f"{NOBODY}<" not in html
+
+
 def test_names_are_text_in_page_and_tables(ray_local, tmp_path):
     cases, labelmaps, report = (Store(tmp_path / name) for name in ("cases", "labelmaps", "report"))
     _, labels = builders.voxels()
@@ -172,11 +181,14 @@ def test_names_are_text_in_page_and_tables(ray_local, tmp_path):
     html = report.read("index.html").decode()
     page = Page(html)
     assert all(name in page.text for name in (*IDS, FAILS, NOBODY))
-    assert not page.tags & {"script", "iframe", "object", "embed", "link", "base", "form", "u", "s"}
-    assert not [name for name, _ in page.attributes if name.startswith("on")]
-    sources = [value for name, value in page.attributes if name in ("src", "href")]
-    assert sources and all(value.startswith("data:image/png;base64,") for value in sources)
-    assert "<img src=x" not in html and f"{FAILS}<" not in html and f"{NOBODY}<" not in html
+    assert html.count("<script") == 1, "the page's own"
+    check_harmless(page, html)
+    links = [unquote(value) for name, value in page.attributes if name == "href"]
+    assert set(links) == {f"cases/{case}.html" for case in IDS} == {e.key for e in report.list("cases")}
+    for case in IDS:
+        own = report.read(f"cases/{case}.html").decode()
+        assert case in Page(own).text and "<script" not in own
+        check_harmless(Page(own), own)
 
     rows = pq.read_table(io.BytesIO(report.read("scores.parquet"))).to_pylist()
     assert {row["case_id"] for row in rows} == set(IDS)
