@@ -107,7 +107,7 @@ def step(volume: CaseVolume) -> Row:
         optimiser.step()
 
     return row(
-        "training step, augmented", lambda: train_step(progress, progress.network, batch, 0.0, generator),
+        "training step, augmented", lambda: train_step(progress, progress.network, [batch], 0.0, generator),
         "float32, not augmented", theirs, 0.5,
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """What does a bucket cost? `python -m benchmarks.scale`: hours, machines and money from figures of one case.
 
 `--check` runs jobs.segment at two sizes on this machine, and sets the second beside what the first foretells;
-`--driver` measures the most that one job can hand out.
+`--driver` measures the most that one job can hand out, `--listing` what it must remember.
 """
 
 import json
@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +20,19 @@ import tyro
 
 from benchmarks.material import make_cases
 from benchmarks.table import python
+from bts.cases import find_cases
 from bts.model import save_model
 from bts.nets import build
 from bts.presets import FAST
+from bts.storage import Entry
 from jobs import common
 
 SIZES = (1_000, 100_000, 10_000_000)
 SMALL, LARGE = 17, 68  # cases of the check
 DRIVEN = 2000  # cases of the driver's measurement, after 200 that start the workers
 LISTED = 1000  # keys that one request lists
+READS, WRITES, KEYS = 4, 2, 7  # of segment, a case; keys are those of its files and of its results
+LISTING = 20_000  # cases of the listing whose memory is measured
 
 
 @dataclass
@@ -60,10 +65,24 @@ class Figures:
     """Of one request that reads."""
     put_price: float = 5e-6
     """Of one request that writes or lists."""
+    hand_out_rate: float = 150.0
+    """Cases a second that one job's driver hands out: what `--driver` measures."""
+    prefix_gets: float = 5500.0
+    """Reads a second that the store grants one prefix (S3's documented figure)."""
+    prefix_puts: float = 3500.0
+    """Writes a second, likewise."""
+    list_s: float = 0.1
+    """Seconds of a request that lists 1,000 keys, one after the other."""
+    driver_gb: float = 16.0
+    """Memory of the node that runs the job, GB."""
+    case_kb: float = 4.0
+    """Memory of the driver a listed case, KB: what `--listing` measures."""
     check: bool = False
     """Run jobs.segment at two sizes here instead."""
     driver: bool = False
     """Measure instead how many cases a second one job hands out, through three stages that do nothing."""
+    listing: bool = False
+    """Measure instead the driver's memory a listed case."""
 
 
 def hours(figures: Figures, cases: int) -> tuple[float, float, str]:
@@ -79,6 +98,29 @@ def requests(cases: int) -> tuple[int, int]:
     """(reads, writes and lists) of preprocess and segment together, as benchmarks.requests counts them."""
     listing = 2 * math.ceil(5 * cases / LISTED) + 2 * math.ceil(cases / LISTED)
     return (5 + 4) * cases, (1 + 2) * cases + listing
+
+
+def bounds(figures: Figures) -> dict[str, float]:
+    """The most cases a second of `segment` that each part grants, by part."""
+    on_cores = figures.read_s + figures.write_s + (0 if figures.gpus else figures.predict_cpu_s)
+    found = {
+        "CPU cores": figures.cores / on_cores,
+        "GPUs": figures.gpus / figures.predict_gpu_s,
+        "the driver of one job": figures.hand_out_rate,
+        "reads from one prefix": figures.prefix_gets / READS,
+        "writes to one prefix": figures.prefix_puts / WRITES,
+        "listing": LISTED / figures.list_s / KEYS,
+    }
+    return {part: rate for part, rate in found.items() if rate}
+
+
+def print_bounds(figures: Figures) -> None:
+    """What binds first, and the most cases that a driver's memory holds."""
+    print("most cases a second of segment, the lowest first:")
+    for part, rate in sorted(bounds(figures).items(), key=lambda item: item[1]):
+        print(f"  {part:24}{rate:10,.0f}")
+    held = figures.driver_gb * 1e6 / figures.case_kb
+    print(f"a driver of {figures.driver_gb:g} GB holds the listing of {held:,.0f} cases")
 
 
 def table(figures: Figures) -> None:
@@ -104,6 +146,7 @@ def table(figures: Figures) -> None:
         place = (cases * figures.source_mb / 1e6, cases * figures.shard_mb / 1e6)
         numbers = ((first + second) * an_hour, asked, *place)
         print(f"{cases:15,}{first:15.2f}{second:15.2f}{binds:>15}", *(f"{n:14.2f}" for n in numbers))
+    print_bounds(figures)
 
 
 def check() -> None:
@@ -147,12 +190,27 @@ def hand_out() -> None:
     print(f"{done} cases that cost nothing: {took:.1f} s, {done / took:.0f} a second")
 
 
+def weigh_listing() -> None:
+    """Memory that planning takes: keys, cases and what is left to do."""
+    names = [f"BraTS-GLI-{n:05d}-000" for n in range(LISTING)]
+    kinds = [f"{kind}.nii.gz" for kind in ("t1n", "t1c", "t2w", "t2f", "seg")]
+    tracemalloc.start()
+    entries = [
+        Entry(f"{name}/{name}-{kind}", 9_000_000, f"{name}{kind}", 0.0) for name in names for kind in kinds
+    ]
+    cases = find_cases(entries).cases
+    held = tracemalloc.get_traced_memory()[1]
+    print(f"{len(cases)} cases: {held / len(cases) / 1e3:.1f} KB a case at most")
+
+
 def main() -> None:
     figures = tyro.cli(Figures, prog=f"{Path(sys.executable).name} -m benchmarks.scale", description=__doc__)
     if figures.check:
         check()
     elif figures.driver:
         hand_out()
+    elif figures.listing:
+        weigh_listing()
     else:
         table(figures)
 

@@ -51,13 +51,14 @@ def rows(place: Path) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def through_ray(shards: Path) -> tuple[float, float]:
+def through_ray(shards: Path, workers: int = 1, cores: str = "") -> tuple[float, float]:
     """(slices a second, share of waiting) of jobs.train, the median of the epochs after the first."""
     with tempfile.TemporaryDirectory() as place:
         store = f"sqlite:///{place}/mlflow.db"
         budget = ["--budget.minutes", "None", "--budget.epochs", str(EPOCHS), "--budget.validate-every", "9"]
         folders = ["--shards", str(shards), "--models", place]
-        python("-m", "jobs.train", "fast", *folders, *budget, MLFLOW_TRACKING_URI=store)
+        flags = [*folders, *budget, "--workers", str(workers)]
+        python("-m", "jobs.train", "fast", *flags, cores=cores, MLFLOW_TRACKING_URI=store)
         client = MlflowClient(store)
         (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
         names = ("samples_per_second", "wait_share")

@@ -7,6 +7,7 @@ labels of each), provenance. The digest of the file's bytes is the model's ident
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -19,6 +20,7 @@ from bts.settings import Preset, from_dict, to_dict
 from bts.targets import TARGETS
 
 FORMAT = 2
+BOX = Path(__file__).parent / "weights" / "fast.safetensors"  # README.md beside it is its card
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +64,14 @@ def load_model(data: bytes, name: str) -> Model:
         raise UsageError(f"{name}: weights and preset do not match ({error}); train it again") from None
     network.eval().to(memory_format=channels_last(3 if preset.volumetric else 2))
     return Model(network, preset, header.get("provenance", {}), digest(data))
+
+
+def halved(data: bytes) -> bytes:
+    """The model file with its weights in half precision; `load_model` gives single precision back."""
+    with_header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    weights = safetensors.torch.load(data)
+    half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    return safetensors.torch.save(half, metadata=with_header)
 
 
 def digest(data: bytes) -> str:

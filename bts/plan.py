@@ -16,7 +16,7 @@ from bts.resample import is_one_mm
 from bts.settings import Preset, to_dict
 from bts.splits import split_patients
 
-FORMAT = 2  # raised when equal shards and settings train another model
+FORMAT = 3  # raised when equal shards and settings train another model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,25 @@ COUNTERS += ("best_score", "best", "since_best", "flat", "falls", "cooling")
 
 
 @dataclass(kw_only=True)
+class Part:
+    """What is done of an epoch that is not over."""
+
+    world: int
+    parts: int
+    """Batches of a step, of all ranks together."""
+    steps: int = 0
+    loss: torch.Tensor | float = 0.0
+    """Sum over this rank's batches."""
+    batches: int = 0
+
+    def add(self, losses: list[torch.Tensor]) -> None:
+        """A step, of these batches."""
+        self.steps += 1
+        self.loss = sum(losses, self.loss)
+        self.batches += len(losses)
+
+
+@dataclass(kw_only=True)
 class Progress:
     """Where a training stands: weights and counters; what `on_epoch` gets and `state` keeps."""
 
@@ -30,11 +49,13 @@ class Progress:
     """Running average of the weights (the network itself where none is wanted): validated and saved."""
     optimiser: torch.optim.Optimizer
     epoch: int = 0
-    """Epochs done; the last one of a run on minutes may be a part."""
+    """Epochs done; the last one of a run on minutes may be cut short."""
     step: int = 0
     """Steps done."""
     seconds: float = 0.0
     """Wall-clock seconds of training, over all resumes together."""
+    share: float = 0.0
+    """Of the budget that is spent, at most 1."""
     lr: float = 0.0
     """Learning rate of the last step."""
     losses: list[float] = field(default_factory=list)
@@ -57,6 +78,8 @@ class Progress:
     """Falls of the learning rate by the plateau schedule."""
     cooling: int = 0
     """Validations that do not count yet, after a fall."""
+    part: Part | None = None
+    """Of the epoch under way."""
     done: bool = False
     """The budget is spent, or there was no gain for too long: this was the last epoch."""
 
@@ -65,6 +88,19 @@ class Progress:
         """No gain for as many validations as the budget's patience."""
         patience = self.preset.budget.patience
         return patience is not None and self.since_best >= patience
+
+    def begin_epoch(self, world: int, parts: int) -> Part:
+        """What is done of this epoch: nothing, or what a resumed run had done with as many ranks."""
+        if self.part is None or (self.part.world, self.part.parts) != (world, parts):
+            self.part = Part(world=world, parts=parts)
+        return self.part
+
+    def end_epoch(self, figures: dict[str, float]) -> None:
+        """Take in the epoch under way."""
+        self.losses.append(float(self.part.loss) / max(1, self.part.batches))
+        self.rates.append(self.lr)
+        self.metrics = {"loss": self.losses[-1], "lr": self.lr, **figures}
+        self.epoch, self.part = self.epoch + 1, None
 
     def judge(self, score: float) -> None:
         """Take in a validation's score: keep the weights if none was better, count what stands still."""
@@ -83,8 +119,9 @@ class Progress:
         """Everything that resuming needs, as bytes that `torch.load(weights_only=True)` reads."""
         kept = {name: getattr(self, name) for name in COUNTERS}
         modules = {name: getattr(self, name).state_dict() for name in ("network", "average", "optimiser")}
+        part = vars(self.part) if self.part else None
         buffer = io.BytesIO()
-        torch.save({"preset": to_dict(self.preset), **kept, **modules}, buffer)
+        torch.save({"preset": to_dict(self.preset), "part": part, **kept, **modules}, buffer)
         return buffer.getvalue()
 
     def restore(self, state: bytes) -> None:
@@ -94,6 +131,7 @@ class Progress:
             raise UsageError("the checkpoint is of a training with other settings; name this one otherwise")
         for name in COUNTERS:
             setattr(self, name, values[name])
+        self.part = Part(**values["part"]) if values["part"] else None
         for name in ("network", "average", "optimiser"):
             getattr(self, name).load_state_dict(values[name])
 

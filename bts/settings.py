@@ -247,12 +247,16 @@ class Budget:
     """Validations without gain before training stops early; None: never."""
     validate_every: int = 1
     """Epochs between validations; always after the last."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints within an epoch; there is one after each epoch anyway."""
 
     def __post_init__(self):
         if self.epochs is None and self.minutes is None:
             raise ValueError("budget.epochs and budget.minutes are both None: no end; set one")
         if (self.epochs is not None and self.epochs < 1) or (self.minutes is not None and self.minutes <= 0):
             raise ValueError("budget.epochs and budget.minutes must be positive where they are set")
+        if self.checkpoint_minutes <= 0:
+            raise ValueError("budget.checkpoint_minutes must be positive")
         if self.validate_every < 1 or (self.patience is not None and self.patience < 1):
             raise ValueError("budget.validate_every and budget.patience must be at least 1")
 
@@ -303,7 +307,7 @@ class Preset:
     size: tuple[int, ...] = (160, 128)
     """Training input in pixels: height and width, or slices, height and width for sampling.kind volumes."""
     batch: int = 16
-    """Samples a step and worker."""
+    """Samples of a batch; a step is of a batch a worker."""
     seed: int = 0
     """Seed of the weights, the augmentation, the order of slices and the split."""
     split: Literal["by_patient", "leaking_by_slice"] = "by_patient"

@@ -4,9 +4,11 @@ The caller feeds batches and validates; the loop owns the network, its average, 
 Axes: B batch, C channel (modality), … space: (H, W), or (D, H, W) for volumes.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 import torch
 import torch.distributed as dist
@@ -31,31 +33,38 @@ def train(
     *,
     batches: Callable[[int], Iterable[dict]],
     on_epoch: Callable[[Progress], None],
+    on_part: Callable[[Progress], None] = lambda progress: None,
     validate: Callable[[Segmenter], dict[str, float]] | None = None,
     checkpoint: bytes | None = None,
     encoder: bytes | None = None,
     device: str | torch.device | None = None,
     rank: int = 0,
     world: int = 1,
+    parts: int | None = None,
 ) -> Progress:
     """Train until the budget is spent.
 
     batches(epoch): this rank's batches of one epoch, dicts of arrays or tensors as bts.sampling.collate makes
-      them: images, mask, constants. Ranks may have uneven numbers.
+      them: images, mask, constants. Ranks may have uneven numbers: a rank that has none left waits for the
+      others' last.
+    parts: batches of a step, of all ranks together, whose gradients are averaged; None: one a rank. With
+      fewer ranks than parts some take several, so that a step stays what it was when ranks come and go.
     validate(segmenter) → figures; those named "dice/…" judge the weights, the higher the better. Rank 0's
       count, others may pass None.
     on_epoch(progress): called by every rank after every epoch.
+    on_part(progress): likewise within an epoch, every `budget.checkpoint_minutes` of it.
     encoder: pretrained weights of encoder_unet's encoder, the bytes of a .safetensors file.
     checkpoint: `Progress.state()` to go on from. With world > 1 torch.distributed must be initialised.
     Equal seeds and batches give equal losses. Raises RunError when the loss is not finite.
     """
     progress = start(preset, pick_device(device), checkpoint, encoder)
-    clock = Clock(progress, world)
+    clock, parts = Clock(progress, rank, world), parts or world
     stepper = nn.parallel.DistributedDataParallel(progress.network) if world > 1 else progress.network
     progress.done = clock.share() >= 1 or progress.stalled
     while not progress.done:  # asked once an epoch: the one that ends the budget is validated
-        run_epoch(progress, stepper, batches(progress.epoch), clock, rank)
-        progress.done = clock.share() >= 1
+        run_epoch(progress, stepper, batches(progress.epoch), clock, parts, on_part)
+        progress.share = min(1.0, clock.share())
+        progress.done = progress.share >= 1
         if progress.done or progress.epoch % preset.budget.validate_every == 0:
             _validate(progress, validate, world)
         progress.done |= progress.stalled
@@ -65,66 +74,93 @@ def train(
 
 
 def run_epoch(
-    progress: Progress, stepper: nn.Module, batches: Iterable[dict], clock: "Clock", rank: int
+    progress: Progress,
+    stepper: nn.Module,
+    batches: Iterable[dict],
+    clock: "Clock",
+    parts: int,
+    on_part: Callable[[Progress], None],
 ) -> None:
     """One pass over the batches, or what of it the budget allows (at least a step); updates the progress."""
-    device = next(progress.network.parameters()).device
-    # A generator of the epoch's own: a resumed run draws the same.
-    seed = (progress.preset.seed * 1_000_003 + progress.epoch) * 1009 + rank
-    generator = torch.Generator(device).manual_seed(seed)
-    torch.manual_seed(seed)  # of dropout
-    stepper.train()
-    losses, samples, waited, began = [], 0, 0.0, time.perf_counter()
+    part = progress.begin_epoch(clock.world, parts)
+    clock.kept = None  # the end of an epoch is kept anyway
+    mine = parts // clock.world + (clock.rank < parts % clock.world)
     batches = iter(batches)
+    for _ in islice(batches, part.steps * mine):  # done before this epoch was broken off
+        pass
+    stepper.train()
+    device = next(progress.network.parameters()).device
+    generator, last, latest = torch.Generator(device), [], []
+    samples, waited, began = 0, 0.0, time.perf_counter()
     while True:
         asked = time.perf_counter()
-        batch = next(batches, None)
+        step = list(islice(batches, mine))
         waited += time.perf_counter() - asked
-        exhausted, seconds = clock.agree(batch is None)
+        total, seconds = clock.agree(len(step))
         share = clock.share(seconds)
-        if exhausted or (losses and share >= 1):
+        if not total or (part.steps and share >= 1):
             break
-        losses.append(train_step(progress, stepper, _to(device, batch), share, generator))
-        samples += len(batch["mask"])
-        if len(losses) % CHECK_EVERY == 0:
-            _check(losses[-CHECK_EVERY:], progress)
-    if not losses:
-        raise RunError(f"epoch {progress.epoch + 1} has no batch; give more cases or a smaller --batch")
-    _check(losses[-CHECK_EVERY:], progress)
-    progress.epoch += 1
+        last = step[-1:] or last
+        if not last:
+            raise RunError(f"{_no_batch(progress)} for worker {clock.rank}; give more cases, fewer --workers")
+        generator.manual_seed(_seed(progress, part.steps, clock.rank))
+        torch.manual_seed(generator.initial_seed())  # of dropout
+        weight = clock.world / total if step else 0.0
+        losses = train_step(progress, stepper, step or last, share, generator, weight)
+        part.add(losses if step else [])
+        latest += [(progress.step, loss) for loss in losses]
+        samples += sum(len(batch["mask"]) for batch in step)
+        if part.steps % CHECK_EVERY == 0:
+            _check(latest, progress)
+            latest = []
+        if clock.is_due(seconds):
+            progress.seconds = clock.seconds()
+            on_part(progress)
+    if not part.steps:
+        raise RunError(f"{_no_batch(progress)}; give more cases or a smaller --batch")
+    _check(latest, progress)
     took = time.perf_counter() - began
-    progress.losses.append(torch.stack(losses).mean().item())
-    progress.rates.append(progress.lr)
-    progress.metrics = {
-        "loss": progress.losses[-1],
-        "lr": progress.lr,
-        "samples_per_second": samples / took,
-        "wait_share": waited / took,
-    }
+    progress.end_epoch({"samples_per_second": samples / took, "wait_share": waited / took})
 
 
-def train_step(progress: Progress, stepper: nn.Module, batch: dict, share: float, generator) -> torch.Tensor:
-    """One optimiser step on one batch → its loss. share: of the budget that is spent."""
-    preset = progress.preset
-    settings = preset.optimiser
-    images = normalise(batch["images"], batch["constants"])
-    images, mask = vary(images, batch["mask"], preset, generator)
-    images = finish(images, batch["constants"], preset.normalisation)
+def train_step(
+    progress: Progress, stepper: nn.Module, batches: list[dict], share: float, generator, weight: float = 1.0
+) -> list[torch.Tensor]:
+    """One optimiser step on the gradients of these batches → the loss of each.
+
+    share: of the budget that is spent. weight: of each batch's gradient in this rank's sum, which DDP
+    averages over the ranks; 0 for a rank that has no batch left.
+    """
+    settings = progress.preset.optimiser
     progress.lr = learning_rate(progress, share)
     for group in progress.optimiser.param_groups:
         group["lr"] = progress.lr
-    with autocast(images.device, volumes_learn=preset.volumetric):
-        logits = stepper(images.contiguous(memory_format=channels_last(images.ndim - 2)))
-    loss = total_loss(logits, encode(mask, preset), preset.loss, preset.output)
     progress.optimiser.zero_grad()
-    loss.backward()
+    losses = []
+    for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
+        # Ranks exchange gradients once a step, with the last batch of each.
+        with stepper.no_sync() if left and hasattr(stepper, "no_sync") else contextlib.nullcontext():
+            loss = batch_loss(progress.preset, stepper, batch, generator)
+            (loss * weight).backward()
+        losses.append(loss.detach())
     if settings.clip:
         nn.utils.clip_grad_norm_(progress.network.parameters(), settings.clip)
     progress.optimiser.step()
     progress.step += 1
     if settings.ema:
         update_average(progress.average, progress.network, settings.ema, progress.step)
-    return loss.detach()
+    return losses
+
+
+def batch_loss(preset: Preset, stepper: nn.Module, batch: dict, generator) -> torch.Tensor:
+    """The loss of one batch, normalised and augmented on the device."""
+    batch = _to(next(stepper.parameters()).device, batch)
+    images = normalise(batch["images"], batch["constants"])
+    images, mask = vary(images, batch["mask"], preset, generator)
+    images = finish(images, batch["constants"], preset.normalisation)
+    with autocast(images.device, volumes_learn=preset.volumetric):
+        logits = stepper(images.contiguous(memory_format=channels_last(images.ndim - 2)))
+    return total_loss(logits, encode(mask, preset), preset.loss, preset.output)
 
 
 def vary(images: torch.Tensor, mask: torch.Tensor, preset: Preset, generator) -> tuple:
@@ -166,10 +202,13 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, step: i
 class Clock:
     """The share of the budget that is spent, the same on every rank."""
 
-    def __init__(self, progress: Progress, world: int):
-        self.progress, self.world, self.budget = progress, world, progress.preset.budget
+    def __init__(self, progress: Progress, rank: int, world: int):
+        self.progress, self.rank, self.world = progress, rank, world
+        self.budget = progress.preset.budget
         self.device = next(progress.network.parameters()).device
         self.began = time.monotonic() - progress.seconds
+        self.kept: float | None = None
+        """When the last checkpoint of this epoch was due, or when it began."""
 
     def seconds(self) -> float:
         """Wall-clock seconds of training so far, earlier runs included; this rank's own clock."""
@@ -178,20 +217,27 @@ class Clock:
     def share(self, seconds: float | None = None) -> float:
         """Of the budget, 1 when spent: by rank 0's time or by whole epochs, whichever is further."""
         if seconds is None:
-            seconds = self.agree(False)[1]
+            seconds = self.agree(0)[1]
         epochs, minutes = self.budget.epochs, self.budget.minutes
         by_epochs = self.progress.epoch / epochs if epochs else 0.0
         by_time = seconds / (60 * minutes) if minutes else 0.0
         return max(by_epochs, by_time)
 
-    def agree(self, exhausted: bool) -> tuple[bool, float]:
-        """(whether any rank has no more batches, rank 0's seconds): one small collective of all ranks."""
+    def agree(self, batches: int) -> tuple[int, float]:
+        """(batches of all ranks together, rank 0's seconds): one small collective of all ranks."""
         if self.world == 1:
-            return exhausted, self.seconds()
-        mine = torch.tensor([float(exhausted), self.seconds() if dist.get_rank() == 0 else 0.0])
-        shared = mine.double().to(self.device)
-        dist.all_reduce(shared, dist.ReduceOp.MAX)
-        return bool(shared[0].item()), shared[1].item()
+            return batches, self.seconds()
+        mine = [float(batches), self.seconds() if self.rank == 0 else 0.0]
+        shared = torch.tensor(mine, dtype=torch.float64).to(self.device)
+        dist.all_reduce(shared)
+        return int(shared[0].item()), shared[1].item()
+
+    def is_due(self, seconds: float) -> bool:
+        """Whether a checkpoint within the epoch is due at these seconds, of rank 0; says so once."""
+        due = self.kept is not None and seconds - self.kept >= 60 * self.budget.checkpoint_minutes
+        if due or self.kept is None:
+            self.kept = seconds
+        return due
 
 
 def _validate(progress: Progress, validate: Callable | None, world: int) -> None:
@@ -209,15 +255,25 @@ def _validate(progress: Progress, validate: Callable | None, world: int) -> None
     progress.judge(sum(dice) / len(dice))
 
 
-def _check(losses: list[torch.Tensor], progress: Progress) -> None:
-    """Raise RunError that names the first of the latest losses that is not finite."""
-    for back, value in enumerate(torch.stack(losses).tolist()):
+def _check(losses: list[tuple[int, torch.Tensor]], progress: Progress) -> None:
+    """Raise RunError that names the first of the latest losses, each with its step, that is not finite."""
+    values = torch.stack([loss for _, loss in losses]).tolist() if losses else []
+    for (step, _), value in zip(losses, values, strict=True):
         if not math.isfinite(value):
-            step = progress.step - len(losses) + back + 1
             raise RunError(
                 f"the loss became {value} in epoch {progress.epoch + 1} at step {step}; "
                 "try a lower --optimiser.lr"
             )
+
+
+def _seed(progress: Progress, step: int, rank: int) -> int:
+    """Of each step's own: a resumed run draws what an undisturbed one would have drawn."""
+    seed = (progress.preset.seed * 1_000_003 + progress.epoch) * 1_000_003 + step
+    return (seed * 1009 + rank) % 2**63
+
+
+def _no_batch(progress: Progress) -> str:
+    return f"epoch {progress.epoch + 1} has no batch"
 
 
 def _to(device: torch.device, batch: dict) -> dict[str, torch.Tensor]:

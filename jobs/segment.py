@@ -25,6 +25,7 @@ from jobs.figshare_index import index_figshare, set_unfit_aside
 from jobs.segment_stages import FORMAT, Predict, Read, Write
 
 ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
+IN_THE_BOX = "box"
 IO_CPUS = 0.25  # of a read or write task, which mostly waits for the store
 
 
@@ -35,10 +36,11 @@ class Settings(batch.Flags):
     cases: str
     """Folder or s3://bucket/prefix with the cases; truths are not looked at. A model for figshare segments
     figshare's slices there, any other model the other cases."""
-    model: tuple[str, ...]
-    """Model file (path or URI) or models:/NAME@ALIAS of the registry; several are averaged as an ensemble."""
     labelmaps: str
     """Folder or s3://bucket/prefix for the labelmaps."""
+    model: tuple[str, ...] = (IN_THE_BOX,)
+    """Model file (path or URI) or models:/NAME@ALIAS of the registry; several are averaged as an ensemble.
+    box is the model that comes with the project (bts/weights/README.md)."""
     labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
     """Label convention to write; auto is each case's own (brats2023 where its name does not tell)."""
     gpu: Literal["auto", "yes", "no"] = "auto"
@@ -58,13 +60,20 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
     """
     found, targets = [], {}
     for name in names:
-        data = tracking.resolve(name) if name.startswith("models:/") else read_file(name)
+        data = read_model(name)
         targets[name] = model.load_model(data, name).preset.targets
         found.append((name, data))
     if len(set(targets.values())) > 1:
         said = ", ".join(f"{name} predicts {kind}" for name, kind in targets.items())
         raise UsageError(f"--model: {said}; an ensemble needs models of equal targets")
     return found, next(iter(targets.values()))
+
+
+def read_model(name: str) -> bytes:
+    """The model file that `--model` names."""
+    if name == IN_THE_BOX:
+        return model.BOX.read_bytes()
+    return tracking.resolve(name) if name.startswith("models:/") else read_file(name)
 
 
 def main(settings: Settings) -> common.Outcome:

@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Annotated, Literal
 
 import ray
@@ -31,7 +31,7 @@ from bts.curves import draw_classes, draw_curves, final_table, progress_line
 from bts.errors import RunError, UsageError
 from bts.plan import Plan, make_plan
 from bts.presets import PRESETS
-from bts.settings import Budget, Preset, to_dict
+from bts.settings import Preset, to_dict
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
 from jobs import common
@@ -50,7 +50,8 @@ class Settings:
     """Folder or s3://bucket/prefix for the model, NAME.safetensors, and the run's checkpoints."""
     workers: int | tuple[int, int] = 1
     """DDP workers, each with one GPU or an equal part of its machine's CPU cores; two numbers: at least
-    and at most, as many as there is room for, changing while it runs."""
+    and at most, as many as there is room for, changing while it runs. A step is of as many batches as there
+    may be workers, however many there are."""
     gpu: Literal["auto", "yes", "no"] = "auto"
     """auto: GPUs if the cluster has them now; yes: ask for them, also of an autoscaler that has none yet."""
     fold: Literal[0, 1, 2, 3, 4] = 0
@@ -66,7 +67,7 @@ def main(settings: Settings, system: str) -> common.Outcome:
     """`settings.preset.name` is the model's name by now, `system` the preset's own."""
     name, models = settings.preset.name, Store(settings.models)
     plan = read_plan(settings, system)
-    if (trained := read_trained(models, name, plan)) is not None:
+    if (trained := read_trained(models, name, "run", plan.run)) is not None:
         common.say(f"nothing to do: {name}.safetensors is the model of these shards and settings")
         return common.Outcome(models, summary(models, name, trained, epochs=0))
     tracker = Tracker()  # first: it fails early where it cannot be reached
@@ -79,8 +80,14 @@ def main(settings: Settings, system: str) -> common.Outcome:
     try:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         news = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # outlives other nodes
-        job = Job(plan=plan, provenance=provenance, shards=Store(settings.shards), news=news)
-        result = fit(name, job, settings, lambda epoch, figures: tracker.log(run_id, figures, epoch))
+        shards = Store(settings.shards)
+        job = Job(plan=plan, provenance=provenance, shards=shards, parts=settings.most_workers, news=news)
+
+        def told(epoch: int, minutes: float, figures: dict[str, float]) -> None:
+            common.say(progress_line(settings.preset.budget, epoch, minutes, figures))
+            tracker.log(run_id, figures, epoch)
+
+        result = fit(name, job, settings, told)
         data = result["model"]
         for file, picture in pictures(plan, result).items():
             tracker.attach(run_id, file, picture)
@@ -98,8 +105,7 @@ def main(settings: Settings, system: str) -> common.Outcome:
 def read_plan(settings: Settings, system: str) -> Plan:
     """What the shards hold, split. Raises UsageError before anything starts."""
     name, shards = settings.preset.name, Store(settings.shards)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
-        raise UsageError(f"--name {name}: use letters, digits, '.', '-' and '_' only")
+    check_name(name)
     read_encoder(settings.preset.layers.weights)  # fails early where it cannot be read
     catalogue = read_catalogue(shards)
     plan = make_plan(catalogue, replace(settings.preset, name=system), settings.fold)
@@ -109,6 +115,12 @@ def read_plan(settings: Settings, system: str) -> Plan:
     if not 1 <= least <= settings.most_workers <= training:
         raise UsageError(f"--workers {settings.workers}: give 1 to {training}, the number of training cases")
     return plan
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError where it cannot name a model's file."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        raise UsageError(f"--name {name}: use letters, digits, '.', '-' and '_' only")
 
 
 def pictures(plan: Plan, result: dict) -> dict[str, bytes]:
@@ -126,7 +138,7 @@ def start_ray() -> None:
     common.start_ray()
 
 
-def fit(name: str, job: Job, settings: Settings, log: Callable[[int, dict], None]) -> dict:
+def fit(name: str, job: Job, settings: Settings, told: Callable[[int, float, dict], None]) -> dict:
     """Train with Ray → what rank 0 returns. Raises RunError when the last restart failed too."""
     models = Store(settings.models)
     trainer = TorchTrainer(
@@ -143,7 +155,7 @@ def fit(name: str, job: Job, settings: Settings, log: Callable[[int, dict], None
         ),
     )
     try:
-        with Listener(job.news, settings.preset.budget, log):
+        with Listener(job.news, told):
             return trainer.fit().return_value
     except TrainingFailedError as error:
         raise _cause(error) from error
@@ -170,11 +182,11 @@ def scaling(settings: Settings) -> ScalingConfig:
 
 
 class Listener(threading.Thread):
-    """Prints and logs what rank 0 reports, in the driver: one process alone talks to MLflow."""
+    """Hands what workers report to `told`, in the driver: one process alone talks to MLflow."""
 
-    def __init__(self, news: Queue, budget: Budget, log: Callable[[int, dict], None]):
+    def __init__(self, news: Queue, told: Callable[..., None]):
         super().__init__(daemon=True)
-        self.news, self.budget, self.log, self.over = news, budget, log, threading.Event()
+        self.news, self.told, self.over = news, told, threading.Event()
 
     def __enter__(self):
         self.start()
@@ -186,20 +198,19 @@ class Listener(threading.Thread):
     def run(self):
         while True:
             try:
-                epoch, minutes, figures = self.news.get(timeout=1)
+                report = self.news.get(timeout=1)
             except queue.Empty:
                 if self.over.is_set():
                     return
                 continue
-            common.say(progress_line(self.budget, epoch, minutes, figures))
             try:
-                self.log(epoch, figures)
+                self.told(*report)
             except Exception as error:  # of MLflow or its database: no reason to stop training
-                common.say(f"MLflow took no figures of epoch {epoch}: {error}")
+                common.say(f"MLflow did not take these figures: {error}")
 
 
-def read_trained(models: Store, name: str, plan: Plan) -> bytes | None:
-    """The model file, if it is the one that this plan makes."""
+def read_trained(models: Store, name: str, kind: str, made_by: str) -> bytes | None:
+    """The model file, if it is the one that this training ("run") or "sweep" makes, by its fingerprint."""
     try:
         data = models.read(f"{name}.safetensors")
     except FileNotFoundError:
@@ -207,7 +218,7 @@ def read_trained(models: Store, name: str, plan: Plan) -> bytes | None:
     except OSError as error:
         raise RunError(f"{models.uri}/{name}.safetensors: cannot be read: {error}") from error
     header = model.read_header(data, f"{models.uri}/{name}.safetensors")
-    return data if header.get("provenance", {}).get("run") == plan.run else None
+    return data if header.get("provenance", {}).get(kind) == made_by else None
 
 
 def summary(models: Store, name: str, data: bytes, epochs: int) -> dict:
@@ -230,20 +241,26 @@ def _cause(error: TrainingFailedError) -> Exception:
 
 def cli(argv: list[str]) -> int:
     """`PRESET [flags]` → exit code."""
+    return preset_cli("train", Settings, main, __doc__, argv)
+
+
+def preset_cli(job: str, kind: type, work: Callable[..., common.Outcome], about: str, argv: list[str]) -> int:
+    """`PRESET [flags]` of a job whose settings hold a preset → exit code."""
     if not argv or argv[0] not in PRESETS:
         named = argv and not argv[0].startswith("-")
         given = f"there is no preset {argv[0]}" if named else "give a preset first"
         known = "\n".join(f"  {name:12} {preset.summary}" for name, preset in PRESETS.items())
-        print(f"jobs.train: {given}; PRESET --help lists its flags:\n{known}", file=sys.stderr)
+        print(f"jobs.{job}: {given}; PRESET --help lists its flags:\n{known}", file=sys.stderr)
         return common.WRONG_USAGE
-    default = Settings(shards=tyro.MISSING, models=tyro.MISSING, preset=PRESETS[argv[0]])
-    prog, text = f"python -m jobs.train {argv[0]}", __doc__.split("\n\n")[0]
+    prog, text = f"python -m jobs.{job} {argv[0]}", about.split("\n\n")[0]
+    needed = {f.name: tyro.MISSING for f in fields(kind) if f.default is MISSING and f.name != "preset"}
+    default = kind(**needed, preset=PRESETS[argv[0]])
     try:
-        settings = tyro.cli(Settings, prog=prog, description=text, args=argv[1:], default=default)
+        settings = tyro.cli(kind, prog=prog, description=text, args=argv[1:], default=default)
     except ValueError as error:  # of a preset's own checks, which tyro lets through at the top level
-        print(f"jobs.train: {error}", file=sys.stderr)
+        print(f"jobs.{job}: {error}", file=sys.stderr)
         return common.WRONG_USAGE
-    return common.guarded("train", lambda: main(settings, argv[0]))
+    return common.guarded(job, lambda: work(settings, argv[0]))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ class Job:
     provenance: dict
     """What the model's header says of its origin; of the driver, for workers have no git."""
     shards: Store
+    parts: int
+    """Batches of a step, of all workers together: as many as there may be workers."""
     news: Queue
     """From rank 0 to the driver: (epoch, minutes, figures) once an epoch's checkpoint is in the store."""
 
@@ -61,14 +63,7 @@ def work(config: dict) -> dict:
 
     def on_epoch(progress: Progress) -> None:
         figures = {**progress.metrics, "samples_per_second": progress.metrics["samples_per_second"] * world}
-        with tempfile.TemporaryDirectory() as folder:
-            if rank == 0:
-                Path(folder, "state.pt").write_bytes(progress.state())
-            ray.train.report(
-                figures,
-                checkpoint=Checkpoint.from_directory(folder) if rank == 0 else None,
-                checkpoint_dir_name=f"epoch-{progress.epoch:05d}",
-            )
+        keep(progress, figures, rank, f"epoch-{progress.epoch:05d}")
         if rank == 0:
             with contextlib.suppress(RayActorError):  # the driver is gone, or will say what it lost
                 job.news.put((progress.epoch, progress.seconds / 60, figures))
@@ -79,11 +74,13 @@ def work(config: dict) -> dict:
         batches=feed.batches,
         validate=lambda segmenter: validate(job, segmenter, rank, world),
         on_epoch=on_epoch,
-        checkpoint=last_state(),
+        on_part=lambda p: keep(p, {}, rank, f"epoch-{p.epoch:05d}-step-{p.part.steps:06d}"),
+        checkpoint=read_state(ray.train.get_checkpoint()),
         encoder=read_encoder(job.plan.preset.layers.weights),
         device=get_device(),
         rank=rank,
         world=world,
+        parts=job.parts,
     )
     if rank != 0:
         return {}
@@ -93,6 +90,15 @@ def work(config: dict) -> dict:
     data = progress.model_file({**job.provenance, **figures, **threshold})
     kept = {name: getattr(progress, name) for name in ("losses", "rates", "validations")}
     return {"model": data, "pictures": pictures, **kept}
+
+
+def keep(progress: Progress, figures: dict[str, float], rank: int, name: str) -> None:
+    """A checkpoint in the store, by rank 0; every rank must come here."""
+    with tempfile.TemporaryDirectory() as folder:
+        if rank == 0:
+            Path(folder, "state.pt").write_bytes(progress.state())
+        checkpoint = Checkpoint.from_directory(folder) if rank == 0 else None
+        ray.train.report(figures, checkpoint=checkpoint, checkpoint_dir_name=name)
 
 
 def read_encoder(uri: str) -> bytes | None:
@@ -106,9 +112,8 @@ def read_encoder(uri: str) -> bytes | None:
         raise UsageError(f"--layers.weights {uri}: cannot be read ({error})") from None
 
 
-def last_state() -> bytes | None:
-    """State of the newest checkpoint of this run, if there is one."""
-    checkpoint = ray.train.get_checkpoint()
+def read_state(checkpoint: Checkpoint | None) -> bytes | None:
+    """What `Progress.restore` takes, of the newest checkpoint if there is one."""
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:

@@ -1,14 +1,19 @@
 """Small BraTS-like files for tests, made with nibabel: the project's own writer is not its own judge."""
 
 import gzip
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
 
+from bts import phantom, shards
+from bts.cases import find_cases
 from bts.model import save_model
 from bts.nets import build
+from bts.preprocess import load_case
 from bts.settings import Budget, Layers, Loss, Preset
+from bts.storage import Store
 
 LPS = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]])
 NAMES_2021 = {"t1": "t1", "t1ce": "t1ce", "t2": "t2", "flair": "flair", "seg": "seg"}
@@ -87,3 +92,13 @@ def results(store, suffix: str) -> dict[str, bytes]:
 def put_all(store, files: dict[str, bytes], prefix: str = "") -> None:
     for key, data in files.items():
         store.put(prefix + key, data)
+
+
+def phantom_shards(folder: Path) -> Path:
+    """Shards of six small phantom cases: four to train, two held out in fold 0."""
+    cases, made = Store(folder / "cases"), Store(folder / "shards")
+    for index in range(6):
+        put_all(cases, phantom.write_case(0, index, (40, 40, 24)))
+    for case in find_cases(cases.list()).cases:
+        made.put(f"{case.id}.0123456789ab.parquet", shards.write_shard(load_case(case, cases), {}))
+    return folder / "shards"

@@ -52,7 +52,7 @@ def preprocess_all(cases: str, shards: str) -> common.Outcome:
 
 
 def segment_all(cases: str, model: str, labelmaps: str, **options) -> common.Outcome:
-    return segment.main(segment.Settings(cases, (model,), labelmaps, **options))
+    return segment.main(segment.Settings(cases, labelmaps, (model,), **options))
 
 
 def test_the_same_from_a_folder_and_from_a_bucket(ray_local, bucket, tmp_path, model, capsys):

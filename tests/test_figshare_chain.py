@@ -73,7 +73,7 @@ def folders(root) -> tuple[Store, Store, Store]:
 
 
 def segment_all(cases: Store, model: str, out: Store, **options) -> common.Outcome:
-    return segment.main(segment.Settings(cases.uri, (model,), out.uri, **options))
+    return segment.main(segment.Settings(cases.uri, out.uri, (model,), **options))
 
 
 def evaluate_all(out: Store, cases: Store, report: Store) -> common.Outcome:
@@ -136,7 +136,7 @@ def test_models_that_fit_nothing_and_models_that_differ(tmp_path):
     put_all(cases, case_files(BRATS))
     with pytest.raises(UsageError, match=r"tumour \(targets tumour\) is for figshare.* only NIfTI cases"):
         segment_all(cases, tumour, out)
-    both = segment.Settings(cases.uri, (tumour, types), out.uri)
+    both = segment.Settings(cases.uri, out.uri, (tumour, types))
     with pytest.raises(UsageError, match=r"tumour predicts tumour, .* equal targets"):
         segment.main(both)
     assert out.list() == []

@@ -45,7 +45,7 @@ def preprocess_all(place, **flags) -> common.Outcome:
 
 
 def segment_all(place, model: str, **flags) -> common.Outcome:
-    return segment.main(segment.Settings(str(place / "cases"), (model,), str(place / "labelmaps"), **flags))
+    return segment.main(segment.Settings(str(place / "cases"), str(place / "labelmaps"), (model,), **flags))
 
 
 def reasons(capsys) -> dict[str, str]:
@@ -209,7 +209,7 @@ def test_a_marker_tells_enough_to_make_the_same_bytes_again(ray_local, place):
     settings = {"flips": True, "labels": "msd"}
     segment.main(
         segment.Settings(
-            str(place / "cases"), tuple(models[d].path for d in models), str(place / "first"), **settings
+            str(place / "cases"), str(place / "first"), tuple(models[d].path for d in models), **settings
         )
     )
     first = Store(str(place / "first"))
@@ -223,8 +223,8 @@ def test_a_marker_tells_enough_to_make_the_same_bytes_again(ray_local, place):
         named = tuple(models[one["digest"]].path for one in marker["models"])
         made = segment.Settings(
             f"{again.uri}/cases",
-            named,
             f"{again.uri}/labelmaps",
+            named,
             labels=marker["labels"],
             **marker["options"],
         )

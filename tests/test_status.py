@@ -30,7 +30,7 @@ def test_a_night_in_a_bucket(ray_local, bucket, model, capsys):
     said, last = run(capsys, labelmaps, cases)
     assert f"{labelmaps.uri}: 0 cases segmented" in said and (last["segmented"], last["left"]) == (0, 3)
 
-    segment.main(segment.Settings(cases.uri, (model,), labelmaps.uri, hold_flagged=True))
+    segment.main(segment.Settings(cases.uri, labelmaps.uri, (model,), hold_flagged=True))
     builders.put_all(cases, builders.case_files(LATER, seed=9))
     builders.put_all(cases, {k: v for k, v in builders.case_files(SECOND, seed=8).items() if "t1n" in k})
     said, last = run(capsys, labelmaps, cases)

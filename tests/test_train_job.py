@@ -11,15 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from bts import phantom, shards
-from bts.cases import find_cases
+from bts import shards
 from bts.catalogue import read_catalogue
 from bts.model import load_model
 from bts.plan import make_plan
-from bts.preprocess import load_case
 from bts.presets import PRESETS
 from bts.storage import Store
 from bts.tracking import Tracker, resolve
+from tests import builders
 from tests.clusters import kill_a_worker
 
 TINY = ("--size", 32, 32, "--batch", 8, "--layers.widths", 8, 16)
@@ -28,15 +27,7 @@ TINY += ("--budget.minutes", None, "--budget.validate-every", 2)
 
 @pytest.fixture(scope="module")
 def shard_folder(tmp_path_factory) -> Path:
-    """Shards of six small phantom cases: four to train, two held out in fold 0."""
-    folder = tmp_path_factory.mktemp("train")
-    cases, made = Store(folder / "cases"), Store(folder / "shards")
-    for index in range(6):
-        for key, data in phantom.write_case(0, index, (40, 40, 24)).items():
-            cases.put(key, data)
-    for case in find_cases(cases.list()).cases:
-        made.put(f"{case.id}.0123456789ab.parquet", shards.write_shard(load_case(case, cases), {}))
-    return folder / "shards"
+    return builders.phantom_shards(tmp_path_factory.mktemp("train"))
 
 
 def train(*flags: object, capsys) -> tuple[int, dict, str]:
@@ -88,7 +79,8 @@ def test_every_rank_gets_its_own_slices_and_a_resumed_one_the_same(shard_folder,
 
     preset = replace(PRESETS["fast"], size=(32, 32), batch=8)
     store = Store(shard_folder)
-    job = Job(plan=make_plan(read_catalogue(store), preset, 0), provenance={}, shards=store, news=None)
+    plan = make_plan(read_catalogue(store), preset, 0)
+    job = Job(plan=plan, provenance={}, shards=store, parts=2, news=None)
 
     def slices(feed: Feed, epoch: int) -> list[tuple[str, int]]:
         rows = pa.concat_tables(feed.tables(epoch))

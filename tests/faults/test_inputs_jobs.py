@@ -49,7 +49,7 @@ def made(tmp_path_factory) -> tuple[str, dict[str, inputs.Bad]]:
 @pytest.fixture(scope="module")
 def segmented(ray_local, made, model, tmp_path_factory) -> tuple[str, common.Outcome]:
     labelmaps = str(tmp_path_factory.mktemp("labelmaps"))
-    return labelmaps, segment.main(segment.Settings(made[0], (model,), labelmaps))
+    return labelmaps, segment.main(segment.Settings(made[0], labelmaps, (model,)))
 
 
 def by_id(failed: list[dict], bad: dict[str, inputs.Bad]) -> dict[str, dict]:

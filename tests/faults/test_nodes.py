@@ -83,7 +83,7 @@ def test_the_chain_loses_a_node_in_each_job(ray_local, cluster, bucket, model, t
     assert outcome(job)["written"] == CASES
     assert len(Store(labelmaps).list("_done")) == CASES and not Store(labelmaps).list("_failed")
     alone = str(tmp_path / "alone")
-    segment.main(segment.Settings(cases, (model,), alone))
+    segment.main(segment.Settings(cases, alone, (model,)))
     assert builders.results(Store(labelmaps), ".nii.gz") == builders.results(Store(alone), ".nii.gz")
 
 

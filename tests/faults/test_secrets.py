@@ -7,6 +7,7 @@ import pytest
 
 from bts import phantom
 from bts.storage import Store
+from jobs import common, evaluate, preprocess, segment, train
 from tests import builders
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -21,29 +22,36 @@ def check_unseen(secrets: list[str], *texts: str | bytes) -> None:
             assert secret.encode() not in text, text[:2000]
 
 
-def test_no_job_tells_its_credentials(bucket, run_job, tmp_path, s3):
-    """All four jobs with the right keys, then with a canary that the store refuses."""
+def test_no_job_tells_its_credentials(ray_local, bucket, run_job, tmp_path, monkeypatch, capfd):
+    """All four jobs with the right keys, in this process, then as commands with a canary that the store
+    refuses."""
     cases, shards, models, labelmaps, report = (
         f"{bucket.uri}/{name}" for name in ("cases", "shards", "models", "labelmaps", "report")
     )
     for index in range(6):
         builders.put_all(Store(cases), phantom.write_case(0, index, (40, 40, 24)))
-    tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    model = f"{models}/fast.safetensors"
     jobs = {
         "preprocess": ("--cases", cases, "--shards", shards),
         "train": ("fast", "--shards", shards, "--models", models, *TINY, "--budget.epochs", "1"),
-        "segment": ("--cases", cases, "--model", f"{models}/fast.safetensors", "--labelmaps", labelmaps),
+        "segment": ("--cases", cases, "--model", model, "--labelmaps", labelmaps),
         "evaluate": ("--cases", cases, "--labelmaps", labelmaps, "--report", report),
     }
     secrets = [os.environ["AWS_SECRET_ACCESS_KEY"]]
-    for name, flags in jobs.items():
-        right = run_job(name, *flags, env=tracking)
-        assert right.code == 0, right.stderr
-        check_unseen(secrets, right.stdout, right.stderr)
+    right = [
+        common.guarded("preprocess", lambda: preprocess.main(preprocess.Settings(cases, shards))),
+        train.cli(list(jobs["train"])),
+        common.guarded("segment", lambda: segment.main(segment.Settings(cases, labelmaps, (model,)))),
+        common.guarded("evaluate", lambda: evaluate.main(evaluate.Settings(labelmaps, cases, report))),
+    ]
+    said = capfd.readouterr()
+    assert right == [0, 0, 0, 0], said.err
+    check_unseen(secrets, said.out, said.err)
     for entry in Store(bucket.uri).list():
         check_unseen(secrets, Store(bucket.uri).read(entry.key))
     check_unseen(secrets, *(path.read_bytes() for path in Path(tmp_path).rglob("*") if path.is_file()))
-    wrong = {"AWS_SECRET_ACCESS_KEY": CANARY, "AWS_SESSION_TOKEN": CANARY, **tracking}
+    wrong = {"AWS_SECRET_ACCESS_KEY": CANARY, "AWS_SESSION_TOKEN": CANARY}
     for name, flags in jobs.items():
         refused = run_job(name, *flags, env=wrong)
         assert refused.code in (1, 2) and "Traceback" not in refused.stderr, refused.stderr

@@ -68,7 +68,7 @@ def run_preprocess(root: str) -> int:
 
 
 def run_segment(root: str, model: str) -> int:
-    settings = segment.Settings(f"{root}/cases", (model,), f"{root}/labelmaps")
+    settings = segment.Settings(f"{root}/cases", f"{root}/labelmaps", (model,))
     return common.guarded("segment", lambda: segment.main(settings))
 
 

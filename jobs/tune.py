@@ -1,0 +1,207 @@
+"""A sweep over a preset's fields: many trainings, the poor ones stopped early, the best one's model kept.
+
+Trials are drawn at random from what `--over` names; the first is the preset as it is. Each is a training of
+one worker, judged at each validation by its mean Dice on the held-out patients, and stopped where others did
+better by then (ASHA: Li et al. 2020). The same command again goes on where it was cut off.
+
+    python -m jobs.tune fast --shards data/shards --models data/models --trials 20 \\
+        --over optimiser.lr=1e-3..1e-2 loss.dice=0.5,1,2 --budget.validate-every 2
+"""
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import ray
+import tyro
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.util.queue import Queue
+
+from bts import model, search
+from bts.catalogue import read_catalogue
+from bts.errors import RunError, UsageError
+from bts.plan import make_plan
+from bts.settings import Preset, to_dict
+from bts.storage import Store
+from bts.tracking import Tracker, flatten, without_login
+from bts.worklist import fingerprint
+from jobs import common, train
+from jobs.train_worker import Job, read_encoder
+from jobs.tune_trial import Trial, model_of, run_trial
+
+FIRST_RUNG, THIRD = 11, 3  # ASHA: at 11, 33 and 99 % of the budget the best third goes on
+FORMAT = 1  # raised when equal flags make another sweep
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """Sweep over one preset. Its fields are flags, for all trials; the defaults shown are its own."""
+
+    shards: str
+    """Folder or s3://bucket/prefix with the shards of jobs.preprocess."""
+    models: str
+    """Folder or s3://bucket/prefix for the best trial's model, NAME.safetensors, and all checkpoints."""
+    over: tuple[str, ...]
+    """What to vary: FIELD=LOW..HIGH (whole numbers where both ends are; each decade as likely where there are
+    several) or FIELD=A,B,C. A FIELD is a flag of the preset without its dashes."""
+    trials: int = 16
+    """How many trainings, that of the preset as it is among them."""
+    fold: Literal[0, 1, 2, 3, 4] = 0
+    """Which fifth of the patients is held out for validation."""
+    gpu: Literal["auto", "yes", "no"] = "auto"
+    """auto: a GPU a trial if the cluster has one now; yes: ask for them, also of an autoscaler."""
+    cpus: int | None = None
+    """CPU cores a trial; None: one beside a GPU, otherwise all of a machine's."""
+    preset: Annotated[Preset, tyro.conf.arg(name="")]
+
+
+def main(settings: Settings, system: str) -> common.Outcome:
+    """`settings.preset.name` is the model's name, `system` the preset's own."""
+    name, models = settings.preset.name, Store(settings.models)
+    trials = read_trials(settings, system)
+    sweep = fingerprint({str(t.number): t.plan.run for t in trials}, options={}, version=FORMAT)
+    if (data := train.read_trained(models, name, "sweep", sweep)) is not None:
+        common.say(f"nothing to do: {name}.safetensors is the best model of this sweep")
+        return common.Outcome(models, train.summary(models, name, data, epochs=0))
+    book = Book(name, sweep, trials, without_login(settings.shards))
+    common.start_ray()
+    try:
+        news = Queue(actor_options={"num_cpus": 0})
+        with train.Listener(news, book.told):
+            results = fit(f"{name}-{sweep}", trials, settings, news)
+        best = best_of(trials, results)
+        data = model_of(best, results[best.number].checkpoint, sweep)
+        book.register(best, data)
+        models.put(f"{name}.safetensors", data)  # last: cut off before this, the next run does the rest
+    finally:
+        book.close()
+    common.say(table(trials, results))
+    counts = train.summary(models, name, data, epochs=0)
+    counts |= {"trials": len(trials), "best": " ".join(best.flags)}
+    return common.Outcome(models, counts, failures(results))
+
+
+def read_trials(settings: Settings, system: str) -> list[Trial]:
+    """The trials, each with its plan. Raises UsageError before anything starts."""
+    train.check_name(settings.preset.name)
+    if settings.trials < 1:
+        raise UsageError(f"--trials {settings.trials}: give at least 1")
+    axes = [search.parse_axis(given) for given in settings.over]
+    read_encoder(settings.preset.layers.weights)  # fails early where it cannot be read
+    catalogue, trials = read_catalogue(Store(settings.shards)), []
+    for number, drawn in enumerate(search.draw_trials(axes, settings.trials, settings.preset.seed)):
+        flags = search.to_flags(drawn)
+        try:
+            preset = tyro.cli(Preset, prog="--over", args=flags, default=settings.preset)
+        except SystemExit:  # tyro has said what is wrong
+            raise UsageError(f"--over gives {' '.join(flags)}, which no training takes") from None
+        plan = make_plan(catalogue, replace(preset, name=system), settings.fold)
+        trials.append(Trial(number=number, flags=flags, plan=plan))
+    return trials
+
+
+def fit(name: str, trials: list[Trial], settings: Settings, news: Queue) -> list[tune.Result]:
+    """Run what is left of the sweep → the outcome of every trial, in their order."""
+    models, shards, asked = Store(settings.models), Store(settings.shards), resources(settings)
+    jobs = [
+        Job(plan=t.plan, provenance=t.plan.provenance(), shards=shards, parts=1, news=news) for t in trials
+    ]
+    work = tune.with_parameters(run_trial, jobs=jobs, cpus=asked["CPU"])
+    work = tune.with_resources(work, asked)
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # MLflow has the figures
+    folder, filesystem = models.path("_sweeps"), models.arrow_fs()
+    if tune.Tuner.can_restore(f"{folder}/{name}", storage_filesystem=filesystem):
+        tuner = tune.Tuner.restore(
+            f"{folder}/{name}", work, restart_errored=True, storage_filesystem=filesystem
+        )
+        return in_order(tuner.fit())
+    scheduler = ASHAScheduler("percent", max_t=101, grace_period=FIRST_RUNG, reduction_factor=THIRD)
+    tuner = tune.Tuner(
+        work,
+        param_space={"number": tune.grid_search([trial.number for trial in trials])},
+        tune_config=tune.TuneConfig(metric="dice", mode="max", scheduler=scheduler),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=folder,
+            storage_filesystem=filesystem,
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            failure_config=tune.FailureConfig(max_failures=train.MAX_FAILURES),
+            verbose=0,
+        ),
+    )
+    return in_order(tuner.fit())
+
+
+def in_order(results: tune.ResultGrid) -> list[tune.Result]:
+    return sorted(results, key=lambda result: result.config["number"])
+
+
+def resources(settings: Settings) -> dict[str, int]:
+    """What a trial asks of the cluster."""
+    gpu = settings.gpu == "yes" or (settings.gpu == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
+    most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    cpus = settings.cpus or (1 if gpu else most)
+    return {"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus}
+
+
+def best_of(trials: list[Trial], results: list[tune.Result]) -> Trial:
+    """The trial of the highest Dice. Raises RunError where every trial failed."""
+    scored = [n for n, result in enumerate(results) if result.checkpoint and "dice" in result.metrics]
+    if not scored:
+        raise RunError(f"every trial failed, the first with: {results[0].error}")
+    return trials[max(scored, key=lambda n: results[n].metrics["dice"])]
+
+
+def failures(results: list[tune.Result]) -> list[dict[str, str]]:
+    """The failed trials, as the run report lists failed cases."""
+    failed = [(n, result.error) for n, result in enumerate(results) if result.error]
+    return [{"case_id": f"trial {n}", "stage": "train", "message": f"trial {n}: {e}"} for n, e in failed]
+
+
+def table(trials: list[Trial], results: list[tune.Result]) -> str:
+    """Every trial, the best first, with how much of its budget it was given."""
+    lines = ["trial    Dice  budget  flags"]
+    dice = [(result.metrics or {}).get("dice", -1.0) for result in results]
+    for n in sorted(range(len(trials)), key=lambda n: -dice[n]):
+        score = f"{dice[n]:.3f}" if dice[n] >= 0 else "failed"
+        percent = (results[n].metrics or {}).get("percent", 0)
+        lines.append(f"{n:5}  {score:>6}  {percent:4} %  {trials[n]}")
+    return "\n".join(lines)
+
+
+class Book:
+    """The sweep in MLflow: a run, and one below it for each trial."""
+
+    def __init__(self, name: str, sweep: str, trials: list[Trial], shards: str):
+        self.name, self.tracker, self.status = name, Tracker(), "FAILED"
+        self.tags = {"data": trials[0].plan.data, "shards": shards}
+        self.parent = self.tracker.start(f"{name} sweep", sweep, {"trials": len(trials)}, self.tags)
+        self.runs = [self._start(trial, sweep) for trial in trials]
+
+    def _start(self, trial: Trial, sweep: str) -> str:
+        params = {**flatten(to_dict(trial.plan.preset)), "fold": trial.plan.fold}
+        tags = {**self.tags, "mlflow.parentRunId": self.parent}
+        return self.tracker.start(f"{self.name} {trial.number}", f"{sweep}-{trial.number}", params, tags)
+
+    def told(self, number: int, epoch: int, figures: dict[str, float]) -> None:
+        """What a trial says after a validation."""
+        where = f"trial {number}, {figures['percent']} % of its budget"
+        common.say(f"{where}: epoch {epoch}, loss {figures['loss']:.4f}, best Dice {figures['dice']:.3f}")
+        self.tracker.log(self.runs[number], figures, epoch)
+
+    def register(self, best: Trial, data: bytes) -> None:
+        """The best trial's model, as the next version of its name."""
+        run, digest, modalities = self.runs[best.number], model.digest(data), best.plan.preset.modalities
+        self.tracker.register(run, self.name, data, digest, self.tags, modalities)
+        self.status = "FINISHED"
+
+    def close(self) -> None:
+        """Every run is over, well or not."""
+        for run in (*self.runs, self.parent):
+            self.tracker.finish(run, self.status)
+
+
+if __name__ == "__main__":
+    sys.exit(train.preset_cli("tune", Settings, main, __doc__, sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""One trial of jobs.tune: a training in a process of its own, reported at every validation."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from ray import tune
+
+from bts import training
+from bts.curves import best_epoch
+from bts.device import pick_device
+from bts.plan import Plan
+from bts.progress import Progress, start
+from jobs.train_worker import Feed, Job, read_encoder, read_state, validate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training of a sweep."""
+
+    number: int
+    flags: list[str]
+    """What it varies, as the command line of jobs.train takes it."""
+    plan: Plan
+
+    def __str__(self) -> str:
+        return " ".join(self.flags) or "the preset as it is"
+
+
+def run_trial(config: dict, jobs: list[Job], cpus: int) -> None:
+    """Train from the trial's last checkpoint on; Ray Tune ends the process where others did better."""
+    number = config["number"]
+    job, device = jobs[number], pick_device()
+    if device.type == "cpu":
+        torch.set_num_threads(min(cpus, len(os.sched_getaffinity(0))))
+
+    def on_epoch(progress: Progress) -> None:
+        if progress.epoch not in progress.validations:
+            return
+        figures = {**progress.metrics, "dice": progress.best_score, "percent": round(100 * progress.share)}
+        job.news.put((number, progress.epoch, figures))
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "state.pt").write_bytes(progress.state())
+            tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
+
+    feed = Feed(job, rank=0, world=1)
+    training.train(
+        job.plan.preset,
+        batches=feed.batches,
+        validate=lambda segmenter: validate(job, segmenter, rank=0, world=1),
+        on_epoch=on_epoch,
+        checkpoint=read_state(tune.get_checkpoint()),
+        encoder=read_encoder(job.plan.preset.layers.weights),
+        device=device,
+    )
+
+
+def model_of(trial: Trial, checkpoint: tune.Checkpoint, sweep: str) -> bytes:
+    """The model file of a trial, its best weights, as jobs.train would have written it."""
+    progress = start(trial.plan.preset, torch.device("cpu"), read_state(checkpoint))
+    best = best_epoch(progress.validations)
+    figures = {"epochs": progress.epoch, "best_epoch": best, "validation": progress.validations[best]}
+    return progress.model_file({**trial.plan.provenance(), **figures, "sweep": sweep})

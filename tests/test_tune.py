@@ -1,0 +1,102 @@
+"""jobs.tune: a sweep cut off and gone on with, its runs in MLflow, its best model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from bts.model import load_model
+from bts.tracking import Tracker
+from jobs import train, tune
+from tests import builders
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+TINY = ["--size", "32", "32", "--batch", "8", "--layers.widths", "8", "16"]
+TINY += ["--budget.minutes", "None", "--budget.epochs", "4", "--budget.validate-every", "2"]
+OVER = ["--trials", "4", "--over", "optimiser.lr=1e-7,1e-6", "augmentation.flip=0.0..1.0"]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return str(builders.phantom_shards(tmp_path_factory.mktemp("tune")))
+
+
+def run(cli, flags: list[str], capsys) -> tuple[int, dict, str]:
+    """Exit code, last line, messages."""
+    capsys.readouterr()
+    code = cli(flags)
+    out, err = capsys.readouterr()
+    return code, json.loads(out.splitlines()[-1]) if code == 0 else {}, err
+
+
+def sweep(flags: list[str]) -> int:
+    return train.preset_cli("tune", tune.Settings, tune.main, tune.__doc__, flags)
+
+
+def test_a_sweep_is_cut_off_goes_on_and_keeps_its_best_model(
+    shards, ray_local, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    flags = ["fast", "--shards", shards, "--models", "models", *TINY]
+    cut_off([sys.executable, "-m", "jobs.tune", *flags, *OVER])
+    code, line, said = run(sweep, [*flags, *OVER], capsys)
+    assert code == 0 and line["trials"] == 4, said
+    assert "trial 0, 50 %" not in said and "trial 3" in said  # done before the cut
+    model = load_model((tmp_path / "models/fast.safetensors").read_bytes(), "fast")
+    assert model.digest == line["digest"] and model.meta["epochs"] == 4
+    assert "nothing to do" in run(sweep, [*flags, *OVER], capsys)[2]
+    # What a training with the best trial's flags would make.
+    assert "nothing to do" in run(train.cli, [*flags, *line["best"].split()], capsys)[2]
+    check_runs(line["digest"], line["best"])
+
+
+def check_runs(digest: str, best: str) -> None:
+    """A run of the sweep, one below it for each trial, and the model's version of the best trial's run."""
+    tracker = Tracker()
+    runs = tracker.client.search_runs([tracker.client.get_experiment_by_name("bts").experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    below = {run.info.run_name: run for run in runs if run is not parent}
+    assert set(below) == {f"fast {number}" for number in range(4)}
+    assert {run.data.tags["mlflow.parentRunId"] for run in below.values()} == {parent.info.run_id}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    rates = {name: run.data.params["optimiser.lr"] for name, run in below.items()}
+    assert rates["fast 0"] == "0.003" and set(rates.values()) <= {"0.003", "1e-06", "1e-07"}
+    (version,) = tracker.find(digest)
+    (winner,) = (run for run in below.values() if run.info.run_id == version.run_id)
+    assert winner.data.metrics["dice"] == max(run.data.metrics["dice"] for run in below.values())
+    flip = winner.data.params["augmentation.flip"]
+    assert f"--augmentation.flip {flip}" in best or (best, flip) == ("", "0.5")
+
+
+def cut_off(command: list[str]) -> None:
+    """Run until the first trial is through and the second has begun, then SIGKILL."""
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    job = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
+    said = ""
+    for text in job.stderr:
+        said += text
+        if text.startswith("trial 1, 50 %"):
+            break
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    assert "trial 0, 100 %" in said and "trial 1, 50 %" in said, said
+
+
+@pytest.mark.parametrize(
+    ("over", "problem"),
+    [
+        (["optimiser.lr"], "FIELD=LOW..HIGH"),
+        (["loss.ce=1,2"], "do not go together"),
+        (["batch=0,-1"], "batch must be at least 1"),
+    ],
+)
+def test_what_cannot_be_tried_is_said_before_anything_starts(shards, tmp_path, capsys, over, problem):
+    models = tmp_path / "models"
+    code, _, said = run(sweep, ["fast", "--shards", shards, "--models", str(models), "--over", *over], capsys)
+    assert code == 2 and problem in said and "Traceback" not in said
+    assert not models.exists()
