@@ -65,7 +65,7 @@ class Figures:
     """Of one request that reads."""
     put_price: float = 5e-6
     """Of one request that writes or lists."""
-    hand_out_rate: float = 150.0
+    hand_out_rate: float = 40.0
     """Cases a second that one job's driver hands out: what `--driver` measures."""
     prefix_gets: float = 5500.0
     """Reads a second that the store grants one prefix (S3's documented figure)."""
@@ -75,7 +75,7 @@ class Figures:
     """Seconds of a request that lists 1,000 keys, one after the other."""
     driver_gb: float = 16.0
     """Memory of the node that runs the job, GB."""
-    case_kb: float = 4.0
+    case_kb: float = 2.7
     """Memory of the driver a listed case, KB: what `--listing` measures."""
     check: bool = False
     """Run jobs.segment at two sizes here instead."""
