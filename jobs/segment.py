@@ -27,6 +27,7 @@ from jobs.segment_stages import FORMAT, Predict, Read, Write
 ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
 IN_THE_BOX = "box"
 IO_CPUS = 0.25  # of a read or write task, which mostly waits for the store
+IO_TASKS = 16  # that read, and as many that write, for a predicting actor that is still to come
 
 
 @dataclass
@@ -45,6 +46,9 @@ class Settings(batch.Flags):
     """Label convention to write; auto is each case's own (brats2023 where its name does not tell)."""
     gpu: Literal["auto", "yes", "no"] = "auto"
     """auto: GPUs if the cluster has them now; yes: ask for them, also of an autoscaler that has none yet."""
+    predictors: int | None = None
+    """Predicting actors to ask for, each with one GPU or a few CPU cores; they start as room for them comes,
+    also by an autoscaler. None: as many as there is room for now."""
     flips: bool = False
     """Average each prediction with that of its left-right mirror: twice the time, a little more accurate."""
     probabilities: bool = False
@@ -78,6 +82,8 @@ def read_model(name: str) -> bytes:
 
 def main(settings: Settings) -> common.Outcome:
     settings.check()
+    if settings.predictors is not None and settings.predictors < 1:
+        raise UsageError(f"--predictors {settings.predictors}: give at least 1")
     source, output = Store(settings.cases), Store(settings.labelmaps)
     models, targets = read_models(settings.model)
     described = [model.describe(data, name) for name, data in models]
@@ -104,7 +110,7 @@ def main(settings: Settings) -> common.Outcome:
     explain_labels(listing.cases, write, there)
     todo = worklist.largest_first(work.todo)
     rows = [{**one.to_row(), "present": sorted(present.get(one.case.id, ()))} for one in todo]
-    settled = batch.settle(run(rows, source, write, models, settings.gpu), work, output)
+    settled = batch.settle(run(rows, source, write, models, settings), work, output)
     say_flagged(settled.flagged)
     counts |= {"written": settled.written, "flagged": len(settled.flagged)}
     details = {"models": described, "flagged_cases": settled.flagged, "unfit_cases": unfit[:1000]}
@@ -153,7 +159,7 @@ def say_flagged(flagged: dict[str, list[str]]) -> None:
 
 
 def run(
-    rows: list[dict], source: Store, write: Write, models: list[tuple[str, bytes]], gpu: str
+    rows: list[dict], source: Store, write: Write, models: list[tuple[str, bytes]], settings: Settings
 ) -> Iterator[dict]:
     """Stream the cases through the three stages."""
     if not rows:
@@ -162,9 +168,12 @@ def run(
     common.start_ray()
     alone = not os.environ.get("RAY_ADDRESS")
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    gpus = wanted_gpus(gpu, int(ray.cluster_resources().get("GPU", 0)), alone)
-    io = {"compute": TaskPoolStrategy(size=min(max(2, sum(cpus) // 2), len(rows))), "num_cpus": IO_CPUS}
-    actors, threads, resources = pool(cpus, gpus, len(rows))
+    gpus = wanted_gpus(settings.gpu, int(ray.cluster_resources().get("GPU", 0)), alone)
+    asked = settings.predictors or 0
+    tasks = min(max(2, sum(cpus) // 2, IO_TASKS * asked), len(rows))
+    io = {"compute": TaskPoolStrategy(size=tasks), "num_cpus": IO_CPUS}
+    fitting, threads, resources = pool(cpus, gpus)
+    actors = min(asked or fitting, len(rows))
     predicted = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map(Read(source).__call__, **io)
@@ -185,16 +194,16 @@ def wanted_gpus(gpu: str, there: int, alone: bool) -> int:
     return {"auto": there, "yes": max(1, there), "no": 0}[gpu]
 
 
-def pool(cpus: list[int], gpus: int, cases: int) -> tuple[int, int, dict[str, float]]:
-    """(actors, threads of each, resources of each) of the predicting stage; cpus: of each node.
+def pool(cpus: list[int], gpus: int) -> tuple[int, int, dict[str, float]]:
+    """(actors that fit, threads of each, resources of each) of the predicting stage; cpus: of each node.
 
     An actor runs within one node: one that asks for more than any node has would be waited for without end.
     """
     if gpus:
-        return min(gpus, cases), 1, {"num_gpus": 1}
+        return gpus, 1, {"num_gpus": 1}
     threads = max(1, min(ACTOR_THREADS, max(cpus, default=1)))
     # One CPU less than threads is reserved, so that reading and writing always find a place.
-    return min(max(1, sum(c // threads for c in cpus)), cases), threads, {"num_cpus": max(threads - 1, 0.5)}
+    return max(1, sum(c // threads for c in cpus)), threads, {"num_cpus": max(threads - 1, 0.5)}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import ray
@@ -30,11 +30,10 @@ from bts.catalogue import read_catalogue
 from bts.curves import draw_classes, draw_curves, final_table, progress_line
 from bts.errors import RunError, UsageError
 from bts.plan import Plan, make_plan
-from bts.presets import PRESETS
 from bts.settings import Preset, to_dict
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
-from jobs import common
+from jobs import common, preset_cli
 from jobs.train_worker import Job, read_encoder, work
 
 MAX_FAILURES = 3  # restarts from the last epoch after a worker died; reclaimed nodes are not counted
@@ -241,26 +240,7 @@ def _cause(error: TrainingFailedError) -> Exception:
 
 def cli(argv: list[str]) -> int:
     """`PRESET [flags]` → exit code."""
-    return preset_cli("train", Settings, main, __doc__, argv)
-
-
-def preset_cli(job: str, kind: type, work: Callable[..., common.Outcome], about: str, argv: list[str]) -> int:
-    """`PRESET [flags]` of a job whose settings hold a preset → exit code."""
-    if not argv or argv[0] not in PRESETS:
-        named = argv and not argv[0].startswith("-")
-        given = f"there is no preset {argv[0]}" if named else "give a preset first"
-        known = "\n".join(f"  {name:12} {preset.summary}" for name, preset in PRESETS.items())
-        print(f"jobs.{job}: {given}; PRESET --help lists its flags:\n{known}", file=sys.stderr)
-        return common.WRONG_USAGE
-    prog, text = f"python -m jobs.{job} {argv[0]}", about.split("\n\n")[0]
-    needed = {f.name: tyro.MISSING for f in fields(kind) if f.default is MISSING and f.name != "preset"}
-    default = kind(**needed, preset=PRESETS[argv[0]])
-    try:
-        settings = tyro.cli(kind, prog=prog, description=text, args=argv[1:], default=default)
-    except ValueError as error:  # of a preset's own checks, which tyro lets through at the top level
-        print(f"jobs.{job}: {error}", file=sys.stderr)
-        return common.WRONG_USAGE
-    return common.guarded(job, lambda: work(settings, argv[0]))
+    return preset_cli.run("train", Settings, main, __doc__, argv)
 
 
 if __name__ == "__main__":

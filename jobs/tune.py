@@ -27,7 +27,7 @@ from bts.settings import Preset, to_dict
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
 from bts.worklist import fingerprint
-from jobs import common, train
+from jobs import common, preset_cli, train
 from jobs.train_worker import Job, read_encoder
 from jobs.tune_trial import Trial, model_of, run_trial
 
@@ -204,4 +204,4 @@ class Book:
 
 
 if __name__ == "__main__":
-    sys.exit(train.preset_cli("tune", Settings, main, __doc__, sys.argv[1:]))
+    sys.exit(preset_cli.run("tune", Settings, main, __doc__, sys.argv[1:]))

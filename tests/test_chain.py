@@ -178,7 +178,7 @@ def test_names_and_colours_lie_beside_the_labelmaps_once_a_convention(ray_local,
     assert not find_cases(Store(labelmaps).list("_labels")).strays
 
 
-def test_killed_half_way_and_run_again(run_job, tmp_path, model):
+def test_killed_half_way_and_run_again(ray_local, tmp_path, model):
     """SIGKILL of the driver: the next run makes what is missing and touches nothing that is whole."""
     cases, labelmaps = str(tmp_path / "cases"), str(tmp_path / "labelmaps")
     names = [f"BraTS-SSA-{n:05d}-000" for n in range(40)]
@@ -196,9 +196,9 @@ def test_killed_half_way_and_run_again(run_job, tmp_path, model):
     job.wait()
     before = settled(labelmaps)
     assert 5 <= len(before) < len(names)
-    again = run_job("segment", *flags)
-    assert (again.code, again.summary["failed"]) == (0, 0), again.stderr
-    assert again.summary["written"] == len(names) - len(before)
+    again = segment_all(cases, model, labelmaps)
+    assert (again.exit_code, again.failed) == (0, [])
+    assert again.counts["written"] == len(names) - len(before)
     after = markers(labelmaps)
     assert len(after) == len(names) and all(after[key] == version for key, version in before.items())
     for name in names:

@@ -10,7 +10,7 @@ import pytest
 
 from bts.model import load_model
 from bts.tracking import Tracker
-from jobs import train, tune
+from jobs import preset_cli, train, tune
 from tests import builders
 from tests.conftest import ROOT
 
@@ -34,7 +34,7 @@ def run(cli, flags: list[str], capsys) -> tuple[int, dict, str]:
 
 
 def sweep(flags: list[str]) -> int:
-    return train.preset_cli("tune", tune.Settings, tune.main, tune.__doc__, flags)
+    return preset_cli.run("tune", tune.Settings, tune.main, tune.__doc__, flags)
 
 
 def test_a_sweep_is_cut_off_goes_on_and_keeps_its_best_model(

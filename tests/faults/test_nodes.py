@@ -87,16 +87,29 @@ def test_the_chain_loses_a_node_in_each_job(ray_local, cluster, bucket, model, t
     assert builders.results(Store(labelmaps), ".nii.gz") == builders.results(Store(alone), ".nii.gz")
 
 
-def test_a_job_that_asks_for_a_gpu_waits_for_one(cluster, bucket, model):
-    """A node says that it has a GPU; the network runs on its CPU."""
+def test_a_job_waits_for_a_gpu_and_takes_the_next_when_it_comes(cluster, bucket, model, faults):
+    """Two nodes say, one after the other, that they have a GPU; the network runs on their CPUs."""
     cases, labelmaps = f"{bucket.uri}/cases", f"{bucket.uri}/labelmaps"
-    for name in NAMES[:3]:
+    for name in NAMES:
         builders.put_all(Store(cases), builders.case_files(name))
-    flags = ("--cases", cases, "--model", model, "--labelmaps", labelmaps, "--gpu", "yes")
-    job = cluster.submit("segment", *flags)
-    joined = cluster.add_node(gpus=1)
-    assert outcome(job)["written"] == 3
-    cluster.lose(joined)
+    flags = ("--cases", cases, "--model", model, "--labelmaps", labelmaps, "--gpu", "yes", "--predictors", 2)
+    with faults.inject("slow", method="PUT", key=".nii.gz", times=0):
+        job = cluster.submit("segment", *flags)
+        joined = [cluster.add_node(gpus=1)]
+        until(lambda: Store(labelmaps).list("_done"), job)
+        assert predicting(cluster) == 1
+        joined.append(cluster.add_node(gpus=1))
+        until(lambda: predicting(cluster) == 2, job)
+    assert outcome(job)["written"] == CASES
+    for node in joined:
+        cluster.lose(node)
+
+
+def predicting(cluster: Cluster) -> int:
+    """Predicting actors that are up, as Prometheus is told."""
+    waiting = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING", "DEAD")
+    lines = re.findall(r"^ray_actors\{(.*Predict.*)\} (\S+)", cluster.figures(), re.MULTILINE)
+    return sum(int(float(count)) for labels, count in lines if not any(state in labels for state in waiting))
 
 
 def put_large(cases: Store, names: list[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bts.storage import Store
+from jobs import preprocess, segment
 from tests import builders
 from tests.clusters import kill_a_worker
 from tests.conftest import ROOT
@@ -27,10 +28,10 @@ def cases(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(run_module_job, cases, model, tmp_path_factory) -> dict[str, bytes]:
+def undisturbed(ray_local, cases, model, tmp_path_factory) -> dict[str, bytes]:
     """The labelmaps of a run without faults."""
     folder = str(tmp_path_factory.mktemp("undisturbed"))
-    assert run_module_job(segmenting(cases, model, folder)).wait() == 0
+    assert segment.main(segment.Settings(cases, folder, (model,))).exit_code == 0
     return builders.results(Store(folder), ".nii.gz")
 
 
@@ -86,14 +87,14 @@ def test_segment_goes_on_when_a_worker_is_killed(run_module_job, cases, model, u
     check_all(labelmaps, undisturbed)
 
 
-def test_preprocess_killed_and_run_again(run_module_job, cases, tmp_path):
+def test_preprocess_killed_and_run_again(ray_local, run_module_job, cases, tmp_path):
     whole, shards = str(tmp_path / "whole"), str(tmp_path / "shards")
-    assert run_module_job(preprocessing(cases, whole)).wait(120) == 0
+    assert preprocess.main(preprocess.Settings(cases, whole)).exit_code == 0
     job = run_module_job(preprocessing(cases, shards))
     wait_for(shards, 4, job, ".parquet")
     job.send_signal(signal.SIGKILL)
     job.wait()
-    assert run_module_job(preprocessing(cases, shards)).wait(120) == 0
+    assert preprocess.main(preprocess.Settings(cases, shards)).exit_code == 0
     assert builders.results(Store(shards), ".parquet") == builders.results(Store(whole), ".parquet")
 
 
