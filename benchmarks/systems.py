@@ -1,8 +1,9 @@
 """Each published system, trained by its preset for a few minutes on real cases: what held-out patients get.
 
-`python -m benchmarks.systems --place DIR [--minutes 3] [NAME …]` runs jobs.preprocess once for each set and
-jobs.train for each system on ../shared/data, and prints a table in Markdown. The budgets are a CPU's:
-the presets' own are made for a GPU. Everything is made in DIR, MLflow's store too.
+`python -m benchmarks.systems --place DIR [--minutes 3] [--filters 0.25] [NAME …]` runs jobs.preprocess once
+for each set and jobs.train for each system on ../shared/data, and prints a table in Markdown. The budgets are
+a CPU's: the presets' own are made for a GPU; --filters is the share of each network's filters, to learn
+something on a CPU. Everything is made in DIR, MLflow's store too.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 from bts.model import read_header
+from bts.presets import PRESETS
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 REPORTED = {
@@ -32,12 +34,15 @@ def job(place: Path, name: str, *flags: object) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run(name: str, place: Path, minutes: float) -> str:
+def run(name: str, place: Path, minutes: float, filters: float) -> str:
     """One row of the table."""
     kind = "figshare" if name.startswith("figshare") else "brats"
     shards = place / "shards" / kind
     job(place, "preprocess", "--cases", DATA / kind, "--shards", shards)
-    flags = ("--shards", shards, "--models", place / "models", "--budget.minutes", minutes)
+    flags = ["--shards", shards, "--models", place / "models", "--budget.minutes", minutes]
+    if filters != 1:
+        widths = (round(width * filters) for width in PRESETS[name].layers.widths)
+        flags += ["--name", f"{name}-{filters:g}", "--layers.widths", *widths]
     trained = job(place, "train", name, *flags)
     meta = read_header(Path(trained["model"]).read_bytes(), name)["provenance"]
     figures = meta["validation"]
@@ -47,6 +52,7 @@ def run(name: str, place: Path, minutes: float) -> str:
     )
     patients = f"{len(meta['training_patients'])} + {len(meta['held_out_patients'])}"
     accuracy, budget = f"{figures['accuracy']:.4f}", f"{minutes:g} min, {meta['epochs']} epochs"
+    budget += f", {filters:g} of the filters" if filters != 1 else ""
     columns = (f"`{name}`", REPORTED[name], patients, budget, dice, iou, accuracy)
     return "| " + " | ".join(columns) + " |"
 
@@ -56,13 +62,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(REPORTED))
     parser.add_argument("--place", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("--filters", type=float, default=1)
     arguments = parser.parse_args()
     print(
         "| preset | the original reports | patients, training + held out | budget | Dice | IoU | accuracy |"
     )
     print("|---|---|---|---|---|---|---|")
     for name in arguments.names:
-        print(run(name, arguments.place, arguments.minutes), flush=True)
+        print(run(name, arguments.place, arguments.minutes, arguments.filters), flush=True)
 
 
 if __name__ == "__main__":

@@ -48,13 +48,30 @@ def draw_volumes(points: Mapping[str, np.ndarray]) -> bytes:
     points: (N, 2) ml and Dice, by region.
     """
     figure, axes = _panel()
+    _scatter(figure, axes, {r: np.maximum(of, (LOWEST_ML, 0)) for r, of in points.items()})
+    axes.set(xscale="log", xlabel="volume of the truth, ml")
+    return _svg(figure)
+
+
+def draw_expected(points: Mapping[str, np.ndarray]) -> bytes:
+    """Dice against what the model expected of it: on the line it is as expected.
+
+    points: (N, 2) expected Dice and Dice, by region.
+    """
+    figure, axes = _panel()
+    axes.plot((0, 1), (0, 1), color="#8a94a0", linewidth=1)
+    _scatter(figure, axes, points)
+    axes.set(xlabel="expected Dice", xlim=(-0.02, 1.02))
+    return _svg(figure)
+
+
+def _scatter(figure, axes, points: Mapping[str, np.ndarray]) -> None:
+    """Dice (second column) against the first, a colour and marker a region."""
     for (region, of), colour, marker in zip(points.items(), COLOURS, MARKERS, strict=False):
         how = {"s": 16 if len(of) <= FEW else 3, "marker": marker, "color": colour, "alpha": 0.6}
-        volume, dice = np.maximum(of[:, 0], LOWEST_ML), of[:, 1]
-        axes.scatter(volume, dice, label=region, linewidths=0, rasterized=True, **how)
-    axes.set(xscale="log", xlabel="volume of the truth, ml", ylabel="Dice", ylim=(-0.02, 1.02))
+        axes.scatter(of[:, 0], of[:, 1], label=region, linewidths=0, rasterized=True, **how)
+    axes.set(ylabel="Dice", ylim=(-0.02, 1.02))
     figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=9)
-    return _svg(figure)
 
 
 def _panel():

@@ -1,6 +1,7 @@
 """What is unusual about a labelmap: reasons for a person to look at it before anybody trusts it.
 
-A flag is one line, its kind before the colon: empty, edge, large, doubt, disagreement, input.
+A flag is one line, its kind before the colon: empty, edge, large, doubt, disagreement, input; and unsure, of
+bts.certainty.
 Axes: D z slices, H rows (y), W columns (x).
 """
 

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from bts.cases import OF_FIGSHARE
+from bts.certainty import agreement
 from bts.device import autocast, channels_last, pick_device
 from bts.errors import CaseError, UsageError
 from bts.model import Model
@@ -75,6 +76,12 @@ class Segmenter:
         where no tumour is looked for. What `tidied` changes stays as the network sees it."""
         found = torch.ceil(probabilities_KDHW * 255 - 0.5).to(torch.uint8).numpy()
         return found if self.preset.targets in OF_FIGSHARE else found * _brain(volume)
+
+    def agreement(self, volume, probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray) -> dict[str, float]:
+        """How far the probabilities bear out the labels, by region (bts.certainty); of the brain alone."""
+        if self.preset.targets not in OF_FIGSHARE:
+            probabilities_KDHW = probabilities_KDHW * torch.from_numpy(_brain(volume))
+        return agreement(probabilities_KDHW, labels_DHW, self.preset.targets)
 
     def probabilities(self, volume) -> torch.Tensor:
         """volume: a CaseVolume → float32 (K, D, H, W) probabilities of the targets, mean of all models."""

@@ -84,6 +84,13 @@ class Labels(NamedTuple):
         said = (marker.get("flags") for marker in self.markers)
         return [str(flag) for flags in said if isinstance(flags, list) for flag in flags]
 
+    @property
+    def expected(self) -> dict[str, float]:
+        """Dice by region that jobs.segment expected."""
+        said = [marker.get("expected_dice") for marker in self.markers]
+        found = said[0] if len(said) == 1 and isinstance(said[0], dict) else {}
+        return {str(r): float(v) for r, v in found.items() if isinstance(v, (int, float)) and 0 <= v <= 1}
+
 
 @dataclass(slots=True)
 class Matched:

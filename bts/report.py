@@ -59,6 +59,8 @@ class Scored:
     """What jobs.segment found unusual."""
     truth_ml: Mapping[str, float] = field(default_factory=dict)
     """Millilitres of each region in the truth; empty for figshare, which tells no gap between slices."""
+    expected: Mapping[str, float] = field(default_factory=dict)
+    """Dice by region that the model expected; empty for another tool's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +219,10 @@ def draw_charts(scored: Sequence[Scored]) -> dict[str, bytes]:
         if values := {region: of for region, of in values.items() if of.size}:
             spread = charts.draw_spread(values, title, share=metric == "dice")
             found[f"{title} by region"] = spread
-    of_volume = {
-        r: np.array([(s.truth_ml[r], s.scores[r]["dice"]) for s in scored if r in s.truth_ml])
-        for r in regions
-    }
-    if of_volume := {region: points for region, points in of_volume.items() if points.size}:
+    if of_volume := _against(scored, regions, "truth_ml"):
         found["Dice against volume"] = charts.draw_volumes(of_volume)
+    if of_expected := _against(scored, regions, "expected"):
+        found["Dice against what the model expected"] = charts.draw_expected(of_expected)
     if groups := groups_of(scored):
         found["Class repartition"] = draw_classes({name: {"cases": len(of)} for name, of in groups.items()})
     return found
@@ -249,6 +249,16 @@ def data_uri(picture: bytes) -> str:
     """A PNG, JPEG, GIF or SVG file as the source of an <img>."""
     kind = next(kind for start, kind in KINDS.items() if picture.startswith(start))
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def _against(scored: Sequence[Scored], regions: Sequence[str], what: str) -> dict[str, np.ndarray]:
+    """(N, 2) of what is known of a case and its Dice, by region; regions of which nothing is are left out."""
+    found = {}
+    for region in regions:
+        known = [s for s in scored if region in getattr(s, what) and region in s.scores]
+        if known:
+            found[region] = np.array([(getattr(s, what)[region], s.scores[region]["dice"]) for s in known])
+    return found
 
 
 def _values(scored: Sequence[Scored], region: str, metric: str) -> np.ndarray:

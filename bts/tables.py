@@ -20,7 +20,7 @@ from bts.metrics import REGIONS
 from bts.report import Scored
 from bts.storage import read_file
 
-KNOWN = ("patient", "maker", "flags", "truth_ml")  # of a case, in the file's metadata
+KNOWN = ("patient", "maker", "flags", "truth_ml", "expected")  # of a case, in the file's metadata
 TEXTS = ("case_id", "group", "dataset", "region", "metric")  # columns before `value`
 BRATS = {
     f"{title}_{region}": (region, metric)

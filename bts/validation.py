@@ -13,18 +13,21 @@ THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
 
 
 def score_case(segmenter: Segmenter, volume: CaseVolume) -> dict[str, float]:
-    """Figures of one case with a truth: dice/… and iou/… by region, accuracy over the whole grid.
+    """Figures of one case with a truth: dice/…, iou/…, agreement/… by region, accuracy over the whole grid.
 
     A tumour type that neither truth nor prediction has is left out: it would score 1.
     """
     targets = segmenter.preset.targets
-    prediction, truth = segmenter(volume), volume.mask
+    probable, truth = segmenter.probabilities(volume), volume.mask
+    prediction = segmenter.tidied(volume, segmenter.decoded(probable))
     if targets == "tumour":
         truth = (truth > 0).view(np.uint8)
     # No model predicts the cavity of BraTS 2024: a score of it would say nothing about the weights.
     regions = metrics.regions_of(OF_FIGSHARE[targets]) if targets in OF_FIGSHARE else (metrics.REGIONS, {})
     scores = metrics.score(truth, prediction, *regions)
     figures = {f"{metric}/{name}": of[metric] for name, of in scores.items() for metric in ("dice", "iou")}
+    agreed = segmenter.agreement(volume, probable, prediction)
+    figures |= {f"agreement/{name}": of for name, of in agreed.items()}
     wrong = np.count_nonzero(truth != prediction)
     return {**figures, "accuracy": 1 - wrong / float(np.prod(volume.grid.shape))}
 

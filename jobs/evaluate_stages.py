@@ -40,7 +40,8 @@ class Score:
         regions = metrics.regions_of(found.convention)[0]
         volumes = metrics.volumes_ml(found.truth, regions, found.grid.zooms) if known else {}
         page = self.colours if self.pages else ""
-        return {"maker": found.maker, "flags": found.flags, "truth_ml": volumes, "page": page}
+        said = {"maker": found.maker, "flags": found.flags, "expected": found.expected}
+        return {**said, "truth_ml": volumes, "page": page}
 
     def _write_page(self, pair: Pair, found: Labels, scored: Scored) -> None:
         images = dict(read_images(pair.case, self.cases, found.grid, pictures.BACKGROUNDS))
@@ -53,6 +54,7 @@ def scored_of(pair: Pair, scores: dict, about: dict) -> Scored:
     """Scores and what else is known, as the report takes them."""
     case = pair.case
     known = {name: about[name] for name in ("maker", "flags", "truth_ml")}
+    known["expected"] = about.get("expected", {})  # older scores have none
     return Scored(case.id, case.group, case.dataset, scores, case.patient, **known)
 
 

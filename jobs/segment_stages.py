@@ -13,7 +13,7 @@ import numpy as np
 import ray
 import torch
 
-from bts import flags, inference, labelmaps, model
+from bts import certainty, flags, inference, labelmaps, model
 from bts.cases import Case
 from bts.errors import CaseError
 from bts.preprocess import CaseVolume, load_case
@@ -54,18 +54,21 @@ class Predict:
 
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
-        images, labels, sure, found = row.pop("images"), _nothing()[0], _nothing(), []
+        images, labels, sure, found, expected = row.pop("images"), _nothing()[0], _nothing(), [], {}
         if not row["failure"]:
             try:
-                labels, sure, found = self.predict(CaseVolume.described(images, row["volume"]))
+                labels, sure, found, expected = self.predict(CaseVolume.described(images, row["volume"]))
             except CaseError as error:
                 row["failure"] = json.dumps(common.failure(Case.from_json(row["case"]).id, error, "predict"))
         seconds = time.monotonic() - started
         columns = {"labelmap": labels, "probabilities": sure, "flags": json.dumps(found)}
-        return {**row, **columns, "predict_s": seconds}
+        return {**row, **columns, "expected": json.dumps(expected), "predict_s": seconds}
 
-    def predict(self, volume: CaseVolume) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """(labels on the crop, probabilities as bytes if they are asked for, flags). Raises CaseError."""
+    def predict(self, volume: CaseVolume) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, float]]:
+        """(labels on the crop, probabilities as bytes if they are asked for, flags, expected Dice by region).
+
+        Raises CaseError.
+        """
         try:
             each = self.segmenter.each(volume)
         except torch.OutOfMemoryError as error:
@@ -83,7 +86,10 @@ class Predict:
             found += flags.of_ensemble([self.segmenter.tidied(volume, labels) for labels in members])
         for one in self.segmenter.models:
             found += flags.of_input(volume, one.meta.get("inputs", {}))
-        return labels, sure, list(dict.fromkeys(found))
+        agreed = self.segmenter.agreement(volume, mean, labels)
+        expected = certainty.expected_dice(agreed, self.segmenter.models[0].meta.get("validation", {}))
+        found += certainty.flag(expected)
+        return labels, sure, list(dict.fromkeys(found)), expected
 
 
 class Write:
@@ -134,6 +140,7 @@ class Write:
             **labelmaps.describe(case, whole, volume.grid, convention, *place),
             "fingerprint": row["fingerprint"],
             "flags": json.loads(row["flags"]),
+            "expected_dice": {region: round(of, 3) for region, of in json.loads(row["expected"]).items()},
             "seconds": {stage: round(s, 3) for stage, s in seconds.items()},
             "models": self.models,
             "options": self.options,

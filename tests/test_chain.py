@@ -165,6 +165,23 @@ def check_probabilities(labelmaps: str, name: str) -> None:
     assert np.array_equal(highest >= 128, np.asarray(labels.dataobj) > 0) and (highest >= 128).any()
 
 
+def test_a_marker_tells_the_dice_that_is_expected(ray_local, tmp_path):
+    """An untrained network, which is unsure, with figures of held-out cases that were sure and poor."""
+    cases, labelmaps, model = (str(tmp_path / name) for name in ("cases", "labelmaps", "tiny.safetensors"))
+    builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00001-000", truth=False))
+    known = {f"{figure}/{region}": of for region in ("WT", "TC") for figure, of in KNOWN.items()}
+    Path(model).write_bytes(builders.tiny_model(validation=known))
+    segment_all(cases, model, labelmaps)
+    (entry,) = Store(labelmaps).list("_done")
+    marker = json.loads(Store(labelmaps).read(entry.key))
+    assert set(marker["expected_dice"]) == {"WT", "TC"}  # of ET nothing is known
+    assert 0 <= marker["expected_dice"]["WT"] < 0.7
+    assert any(flag.startswith("unsure: Dice of WT is expected to be 0.") for flag in marker["flags"])
+
+
+KNOWN = {"dice": 0.7, "agreement": 0.9}
+
+
 def test_names_and_colours_lie_beside_the_labelmaps_once_a_convention(ray_local, tmp_path, model):
     cases, labelmaps = str(tmp_path / "cases"), str(tmp_path / "labelmaps")
     builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00001-000", truth=False))

@@ -146,6 +146,7 @@ def test_scores_name_the_model_and_a_refusing_tracker_changes_nothing(
     labelmaps.put(f"{PERFECT}.nii.gz", nifti(TRUTH, RAS))
     marker = {"labels": "brats2023", "models": [{"digest": "0123456789ab"}], "options": {"flips": True}}
     marker["flags"] = ["doubt: 0.6 ml that may enhance are called necrosis"]
+    marker["expected_dice"] = {"WT": 0.615, "TC": "rubbish"}
     labelmaps.put(f"_done/{PERFECT}.0123456789ab.json", json.dumps(marker).encode())
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -160,6 +161,8 @@ def test_scores_name_the_model_and_a_refusing_tracker_changes_nothing(
     )
     (one,) = tables.read(output.read("scores.parquet"), "scores")
     assert (one.maker, one.patient) == ("0123456789ab flips", "BraTS-GLI-00000")
+    assert one.expected == {"WT": 0.615}
+    assert "0.615" in output.read(f"cases/{PERFECT}.html").decode()
     assert one.flags == marker["flags"] and marker["flags"][0] in output.read("index.html").decode()
     assert one.truth_ml["WT"] == pytest.approx((TRUTH > 0).sum() / 1000)
 
