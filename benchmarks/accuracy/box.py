@@ -15,7 +15,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from benchmarks.table import ROOT, python
+from bts.cases import find_cases
 from bts.model import BOX, halved, read_header
+from bts.storage import Store
 
 DATA = ROOT.parent / "shared" / "data"
 REGIONS = ("WT", "TC", "ET")
@@ -52,8 +54,7 @@ def train(place: Path, minutes: float) -> Path:
 def score(place: Path, model: Path) -> list[dict]:
     """Dice rows of every case whose patient the model was not trained on."""
     trained = set(read_header(model.read_bytes(), model.name)["provenance"]["training_patients"])
-    unseen = {case.name for case in (DATA / "brats").iterdir() if case.name not in trained}
-    unseen = {name for name in unseen if name.removesuffix("-000") not in trained}
+    unseen = {c.id for c in find_cases(Store(str(DATA / "brats")).list()).cases if c.patient not in trained}
     cases, labelmaps, report = copy(unseen, place / "unseen"), place / "labelmaps", place / "report"
     place_of = ["--cases", str(cases), "--labelmaps", str(labelmaps)]
     python("-m", "jobs.segment", *place_of, "--model", str(model))
