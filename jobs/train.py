@@ -77,10 +77,13 @@ def main(settings: Settings, system: str) -> common.Outcome:
     run_id = tracker.start(name, plan.run, params, tags)
     status = "FAILED"
     try:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        news = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # outlives other nodes
-        shards = Store(settings.shards)
-        job = Job(plan=plan, provenance=provenance, shards=shards, parts=settings.most_workers, news=news)
+        job = Job(
+            plan=plan,
+            provenance=provenance,
+            shards=Store(settings.shards),
+            parts=settings.most_workers,
+            news=open_queue(),
+        )
 
         def told(epoch: int, minutes: float, figures: dict[str, float]) -> None:
             common.say(progress_line(settings.preset.budget, epoch, minutes, figures))
@@ -99,6 +102,12 @@ def main(settings: Settings, system: str) -> common.Outcome:
     common.say(final_table(result["validations"]))
     details = {"losses": result["losses"], "validations": result["validations"]}
     return common.Outcome(models, summary(models, name, data, len(result["losses"])), details=details)
+
+
+def open_queue() -> Queue:
+    """From workers to the driver, on the driver's node: it outlives all others."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 def read_plan(settings: Settings, system: str) -> Plan:

@@ -68,7 +68,7 @@ def main(settings: Settings, system: str) -> common.Outcome:
     book = Book(name, sweep, trials, without_login(settings.shards))
     common.start_ray()
     try:
-        news = Queue(actor_options={"num_cpus": 0})
+        news = train.open_queue()
         with train.Listener(news, book.told):
             results = fit(f"{name}-{sweep}", trials, settings, news)
         best = best_of(trials, results)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from bts.model import load_model
+from bts.storage import Store
 from bts.tracking import Tracker
 from jobs import preset_cli, train, tune
 from tests import builders
@@ -38,16 +39,18 @@ def sweep(flags: list[str]) -> int:
 
 
 def test_a_sweep_is_cut_off_goes_on_and_keeps_its_best_model(
-    shards, ray_local, tmp_path, monkeypatch, capsys
+    shards, ray_local, bucket, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    flags = ["fast", "--shards", shards, "--models", "models", *TINY]
+    flags = ["fast", "--shards", shards, "--models", bucket.uri, *TINY]
     cut_off([sys.executable, "-m", "jobs.tune", *flags, *OVER])
     code, line, said = run(sweep, [*flags, *OVER], capsys)
     assert code == 0 and line["trials"] == 4, said
     assert "trial 0, 50 %" not in said and "trial 3" in said  # done before the cut
-    model = load_model((tmp_path / "models/fast.safetensors").read_bytes(), "fast")
+    models = Store(bucket.uri)
+    assert not any(os.environ["AWS_SECRET_ACCESS_KEY"].encode() in models.read(e.key) for e in models.list())
+    model = load_model(models.read("fast.safetensors"), "fast")
     assert model.digest == line["digest"] and model.meta["epochs"] == 4
     assert "nothing to do" in run(sweep, [*flags, *OVER], capsys)[2]
     # What a training with the best trial's flags would make.
