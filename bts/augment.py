@@ -12,7 +12,7 @@ from bts.settings import Augmentation
 KNOTS = 7
 """Random values along each side of a smooth field, as many as in TorchIO (Pérez-García et al. 2021)."""
 
-INTENSITY = ("scale", "shift", "gamma", "bias", "blur", "noise")
+INTENSITY = ("scale", "shift", "gamma", "bias", "blur", "noise", "drop")
 """Settings that change values, not places."""
 
 
@@ -61,6 +61,8 @@ def jitter_(images, settings: Augmentation, generator: torch.Generator) -> torch
         images.add_(_uniform(each, settings.shift, generator))
     if settings.noise:
         images.add_(_noise(images.shape, generator), alpha=settings.noise)
+    if settings.drop:
+        _drop_(brain, settings.drop, generator)
     return images.mul_(brain)
 
 
@@ -136,6 +138,12 @@ def _blur_(images, chance: float, generator: torch.Generator) -> None:
     sharp = images[chosen]
     small = functional.avg_pool2d(sharp.flatten(0, -3)[:, None], 2, ceil_mode=True)
     images[chosen] = functional.interpolate(small, size=sharp.shape[-2:], mode="bilinear").view(sharp.shape)
+
+
+def _drop_(brain, chance: float, generator: torch.Generator) -> None:
+    """Take some modalities' brain away, in place, but never an image's last."""
+    chosen = _chosen(brain.shape[:2], chance, generator)
+    brain[chosen & ~chosen.all(dim=1, keepdim=True)] = 0
 
 
 def _curve_(images, brain, settings: Augmentation, generator: torch.Generator) -> None:

@@ -1,7 +1,7 @@
 """What is unusual about a labelmap: reasons for a person to look at it before anybody trusts it.
 
-A flag is one line, its kind before the colon: empty, edge, large, doubt, disagreement, input; and unsure, of
-bts.certainty.
+A flag is one line, its kind before the colon: empty, edge, large, doubt, disagreement, input, missing; and
+unsure, of bts.certainty.
 Axes: D z slices, H rows (y), W columns (x).
 """
 
@@ -48,6 +48,16 @@ def of_doubt(decoded_DHW: np.ndarray, labels_DHW: np.ndarray, volume: CaseVolume
     """A flag if much enhancing tumour, of the labels voxel by voxel, is none in the labelmap."""
     lost = ((decoded_DHW == 3) & (labels_DHW == 1)).sum() * float(np.prod(volume.grid.zooms)) / 1000
     return [f"doubt: {lost:.1f} ml that may enhance are called necrosis"] if lost >= DOUBTFUL_ML else []
+
+
+def of_missing(volume: CaseVolume, wanted: Sequence[str]) -> list[str]:
+    """A flag if the case lacks modalities that the network wants."""
+    missing = [name for name in wanted if name not in volume.modalities]
+    return (
+        [f"missing: {', '.join(missing)} was not there; the network saw nothing in its place"]
+        if missing
+        else []
+    )
 
 
 def of_ensemble(members_DHW: Sequence[np.ndarray]) -> list[str]:

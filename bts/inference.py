@@ -4,7 +4,7 @@ Axes: B batch, C channel (modality), K target, D z slices, H rows (y), W columns
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,11 +30,19 @@ GAUSSIAN = 1 / 8  # standard deviation of a window's weights, as a share of its 
 class Segmenter:
     """Predicts labels of whole cases; the same case gives the same bytes on the same machine."""
 
-    def __init__(self, models: list[Model], device=None, flips: bool = False, batch: int | None = None):
+    def __init__(
+        self,
+        models: list[Model],
+        device=None,
+        flips: bool = False,
+        batch: int | None = None,
+        allow_missing: Collection[str] = (),
+    ):
         """models: their probabilities are averaged, the first one's inference settings count.
 
         flips: average also over the left-right mirror image, at twice the time.
         batch: slices (or volumes) predicted at once, None for the preset's.
+        allow_missing: modalities that a case may lack; the networks see 0 in their place.
         Raises UsageError for models that do not predict the same targets.
         """
         if not models:
@@ -46,7 +54,7 @@ class Segmenter:
         self.device, self.flips = pick_device(device), flips
         self.models, self.preset = [self._ready(model) for model in models], models[0].preset
         self.settings = self.preset.inference
-        self.batch = batch or self.settings.batch
+        self.batch, self.allow_missing = batch or self.settings.batch, frozenset(allow_missing)
 
     def _ready(self, model: Model) -> Model:
         dims = 3 if model.preset.volumetric else 2
@@ -93,9 +101,8 @@ class Segmenter:
         return [self._predict(model, volume) for model in self.models]
 
     def _predict(self, model: Model, volume) -> torch.Tensor:
-        channels = pick_modalities(volume, model.preset.modalities)
-        images = _at_working_size(_signed(np.asarray(volume.images)[channels]), volume, model.preset)
-        mean, std = np.asarray(volume.mean)[channels], np.asarray(volume.std)[channels]
+        images, mean, std = pick_modalities(volume, model.preset.modalities, self.allow_missing)
+        images = _at_working_size(_signed(images), volume, model.preset)
         slices = images.transpose(0, 1)  # (D, C, H, W)
         known = torch.from_numpy(constants(slices.numpy(), mean, std, model.preset.normalisation))
         if model.preset.volumetric:
@@ -157,17 +164,27 @@ class Segmenter:
         return found
 
 
-def pick_modalities(volume, wanted: tuple[str, ...]) -> list[int]:
-    """Indices of the wanted modalities in the volume's channels. Raises CaseError for a missing one."""
+def pick_modalities(volume, wanted: Sequence[str], allow_missing: Collection[str] = ()) -> tuple:
+    """(images (C, D, H, W), mean (C,), std (C,)) of the wanted modalities; one that may be missing is 0.
+
+    Raises CaseError for another missing one.
+    """
     missing = [name for name in wanted if name not in volume.modalities]
-    if missing:
+    if not set(missing) <= set(allow_missing):
         raise CaseError(
             f"lacks {', '.join(missing)}, which the model needs",
-            mend="add the missing modality or use a model trained without it",
+            mend="add the missing modality, allow it to be missing (segment --allow-missing), or use a model "
+            "trained without it",
             case=getattr(volume, "case_id", ""),
             stage="predict",
         )
-    return [volume.modalities.index(name) for name in wanted]
+    channels = [volume.modalities.index(name) for name in wanted if name not in missing]
+    there = np.array([name not in missing for name in wanted])
+    images = np.zeros((len(wanted), *np.shape(volume.images)[1:]), volume.images.dtype)
+    mean, std = np.zeros(len(wanted), np.float32), np.ones(len(wanted), np.float32)
+    for found, of in zip((images, mean, std), (volume.images, volume.mean, volume.std), strict=True):
+        found[there] = np.asarray(of)[channels]
+    return images, mean, std
 
 
 def _at_working_size(images_CDHW: torch.Tensor, volume, preset: Preset) -> torch.Tensor:

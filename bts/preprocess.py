@@ -5,6 +5,7 @@ the truth, so `CaseVolume.whole` gives back the exact source voxels over the who
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,8 +69,12 @@ class CaseVolume:
         return cls(images=images, mask=None, grid=Grid(bytes.fromhex(fields.pop("header"))), **fields)
 
 
-def load_case(case: Case, store: Store, *, truth: bool = True) -> CaseVolume:
+def load_case(
+    case: Case, store: Store, *, truth: bool = True, allow_missing: Collection[str] = ()
+) -> CaseVolume:
     """Read, decode, check, orient and crop one case; without its truth if `truth` is False.
+
+    allow_missing: modalities that the case may lack, and then has no channel of.
 
     Raises CaseError with the case, the file, the stage ("read" or "check") and the mend.
     """
@@ -77,7 +82,7 @@ def load_case(case: Case, store: Store, *, truth: bool = True) -> CaseVolume:
         if case.dataset == "figshare":
             image, seg = read_stack(case, store)
             return assemble(case, {"t1ce": image}, seg if truth else None)
-        volumes = _read_images(case, store)
+        volumes = _read_images(case, store, allow_missing)
         seg = read_role(case, store, "seg") if truth and "seg" in case.files else None
         return assemble(case, volumes, seg)
     except CaseError as error:
@@ -130,18 +135,26 @@ def read_stack(case: Case, store: Store) -> tuple[Volume, Volume]:
     return figshare.stack([figshare.read_slice(fetch(key, store), key) for key in case.files])
 
 
-def _read_images(case: Case, store: Store) -> dict[str, Volume]:
+def missing_of(case: Case) -> tuple[str, ...]:
+    """Modalities that the case lacks, by its files' names."""
+    there = set(MODALITIES) if case.dataset == "figshare" or "image" in case.files else set(case.files)
+    return tuple(m for m in MODALITIES if m not in there)
+
+
+def _read_images(case: Case, store: Store, allow_missing: Collection[str]) -> dict[str, Volume]:
     if "image" in case.files:
         whole = read_role(case, store, "image", channels=len(MSD_CHANNELS))
         stacked = dict(zip(MSD_CHANNELS, whole.voxels, strict=True))
         return {m: Volume(stacked[m], whole.grid) for m in MODALITIES}
-    missing = [m for m in MODALITIES if m not in case.files]
-    if missing:
+    missing = missing_of(case)
+    if not set(missing) <= set(allow_missing) or len(missing) == len(MODALITIES):
         have = ", ".join(case.files)
         raise CaseError(
-            f"{', '.join(missing)} missing (there is {have})", mend="add the missing files", stage="list"
+            f"{', '.join(missing)} missing (there is {have})",
+            mend="add the missing files, or segment without them (jobs.segment --allow-missing)",
+            stage="list",
         )
-    return {m: read_role(case, store, m) for m in MODALITIES}
+    return {m: read_role(case, store, m) for m in MODALITIES if m not in missing}
 
 
 def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> CaseVolume:

@@ -133,6 +133,10 @@ class Sampling:
             raise ValueError(f"sampling.tumour_centred and sampling.kind {self.kind} do not go together")
 
 
+CHANCES = ("flip", "flip_rows", "flip_slices", "blur", "drop")
+"""Settings of Augmentation that are probabilities."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
     """Random changes to each training image, made on the device after normalisation. 0: not made."""
@@ -161,10 +165,12 @@ class Augmentation:
     """Probability that a modality is shrunk to half its resolution and enlarged again."""
     noise: float = 0.0
     """Standard deviation of Gaussian noise inside the brain, in units of the normalised image."""
+    drop: float = 0.0
+    """Probability that a modality is missing, all 0; one is always left. For `segment --allow-missing`."""
 
     def __post_init__(self):
-        if not all(0 <= getattr(self, name) <= 1 for name in ("flip", "flip_rows", "flip_slices", "blur")):
-            raise ValueError("augmentation.flip, flip_rows, flip_slices, blur are probabilities from 0 to 1")
+        if not all(0 <= getattr(self, name) <= 1 for name in CHANCES):
+            raise ValueError(f"augmentation.{', '.join(CHANCES)} are probabilities from 0 to 1")
         if not all(0 <= getattr(self, name) < 1 for name in ("zoom", "scale", "gamma", "bias")):
             raise ValueError("augmentation.zoom, scale, gamma and bias are shares of at least 0 and below 1")
 

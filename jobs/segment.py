@@ -51,6 +51,9 @@ class Settings(batch.Flags):
     also by an autoscaler. None: as many as there is room for now."""
     flips: bool = False
     """Average each prediction with that of its left-right mirror: twice the time, a little more accurate."""
+    allow_missing: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = ()
+    """Segment cases that lack these modalities too: the network sees nothing in their place, and the labelmap
+    gets a flag. Train with --augmentation.drop for a network that is used to it."""
     probabilities: bool = False
     """Also write _probabilities/CASE.TARGET.nii.gz (WT, TC, ET): bytes on the same grid, 255 is certain."""
     hold_flagged: bool = False
@@ -95,7 +98,8 @@ def main(settings: Settings) -> common.Outcome:
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     how = {"labels": settings.labels, "flips": settings.flips, "hold": settings.hold_flagged}
-    write = Write(output, described, targets, **how, probabilities=settings.probabilities)
+    how |= {"probabilities": settings.probabilities, "allow_missing": settings.allow_missing}
+    write = Write(output, described, targets, **how)
     there = {entry.key for entry in output.list()}
     present = labelmaps.results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
@@ -174,12 +178,14 @@ def run(
     io = {"compute": TaskPoolStrategy(size=tasks), "num_cpus": IO_CPUS}
     fitting, threads, resources = pool(cpus, gpus)
     actors = min(asked or fitting, len(rows))
+    allowed = settings.allow_missing
+    how = (ray.put(models), threads, write.options["flips"], bool(write.sure_of), allowed)
     predicted = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(Read(source).__call__, **io)
+        .map(Read(source, allowed).__call__, **io)
         .map(
             Predict,
-            fn_constructor_args=(ray.put(models), threads, write.options["flips"], bool(write.sure_of)),
+            fn_constructor_args=how,
             compute=ActorPoolStrategy(size=actors),
             **resources,
         )

@@ -6,7 +6,7 @@ Not a command. A row carries the case as JSON from stage to stage; one with a `f
 import json
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from bts import certainty, flags, inference, labelmaps, model
 from bts.cases import Case
 from bts.errors import CaseError
-from bts.preprocess import CaseVolume, load_case
+from bts.preprocess import CaseVolume, load_case, missing_of
 from bts.storage import Store
 from bts.targets import TARGETS
 from bts.worklist import Todo
@@ -28,14 +28,14 @@ FORMAT = 3  # raised when a labelmap changes for the same input and model; part 
 class Read:
     """Case → cropped voxels, in the columns that travel to the predicting actor."""
 
-    def __init__(self, cases: Store):
-        self.cases = cases
+    def __init__(self, cases: Store, allow_missing: Collection[str] = ()):
+        self.cases, self.allow_missing = cases, allow_missing
 
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
         case = Case.from_json(row["case"])
         try:
-            volume = load_case(case, self.cases, truth=False)
+            volume = load_case(case, self.cases, truth=False, allow_missing=self.allow_missing)
         except CaseError as error:
             failure = json.dumps(common.failure(case.id, error))
             return {**row, "images": _nothing(), "volume": "", "failure": failure, "read_s": 0.0}
@@ -46,11 +46,19 @@ class Read:
 class Predict:
     """Voxels → labels of the project on the crop, and flags. One actor a GPU, or a few CPU threads."""
 
-    def __init__(self, models: ray.ObjectRef, threads: int, flips: bool, probabilities: bool):
+    def __init__(
+        self,
+        models: ray.ObjectRef,
+        threads: int,
+        flips: bool,
+        probabilities: bool,
+        allow_missing: Collection[str],
+    ):
         if not torch.cuda.is_available():
             torch.set_num_threads(threads)
         loaded = [model.load_model(data, name) for name, data in ray.get(models)]
-        self.segmenter, self.probabilities = inference.Segmenter(loaded, flips=flips), probabilities
+        self.segmenter = inference.Segmenter(loaded, flips=flips, allow_missing=allow_missing)
+        self.probabilities = probabilities
 
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
@@ -85,6 +93,7 @@ class Predict:
             members = (self.segmenter.decoded(one) for one in each)
             found += flags.of_ensemble([self.segmenter.tidied(volume, labels) for labels in members])
         for one in self.segmenter.models:
+            found += flags.of_missing(volume, one.preset.modalities)
             found += flags.of_input(volume, one.meta.get("inputs", {}))
         agreed = self.segmenter.agreement(volume, mean, labels)
         expected = certainty.expected_dice(agreed, self.segmenter.models[0].meta.get("validation", {}))
@@ -105,8 +114,10 @@ class Write:
         flips: bool,
         hold: bool,
         probabilities: bool = False,
+        allow_missing: Collection[str] = (),
     ):
         """models: name and digest of each; targets: what they predict; hold: flagged results go aside."""
+        self.allow_missing = allow_missing
         self.output, self.models, self.targets = output, models, targets
         self.labels, self.options, self.hold = labels, {"flips": flips}, hold
         # An option only where it is asked for: no labelmap of before is made again.
@@ -143,7 +154,7 @@ class Write:
             "expected_dice": {region: round(of, 3) for region, of in json.loads(row["expected"]).items()},
             "seconds": {stage: round(s, 3) for stage, s in seconds.items()},
             "models": self.models,
-            "options": self.options,
+            "options": self.options_for(case),
             "versions": self.versions,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -159,10 +170,16 @@ class Write:
             if key not in files:
                 self.output.delete(key)
 
+    def options_for(self, case: Case) -> dict:
+        """The flags that change the results of a case."""
+        # Only of a case that lacks something: no other is made again for this flag.
+        missing = [name for name in missing_of(case) if name in self.allow_missing]
+        return {**self.options, "allow_missing": missing} if missing else self.options
+
     def options_of(self, case: Case) -> dict:
         """What besides its files makes the results of a case."""
         convention = labelmaps.convention_of(case, self.labels, self.targets)
-        return {**self.options, "models": [m["digest"] for m in self.models], "labels": convention}
+        return {**self.options_for(case), "models": [m["digest"] for m in self.models], "labels": convention}
 
     def made_of(self, one: Todo) -> dict:
         """All that will make a labelmap, as `read_made_of` reads it of an older one."""

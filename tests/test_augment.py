@@ -13,7 +13,7 @@ from bts.settings import Augmentation
 
 NOTHING = Augmentation(flip=0)
 PLACES = {"rotate": 30.0, "zoom": 0.3, "elastic": 6.0}
-VALUES = {"scale": 0.1, "shift": 0.1, "gamma": 0.3, "bias": 0.2, "blur": 0.5, "noise": 0.1}
+VALUES = {"scale": 0.1, "shift": 0.1, "gamma": 0.3, "bias": 0.2, "blur": 0.5, "noise": 0.1, "drop": 0.5}
 FLIPS = {"flip": -1, "flip_rows": -2, "flip_slices": -3}
 EVERYTHING = Augmentation(**PLACES, **VALUES, flip=0.5, flip_rows=0.5)
 
@@ -204,6 +204,15 @@ def test_each_modality_of_each_sample_has_its_own_contrast_and_brightness(name, 
     torch.testing.assert_close(change.amin(dim=2), change.amax(dim=2), atol=1e-3, rtol=0)
     amounts = change.mean(dim=2).flatten()
     assert amounts.abs().max() <= 0.2001 and len(amounts.unique()) == amounts.numel()
+
+
+@each_space
+def test_modalities_are_dropped_whole_and_never_all_of_an_image(space):
+    old, mask = batch(*space, count=200)
+    images, _ = run(old, mask, replace(NOTHING, drop=0.7))
+    there = (images != 0).flatten(2).any(dim=2)
+    assert there.any(dim=1).all() and 0.4 < 1 - there.float().mean() < 0.5  # 0.24 of the images keep all
+    assert torch.equal(images[there], old[there])
 
 
 @each_space

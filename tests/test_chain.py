@@ -179,6 +179,25 @@ def test_a_marker_tells_the_dice_that_is_expected(ray_local, tmp_path):
     assert any(flag.startswith("unsure: Dice of WT is expected to be 0.") for flag in marker["flags"])
 
 
+def test_a_case_that_lacks_a_modality_is_segmented_where_that_is_allowed(ray_local, tmp_path, model):
+    cases, labelmaps = str(tmp_path / "cases"), str(tmp_path / "labelmaps")
+    whole, lacking = (f"BraTS-SSA-0000{n}-000" for n in (1, 2))
+    files = builders.case_files(lacking, seed=2)
+    builders.put_all(Store(cases), {key: data for key, data in files.items() if "-t1n" not in key})
+    builders.put_all(Store(cases), builders.case_files(whole, seed=1))
+    first = segment_all(cases, model, labelmaps)
+    assert (first.counts["written"], [case["case_id"] for case in first.failed]) == (1, [lacking])
+    assert "--allow-missing" in first.failed[0]["mend"]
+    allowed = segment_all(cases, model, labelmaps, allow_missing=("t1", "t2"))
+    assert (allowed.counts["written"], allowed.counts["unchanged"], allowed.failed) == (1, 1, [])
+    (entry,) = (e for e in Store(labelmaps).list("_done") if lacking in e.key)
+    marker = json.loads(Store(labelmaps).read(entry.key))
+    assert marker["options"]["allow_missing"] == ["t1"]
+    assert "missing: t1 was not there; the network saw nothing in its place" in marker["flags"]
+    again = segment_all(cases, model, labelmaps, allow_missing=("t1",))
+    assert (again.counts["written"], again.counts["unchanged"]) == (0, 2)
+
+
 KNOWN = {"dice": 0.7, "agreement": 0.9}
 
 

@@ -109,6 +109,22 @@ def test_every_pixel_type_of_a_shard_gives_the_same(dtype):
     assert np.array_equal(Segmenter([bright()])(volume(dtype=dtype)), Segmenter([bright()])(volume()))
 
 
+def test_a_modality_that_may_be_missing_is_nothing_to_the_network():
+    whole = volume()
+    lacking = volume()
+    lacking.images = np.delete(lacking.images, 3, axis=0)
+    lacking.mean, lacking.std = lacking.mean[:3], lacking.std[:3]
+    lacking.modalities = ("t1", "t1ce", "t2")
+    whole.images[3] = 0
+    expected = Segmenter([bright()]).probabilities(whole)
+    found = Segmenter([bright()], allow_missing=["flair", "t2"]).probabilities(lacking)
+    assert torch.equal(found, expected) and not torch.equal(
+        found, Segmenter([bright()]).probabilities(volume())
+    )
+    with pytest.raises(CaseError, match="lacks flair"):
+        Segmenter([bright()], allow_missing=["t1"])(lacking)
+
+
 def test_a_missing_modality_fails_the_case_by_name():
     case = volume()
     with pytest.raises(CaseError, match="flair") as error:
