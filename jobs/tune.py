@@ -142,30 +142,40 @@ def resources(settings: Settings) -> dict[str, int]:
     """What a trial asks of the cluster."""
     gpu = settings.gpu == "yes" or (settings.gpu == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
     most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    cpus = settings.cpus or (1 if gpu else most)
+    cpus = settings.cpus or (1 if gpu else max(1, most))
     return {"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus}
 
 
 def best_of(trials: list[Trial], results: list[tune.Result]) -> Trial:
     """The trial of the highest Dice. Raises RunError where every trial failed."""
-    scored = [n for n, result in enumerate(results) if result.checkpoint and "dice" in result.metrics]
+    failed = reasons(results)
+    scored = [n for n, result in enumerate(results) if n not in failed and result.checkpoint]
     if not scored:
-        raise RunError(f"every trial failed, the first with: {results[0].error}")
+        raise RunError(f"every trial failed, the first with: {next(iter(failed.values()), 'no validation')}")
     return trials[max(scored, key=lambda n: results[n].metrics["dice"])]
+
+
+def reasons(results: list[tune.Result]) -> dict[int, str]:
+    """Why trials failed, by their number."""
+    said = {n: result.error or (result.metrics or {}).get("failure") for n, result in enumerate(results)}
+    return {n: str(reason) for n, reason in said.items() if reason}
 
 
 def failures(results: list[tune.Result]) -> list[dict[str, str]]:
     """The failed trials, as the run report lists failed cases."""
-    failed = [(n, result.error) for n, result in enumerate(results) if result.error]
-    return [{"case_id": f"trial {n}", "stage": "train", "message": f"trial {n}: {e}"} for n, e in failed]
+    return [
+        {"case_id": f"trial {n}", "stage": "train", "message": f"trial {n}: {reason}"}
+        for n, reason in reasons(results).items()
+    ]
 
 
 def table(trials: list[Trial], results: list[tune.Result]) -> str:
     """Every trial, the best first, with how much of its budget it was given."""
     lines = ["trial    Dice  budget  flags"]
-    dice = [(result.metrics or {}).get("dice", -1.0) for result in results]
+    failed = reasons(results)
+    dice = [-1.0 if n in failed else result.metrics["dice"] for n, result in enumerate(results)]
     for n in sorted(range(len(trials)), key=lambda n: -dice[n]):
-        score = f"{dice[n]:.3f}" if dice[n] >= 0 else "failed"
+        score = "failed" if n in failed else f"{dice[n]:.3f}"
         percent = (results[n].metrics or {}).get("percent", 0)
         lines.append(f"{n:5}  {score:>6}  {percent:4} %  {trials[n]}")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from ray import tune
 from bts import training
 from bts.curves import best_epoch
 from bts.device import pick_device
+from bts.errors import RunError, UsageError
 from bts.plan import Plan
 from bts.progress import Progress, start
 from jobs.train_worker import Feed, Job, read_encoder, read_state, validate
@@ -31,6 +32,14 @@ class Trial:
 
 def run_trial(config: dict, jobs: list[Job], cpus: int) -> None:
     """Train from the trial's last checkpoint on; Ray Tune ends the process where others did better."""
+    try:
+        train_trial(config, jobs, cpus)
+    except (RunError, UsageError) as error:  # such as a loss that is no number: again would be no better
+        tune.report({"dice": 0.0, "percent": 100, "failure": str(error)})
+
+
+def train_trial(config: dict, jobs: list[Job], cpus: int) -> None:
+    """One training, reported at every validation."""
     number = config["number"]
     job, device = jobs[number], pick_device()
     if device.type == "cpu":
