@@ -1,0 +1,118 @@
+"""What a model gets when the input is not as in its training. `python -m benchmarks.accuracy.robust CASES`
+
+CASES: folder of cases that the model has not seen; --model FILE, else the one in the box. Each condition
+changes every image of every case, and the table says the mean Dice and how many cases got which flag.
+"""
+
+import argparse
+import gzip
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from bts import certainty, flags, metrics
+from bts.augment import smooth_field
+from bts.cases import MODALITIES, Case, find_cases
+from bts.inference import Segmenter
+from bts.model import BOX, load_model
+from bts.preprocess import CaseVolume, assemble, fetch
+from bts.storage import Store
+from bts.volume import read_nifti
+
+Image = nib.Nifti1Image
+
+
+def noisy(image: Image, rng: np.random.Generator) -> Image:
+    """Gaussian noise of a fifth of the brain's standard deviation, in the brain."""
+    voxels = image.get_fdata(dtype=np.float32)
+    brain = voxels != 0
+    voxels[brain] += rng.normal(0, 0.2 * voxels[brain].std(), int(brain.sum()))
+    return Image(voxels, image.affine)
+
+
+def shaded(image: Image, rng: np.random.Generator) -> Image:
+    """A smooth field of 1 ± 0.4, as a coil's."""
+    voxels = image.get_fdata(dtype=np.float32)
+    field = smooth_field((1,), voxels.shape, torch.Generator().manual_seed(int(rng.integers(1 << 31))))
+    return Image(voxels * (1 + 0.4 * field[0].numpy()), image.affine)
+
+
+def coarse(image: Image, rng: np.random.Generator) -> Image:
+    """Every second pixel: 2 mm in-plane."""
+    return image.slicer[::2, ::2]
+
+
+def thick(image: Image, rng: np.random.Generator) -> Image:
+    """Every third slice: 3 mm apart."""
+    return image.slicer[:, :, ::3]
+
+
+def scaled(image: Image, rng: np.random.Generator) -> Image:
+    """Another scanner's units: seven times the values."""
+    return Image(image.get_fdata(dtype=np.float32) * 7, image.affine)
+
+
+CONDITIONS: dict[str, tuple[Callable | None, str]] = {
+    "as it is": (None, ""),
+    **{f"without {modality}": (None, modality) for modality in MODALITIES},
+    "noise, 0.2 of the brain's deviation": (noisy, ""),
+    "bias field, ± 40 %": (shaded, ""),
+    "slices 3 mm apart": (thick, ""),
+    "pixels of 2 mm": (coarse, ""),
+    "seven times the values": (scaled, ""),
+}
+
+
+OF_THE_GRID = (coarse, thick)  # these change the truth too
+
+
+def read(case: Case, store: Store, change: Callable | None, missing: str) -> CaseVolume:
+    """The case as a condition has it."""
+    volumes = {}
+    for seed, role in enumerate([*MODALITIES, "seg"]):
+        data = fetch(case.files[role].key, store)
+        if change and (role != "seg" or change in OF_THE_GRID):
+            image = change(Image.from_bytes(gzip.decompress(data)), np.random.default_rng(seed))
+            data = image.to_bytes()
+        volumes[role] = read_nifti(data, case.files[role].key)
+    seg = volumes.pop("seg")
+    return assemble(case, {role: volume for role, volume in volumes.items() if role != missing}, seg)
+
+
+def judge(segmenter: Segmenter, volume: CaseVolume) -> tuple[dict[str, float], set[str]]:
+    """(Dice by region, kinds of flags), as jobs.segment and jobs.evaluate would have them."""
+    (model,) = segmenter.models
+    probable = segmenter.probabilities(volume)
+    labels = segmenter.tidied(volume, segmenter.decoded(probable))
+    expected = certainty.expected_dice(
+        segmenter.agreement(volume, probable, labels), model.meta.get("validation", {})
+    )
+    found = [*flags.of_labels(labels, volume), *flags.of_missing(volume, model.preset.modalities)]
+    found += [*flags.of_input(volume, model.meta.get("inputs", {})), *certainty.flag(expected)]
+    scores = metrics.score(volume.mask, labels)
+    return {r: scores[r]["dice"] for r in metrics.REGIONS}, {flag.partition(":")[0] for flag in found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("cases")
+    parser.add_argument("--model", type=Path, default=BOX)
+    given = parser.parse_args()
+    segmenter = Segmenter([load_model(given.model.read_bytes(), str(given.model))], allow_missing=MODALITIES)
+    store = Store(given.cases)
+    cases = [case for case in find_cases(store.list()).cases if "seg" in case.files]
+    print(f"| {len(cases)} cases | {' | '.join(metrics.REGIONS)} | flagged |\n|---|---|---|---|---|")
+    for name, (change, missing) in CONDITIONS.items():
+        found = [judge(segmenter, read(case, store, change, missing)) for case in cases]
+        means = (f"{np.mean([dice[region] for dice, _ in found]):.3f}" for region in metrics.REGIONS)
+        kinds = Counter(kind for _, kinds in found for kind in kinds)
+        flagged = ", ".join(f"{kind} {kinds[kind]}" for kind in sorted(kinds))
+        print(f"| {name} | {' | '.join(means)} | {flagged} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
