@@ -108,26 +108,35 @@ class Segmenter:
         if model.preset.volumetric:
             found = self._windows(model, images, known.transpose(0, 1))
         else:
-            found = self._slices(model, slices, known)
+            # Where nothing was resampled, pooling falls on the same pixels wherever the crop begins.
+            place = volume.origin[1:] if slices.shape[2:] == np.shape(volume.images)[2:] else (0, 0)
+            found = self._slices(model, slices, known, place)
         return _at_source_size(found, volume, model.preset)
 
-    def _slices(self, model: Model, images_DCHW: torch.Tensor, known_DC4: torch.Tensor) -> torch.Tensor:
-        """Slice by slice, with the neighbours that a 2.5D network sees → (K, D, H, W)."""
+    def _slices(
+        self, model: Model, images_DCHW: torch.Tensor, known_DC4: torch.Tensor, place: tuple[int, int]
+    ) -> torch.Tensor:
+        """Slice by slice, with the neighbours that a 2.5D network sees → (K, D, H, W).
+
+        place: row and column of the first pixel in the whole slice.
+        """
         settings, targets = model.preset.normalisation, targets_of(model.preset)
         near, multiple = model.preset.sampling.neighbours, model.preset.layers.multiple
         found = torch.zeros((len(images_DCHW), targets, *images_DCHW.shape[2:]))
         for indices in torch.arange(len(images_DCHW)).split(self.batch):
             seen = images_DCHW[max(0, int(indices[0]) - near) : int(indices[-1]) + near + 1]
-            box = _extent(seen, multiple) if settings.keeps_zero else (slice(None), slice(None))
+            box = _extent(seen) if settings.keeps_zero else _whole(seen)
+            above, left = ((at + side.start) % multiple for at, side in zip(place, box, strict=True))
             images = _with_neighbours(images_DCHW[(..., *box)], indices, near)
             known = _with_neighbours(known_DC4, indices, near)
             height, width = images.shape[2:]
             # Before normalising: what is added is background, as in training.
-            images = functional.pad(images, (0, -width % multiple, 0, -height % multiple))
+            right, below = -(left + width) % multiple, -(above + height) % multiple
+            images = functional.pad(images, (left, right, above, below))
             images, known = images.to(self.device), known.to(self.device)
             images = finish(normalise(images, known), known, settings)
             probable = self._forward(model, images).cpu()
-            found[(indices, slice(None), *box)] = probable[..., :height, :width]
+            found[(indices, slice(None), *box)] = probable[..., above : above + height, left : left + width]
         return found.transpose(0, 1)
 
     def _windows(self, model: Model, images_CDHW: torch.Tensor, known_CD4: torch.Tensor) -> torch.Tensor:
@@ -233,17 +242,17 @@ def _with_neighbours(slices: torch.Tensor, indices: torch.Tensor, near: int) -> 
     return found.transpose(1, 2).flatten(1, 2)
 
 
-def _extent(images_BCHW: torch.Tensor, multiple: int) -> tuple[slice, slice]:
-    """(rows, columns) that hold all that is not 0: slices near the crown have half the brain's extent.
-
-    They begin at a multiple, so that pooling falls on the same pixels in every slice.
-    """
+def _extent(images_BCHW: torch.Tensor) -> tuple[slice, slice]:
+    """(rows, columns) that hold all that is not 0: slices near the crown have half the brain's extent."""
     lines, box = images_BCHW.any(dim=0).any(dim=0), []
     for axis in (1, 0):
         brain = torch.nonzero(lines.any(dim=axis)).flatten().tolist() or [0]
-        first = max(0, brain[0] - MARGIN) // multiple * multiple
-        box.append(slice(first, brain[-1] + 1 + MARGIN))
+        box.append(slice(max(0, brain[0] - MARGIN), min(brain[-1] + 1 + MARGIN, lines.shape[1 - axis])))
     return tuple(box)
+
+
+def _whole(images_BCHW: torch.Tensor) -> tuple[slice, slice]:
+    return tuple(slice(0, side) for side in images_BCHW.shape[2:])
 
 
 def _corners(shape, size, overlap: float) -> Iterator[tuple[int, ...]]:

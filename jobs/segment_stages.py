@@ -22,7 +22,7 @@ from bts.targets import TARGETS
 from bts.worklist import Todo
 from jobs import common
 
-FORMAT = 3  # raised when a labelmap changes for the same input and model; part of every fingerprint
+FORMAT = 4  # raised when a labelmap changes for the same input and model; part of every fingerprint
 
 
 class Read:

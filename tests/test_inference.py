@@ -109,6 +109,22 @@ def test_every_pixel_type_of_a_shard_gives_the_same(dtype):
     assert np.array_equal(Segmenter([bright()])(volume(dtype=dtype)), Segmenter([bright()])(volume()))
 
 
+def test_it_makes_no_difference_where_the_crop_begins():
+    """Pooling falls on the same pixels of the slice."""
+    torch.manual_seed(0)
+    model = Model(build(PRESET).eval(), PRESET, {}, "")
+    whole = volume((3, 61, 58))
+    for side in (slice(0, 12), slice(-12, None)):
+        whole.images[:, :, side] = whole.images[..., side] = 0
+    whole.origin = (1, 2, 3)
+    less = Volume(np.ascontiguousarray(whole.images[:, :, 3:, 1:]))
+    less.mean, less.std, less.origin = whole.mean, whole.std, (1, 5, 4)
+    found = Segmenter([model]).probabilities(less)
+    assert torch.equal(Segmenter([model]).probabilities(whole)[:, :, 3:, 1:], found)
+    less.origin = (1, 2, 3)
+    assert not torch.equal(Segmenter([model]).probabilities(less), found)
+
+
 def test_a_modality_that_may_be_missing_is_nothing_to_the_network():
     whole = volume()
     lacking = volume()
