@@ -79,6 +79,7 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
 def read_model(name: str) -> bytes:
     """The model file that `--model` names."""
     if name == IN_THE_BOX:
+        common.say("the model in the box has seen few patients; what it is good for: bts/weights/README.md")
         return model.BOX.read_bytes()
     return tracking.resolve(name) if name.startswith("models:/") else read_file(name)
 
