@@ -1,19 +1,32 @@
-"""What is known of tumours, applied to a whole case's labels: cores have no holes, traces do not enhance.
+"""What is known of tumours, applied to a whole case's labels: no crumbs, no holes in cores, no traces of ET.
 
 Axes: D z slices, H rows (y), W columns (x). Labels of the project, uint8: 1 necrosis, 2 oedema, 3 enhancing.
 """
 
 import numpy as np
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_fill_holes, label
 
 from bts.settings import Inference
 
 
 def tidy(labels_DHW: np.ndarray, settings: Inference, voxel_mm3: float) -> np.ndarray:
     """The labels after all that the settings ask for."""
+    if settings.min_tumour_ml:
+        labels_DHW = drop_small_pieces(labels_DHW, settings.min_tumour_ml, voxel_mm3)
     if settings.fill_core:
         labels_DHW = fill_core(labels_DHW)
     return drop_small_et(labels_DHW, settings, voxel_mm3)
+
+
+def drop_small_pieces(labels_DHW: np.ndarray, least_ml: float, voxel_mm3: float) -> np.ndarray:
+    """Pieces of tumour (voxels that touch, if by a corner) below `least_ml` become background; the largest
+    stays."""
+    pieces, _ = label(labels_DHW, np.ones((3, 3, 3)))
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    kept = sizes * voxel_mm3 / 1000 >= least_ml
+    kept[sizes.argmax()] = True
+    return labels_DHW * kept[pieces]
 
 
 def fill_core(labels_DHW: np.ndarray) -> np.ndarray:

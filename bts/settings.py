@@ -283,14 +283,19 @@ class Inference:
     min_et_share: float = 0.0
     """Enhancing tumour of a smaller share of the tumour core becomes necrosis too: at the rim of a large core
     that does not enhance, a little is often found."""
+    min_tumour_ml: float = 0.0
+    """Pieces of tumour of fewer millilitres become background, but never the largest one: most are false, and
+    each counts as much as the tumour where scores are by lesion. 0 where small ones matter (metastases)."""
     fill_core: bool = False
     """Whatever the tumour core encloses within an axial slice becomes necrosis."""
 
     def __post_init__(self):
         if not (0 <= self.overlap < 1 and self.batch >= 1):
             raise ValueError("inference.overlap must be in [0, 1), inference.batch at least 1")
-        if not (0 <= self.min_et_share < 1 and self.min_et_ml >= 0):
-            raise ValueError("inference.min_et_share must be in [0, 1), inference.min_et_ml not negative")
+        if not (0 <= self.min_et_share < 1 and self.min_et_ml >= 0 and self.min_tumour_ml >= 0):
+            raise ValueError(
+                "inference.min_et_share must be in [0, 1), inference.min_et_ml and min_tumour_ml not negative"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

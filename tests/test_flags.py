@@ -83,3 +83,5 @@ def test_much_enhancing_tumour_that_became_necrosis_is_flagged(volume, labels):
     assert flag == f"doubt: {labels.size / 1000:.1f} ml that may enhance are called necrosis"
     assert flags.of_doubt(few, np.where(few == 3, np.uint8(1), few), volume) == []
     assert flags.of_doubt(everywhere, everywhere, volume) == []
+    (flag,) = flags.of_doubt(everywhere, np.zeros_like(labels), volume)
+    assert flag.startswith("doubt: ") and flag.endswith(" ml of tumour in small pieces are left out")

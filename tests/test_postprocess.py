@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bts.postprocess import drop_small_et, fill_core, tidy
+from bts.postprocess import drop_small_et, drop_small_pieces, fill_core, tidy
 from bts.settings import Inference
 
 LABELS = arrays(np.uint8, (3, 7, 6), elements=st.integers(0, 3))
@@ -27,6 +27,16 @@ def test_too_little_enhancing_tumour_becomes_necrosis(least_ml, share, voxel_mm3
     settings = Inference(min_et_ml=least_ml, min_et_share=share)
     after = drop_small_et(labels, settings, voxel_mm3)
     assert after.tolist() == (labels.tolist() if kept else [[[0, 2, 1, 1, 1]]])
+
+
+def test_small_pieces_go_and_the_largest_stays():
+    labels = np.array([[[2, 0, 1, 1, 0, 0], [0, 3, 0, 0, 0, 2], [0, 0, 0, 0, 0, 2]]], np.uint8)
+    # Four voxels that touch by their corners, and two.
+    without = np.array([[[2, 0, 1, 1, 0, 0], [0, 3, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]], np.uint8)
+    assert np.array_equal(drop_small_pieces(labels, 0.003, 1.0), without)
+    assert np.array_equal(drop_small_pieces(labels, 0.003, 1.5), labels)
+    assert np.array_equal(drop_small_pieces(labels, 9.0, 1.0), without)
+    assert not drop_small_pieces(np.zeros_like(labels), 9.0, 1.0).any()
 
 
 def test_what_a_core_encloses_in_a_slice_is_core():
