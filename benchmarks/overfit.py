@@ -33,6 +33,9 @@ STEPS = 8  # of an epoch
 NETWORKS = ("attention_unet", "fcn", "segnet", "vnet")  # beside unet3d's own
 
 
+GRID = 32  # pixels, a multiple of every preset's pooling
+
+
 @dataclass(frozen=True)
 class Cut:
     """A case of which only a box around the tumour is left."""
@@ -53,10 +56,17 @@ class Cut:
 
 
 def cut(volume: CaseVolume, size: tuple[int, int, int]) -> Cut:
-    """The box of that size around the middle of the tumour."""
+    """The box of that size around the middle of the tumour.
+
+    Its rows and columns begin at multiples of GRID in the slice, where pooling falls when it is segmented: a
+    training that sees one cut alone would not know another place.
+    """
     middle = [int(np.median(axis)) for axis in np.nonzero(volume.mask)]
     starts = [min(max(m - n // 2, 0), max(have - n, 0)) for m, n, have in
               zip(middle, size, volume.mask.shape, strict=True)]  # fmt: skip
+    for axis in (1, 2):
+        starts[axis] -= (volume.origin[axis] + starts[axis]) % GRID
+        starts[axis] += GRID if starts[axis] < 0 else 0
     box = tuple(slice(start, start + n) for start, n in zip(starts, size, strict=True))
     origin = tuple(o + s for o, s in zip(volume.origin, starts, strict=True))
     return Cut(replace(volume, images=volume.images[(..., *box)], mask=volume.mask[box], origin=origin))
