@@ -105,6 +105,22 @@ def outcome(submitted: subprocess.Popen) -> dict:
     return json.loads(lines[-1])
 
 
+def kill_when_it_says(command: list[str], start: str, folder: Path) -> str:
+    """Run a job in the folder until a line of its messages starts so, then SIGKILL; what it said."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    job = subprocess.Popen(command, cwd=folder, env=env, **pipes)
+    said = ""
+    for text in job.stderr:
+        said += text
+        if text.startswith(start):
+            break
+    job.kill()
+    job.wait()
+    assert f"\n{start}" in f"\n{said}", said
+    return said
+
+
 def kill_a_worker(parent: int, names: tuple[str, ...]) -> bool:
     """SIGKILL one of the Ray workers below a process whose title starts like one of these."""
     for process in psutil.Process(parent).children(recursive=True):

@@ -35,9 +35,10 @@ def test_its_jobs_take_the_flags_that_it_gives(document):
         if "…" in words or "--help" in words or "PRESET" in words:
             continue  # … stands for what was said before
         if name in ("jobs.train", "jobs.tune"):
-            preset_cli.parse(name, job.Settings, job.__doc__, words)
+            settings = preset_cli.parse(name, job.Settings, job.__doc__, words)
         else:
-            tyro.cli(job.Settings, args=[word for word in words if word not in ("&", ">")])
+            settings = tyro.cli(job.Settings, args=[word for word in words if word not in ("&", ">")])
+        assert isinstance(settings, job.Settings)
 
 
 def test_the_example_of_a_network_is_one():

@@ -1,7 +1,5 @@
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,7 +17,7 @@ from bts.presets import PRESETS
 from bts.storage import Store
 from bts.tracking import Tracker, resolve
 from tests import builders
-from tests.clusters import kill_a_worker
+from tests.clusters import kill_a_worker, kill_when_it_says
 
 TINY = ("--size", 32, 32, "--batch", 8, "--layers.widths", 8, 16)
 TINY += ("--budget.minutes", None, "--budget.validate-every", 2)
@@ -120,7 +118,8 @@ def test_train_twice_and_after_a_kill(shard_folder, here, bucket, ray_local, cap
     assert code == 0 and again["digest"] == line["digest"] and "nothing to do" in said
 
     flags += ["--models", bucket.uri]
-    first = kill_in_the_middle([sys.executable, "-m", "jobs.train", "fast", *map(str, flags)], here)
+    command = [sys.executable, "-m", "jobs.train", "fast", *map(str, flags)]
+    first = kill_when_it_says(command, "epoch 2/", here)
     assert not (bucket.directory / "fast.safetensors").exists()
     code, resumed, said = train(*flags, capsys=capsys)
     assert code == 0 and "epoch 1/6" not in said and "epoch 6/6" in said, (first, said)
@@ -156,22 +155,6 @@ def check_model_and_tracking(here: Path, line: dict) -> None:
         line["digest"], model.meta["data"], model.meta["commit"],
     }  # fmt: skip
     assert list(here.glob("mlartifacts/*"))
-
-
-def kill_in_the_middle(command: list[str], here: Path) -> str:
-    """Run until the second epoch is reported, then SIGKILL; what it said."""
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    job = subprocess.Popen(command, cwd=here, env=env, **pipes)
-    said = ""
-    for text in job.stderr:
-        said += text
-        if text.startswith("epoch 2/"):
-            break
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    assert "epoch 2/" in said, said
-    return said
 
 
 @pytest.mark.slow

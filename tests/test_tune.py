@@ -2,8 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
 
 import pytest
@@ -13,7 +11,7 @@ from bts.storage import Store
 from bts.tracking import Tracker
 from jobs import preset_cli, train, tune
 from tests import builders
-from tests.conftest import ROOT
+from tests.clusters import kill_when_it_says
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 TINY = ["--size", "32", "32", "--batch", "8", "--layers.widths", "8", "16"]
@@ -44,7 +42,9 @@ def test_a_sweep_is_cut_off_goes_on_and_keeps_its_best_model(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     flags = ["fast", "--shards", shards, "--models", bucket.uri, *TINY]
-    cut_off([sys.executable, "-m", "jobs.tune", *flags, *OVER])
+    # The first trial is through, two have failed, the last has begun.
+    command = [sys.executable, "-m", "jobs.tune", *flags, *OVER]
+    assert "trial 0, 100 %" in kill_when_it_says(command, "trial 3, 50 %", tmp_path)
     code, line, said = run(sweep, [*flags, *OVER], capsys)
     assert code == 3 and line["trials"] == 4 and 1 <= line["failed"] <= 3, said
     assert "the loss became nan" in said and "optimiser.lr 1e38" in said
@@ -75,20 +75,6 @@ def check_runs(digest: str, best: str) -> None:
     assert winner.data.metrics["dice"] == max(run.data.metrics.get("dice", 0) for run in below.values())
     flip = winner.data.params["augmentation.flip"]
     assert f"--augmentation.flip {flip}" in best or (best, flip) == ("", "0.5")
-
-
-def cut_off(command: list[str]) -> None:
-    """Run until the first trial is through, two have failed and the last has begun, then SIGKILL."""
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    job = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
-    said = ""
-    for text in job.stderr:
-        said += text
-        if text.startswith("trial 3, 50 %"):
-            break
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    assert "trial 0, 100 %" in said and "trial 3, 50 %" in said, said
 
 
 @pytest.mark.parametrize(
