@@ -31,8 +31,6 @@ FLAT, DEEP = (64, 64), (16, 48, 48)
 BOX = (16, 64, 64)  # slices, rows and columns of the case that are kept
 STEPS = 8  # of an epoch
 NETWORKS = ("attention_unet", "fcn", "segnet", "vnet")  # beside unet3d's own
-
-
 GRID = 32  # pixels, a multiple of every preset's pooling
 
 

@@ -60,11 +60,9 @@ def of_doubt(decoded_DHW: np.ndarray, labels_DHW: np.ndarray, volume: CaseVolume
 def of_missing(volume: CaseVolume, wanted: Sequence[str]) -> list[str]:
     """A flag if the case lacks modalities that the network wants."""
     missing = [name for name in wanted if name not in volume.modalities]
-    return (
-        [f"missing: {', '.join(missing)} was not there; the network saw nothing in its place"]
-        if missing
-        else []
-    )
+    if not missing:
+        return []
+    return [f"missing: {', '.join(missing)} was not there; the network saw nothing in its place"]
 
 
 def of_ensemble(members_DHW: Sequence[np.ndarray]) -> list[str]:

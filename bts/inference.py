@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from bts.cases import OF_FIGSHARE
-from bts.certainty import agreement
+from bts.certainty import agreement, expected_dice
 from bts.device import autocast, channels_last, pick_device
 from bts.errors import CaseError, UsageError
 from bts.model import Model
@@ -90,6 +90,13 @@ class Segmenter:
         if self.preset.targets not in OF_FIGSHARE:
             probabilities_KDHW = probabilities_KDHW * torch.from_numpy(_brain(volume))
         return agreement(probabilities_KDHW, labels_DHW, self.preset.targets)
+
+    def expected_dice(
+        self, volume, probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray
+    ) -> dict[str, float]:
+        """Dice to expect of the labels, by region, from what the first model's held-out cases got."""
+        agreed = self.agreement(volume, probabilities_KDHW, labels_DHW)
+        return expected_dice(agreed, self.models[0].meta.get("validation", {}))
 
     def probabilities(self, volume) -> torch.Tensor:
         """volume: a CaseVolume → float32 (K, D, H, W) probabilities of the targets, mean of all models."""

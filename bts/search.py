@@ -51,7 +51,7 @@ def parse_axis(given: str) -> Axis:
 def draw_trials(axes: Sequence[Axis], count: int, seed: int) -> list[dict[str, str]]:
     """{flag: value} of each trial, the same for the same seed. The first has none: the preset as it is."""
     rng = np.random.default_rng(seed)
-    return [{}, *({axis.flag: axis.draw(rng) for axis in axes} for _ in range(count - 1))][:count]
+    return [{}, *({axis.flag: axis.draw(rng) for axis in axes} for _ in range(count - 1))]
 
 
 def to_flags(trial: dict[str, str]) -> list[str]:

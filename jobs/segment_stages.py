@@ -95,8 +95,7 @@ class Predict:
         for one in self.segmenter.models:
             found += flags.of_missing(volume, one.preset.modalities)
             found += flags.of_input(volume, one.meta.get("inputs", {}))
-        agreed = self.segmenter.agreement(volume, mean, labels)
-        expected = certainty.expected_dice(agreed, self.segmenter.models[0].meta.get("validation", {}))
+        expected = self.segmenter.expected_dice(volume, mean, labels)
         found += certainty.flag(expected)
         return labels, sure, list(dict.fromkeys(found)), expected
 
@@ -154,7 +153,7 @@ class Write:
             "expected_dice": {region: round(of, 3) for region, of in json.loads(row["expected"]).items()},
             "seconds": {stage: round(s, 3) for stage, s in seconds.items()},
             "models": self.models,
-            "options": self.options_for(case),
+            "options": self.own_options(case),
             "versions": self.versions,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -170,7 +169,7 @@ class Write:
             if key not in files:
                 self.output.delete(key)
 
-    def options_for(self, case: Case) -> dict:
+    def own_options(self, case: Case) -> dict:
         """The flags that change the results of a case."""
         # Only of a case that lacks something: no other is made again for this flag.
         missing = [name for name in missing_of(case) if name in self.allow_missing]
@@ -179,7 +178,7 @@ class Write:
     def options_of(self, case: Case) -> dict:
         """What besides its files makes the results of a case."""
         convention = labelmaps.convention_of(case, self.labels, self.targets)
-        return {**self.options_for(case), "models": [m["digest"] for m in self.models], "labels": convention}
+        return {**self.own_options(case), "models": [m["digest"] for m in self.models], "labels": convention}
 
     def made_of(self, one: Todo) -> dict:
         """All that will make a labelmap, as `read_made_of` reads it of an older one."""

@@ -173,20 +173,23 @@ def fit(name: str, job: Job, settings: Settings, told: Callable[[int, float, dic
 
 def scaling(settings: Settings) -> ScalingConfig:
     """What each worker asks of the cluster. Raises UsageError for GPUs that this machine does not have."""
-    cluster, workers = ray.cluster_resources(), settings.most_workers
-    alone = not os.environ.get("RAY_ADDRESS")
-    enough = cluster.get("GPU", 0) >= workers
-    gpu = settings.gpu == "yes" or (settings.gpu == "auto" and enough)
-    if gpu and alone and not enough:
-        have = int(cluster.get("GPU", 0))
-        raise UsageError(f"--gpu yes: this machine has {have} GPUs for {workers} workers")
-    small = alone and cluster["CPU"] < workers  # then they share the CPUs
+    workers, alone = settings.most_workers, not os.environ.get("RAY_ADDRESS")
+    gpu = wants_gpu(settings.gpu, workers)
+    small = alone and ray.cluster_resources()["CPU"] < workers  # then they share the CPUs
     return ScalingConfig(
         num_workers=settings.workers,
         use_gpu=gpu,
         resources_per_worker={"CPU": 0.01 if small else 1, **({"GPU": 1} if gpu else {})},
         placement_strategy="PACK" if gpu else "SPREAD",
     )
+
+
+def wants_gpu(gpu: str, workers: int) -> bool:
+    """Whether so many workers get a GPU each. Raises UsageError for GPUs that this machine does not have."""
+    have = int(ray.cluster_resources().get("GPU", 0))
+    if gpu == "yes" and have < workers and not os.environ.get("RAY_ADDRESS"):
+        raise UsageError(f"--gpu yes: this machine has {have} GPUs for {workers} workers")
+    return gpu == "yes" or (gpu == "auto" and have >= workers)
 
 
 class Listener(threading.Thread):

@@ -36,6 +36,7 @@ AHEAD = 4  # batches made beforehand
 KEEP = 2 << 30  # bytes: training cases that fit are read once and kept, uncompressed, in each worker
 PIECE = 16  # shards read at a time, a rank: about 250 MB of drawn slices, and as much again ahead
 READERS = 2  # tasks a rank that read shards
+STATE = "state.pt"  # in a checkpoint
 SHOWN = 3  # held-out cases that pictures are drawn of
 
 
@@ -84,10 +85,8 @@ def work(config: dict) -> dict:
     )
     if rank != 0:
         return {}
-    best = best_epoch(progress.validations)
-    figures = {"epochs": progress.epoch, "best_epoch": best, "validation": progress.validations[best]}
     pictures, threshold = look(job, progress)
-    data = progress.model_file({**job.provenance, **figures, **threshold})
+    data = progress.model_file({**job.provenance, **outcome(progress), **threshold})
     kept = {name: getattr(progress, name) for name in ("losses", "rates", "validations")}
     return {"model": data, "pictures": pictures, **kept}
 
@@ -96,9 +95,15 @@ def keep(progress: Progress, figures: dict[str, float], rank: int, name: str) ->
     """A checkpoint in the store, by rank 0; every rank must come here."""
     with tempfile.TemporaryDirectory() as folder:
         if rank == 0:
-            Path(folder, "state.pt").write_bytes(progress.state())
+            write_state(progress, folder)
         checkpoint = Checkpoint.from_directory(folder) if rank == 0 else None
         ray.train.report(figures, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+
+def outcome(progress: Progress) -> dict:
+    """What a model's header says of its training."""
+    best = best_epoch(progress.validations)
+    return {"epochs": progress.epoch, "best_epoch": best, "validation": progress.validations[best]}
 
 
 def read_encoder(uri: str) -> bytes | None:
@@ -112,12 +117,17 @@ def read_encoder(uri: str) -> bytes | None:
         raise UsageError(f"--layers.weights {uri}: cannot be read ({error})") from None
 
 
+def write_state(progress: Progress, folder: str) -> None:
+    """What `read_state` reads of a checkpoint of this folder."""
+    Path(folder, STATE).write_bytes(progress.state())
+
+
 def read_state(checkpoint: Checkpoint | None) -> bytes | None:
     """What `Progress.restore` takes, of the newest checkpoint if there is one."""
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
-        return Path(folder, "state.pt").read_bytes()
+        return Path(folder, STATE).read_bytes()
 
 
 class Feed:

@@ -112,35 +112,30 @@ def fit(name: str, trials: list[Trial], settings: Settings, news: Queue) -> list
     work = tune.with_resources(work, asked)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # MLflow has the figures
     folder, filesystem = models.path("_sweeps"), models.arrow_fs()
-    if tune.Tuner.can_restore(f"{folder}/{name}", storage_filesystem=filesystem):
-        tuner = tune.Tuner.restore(
-            f"{folder}/{name}", work, restart_errored=True, storage_filesystem=filesystem
+    place = f"{folder}/{name}"
+    if tune.Tuner.can_restore(place, storage_filesystem=filesystem):
+        tuner = tune.Tuner.restore(place, work, restart_errored=True, storage_filesystem=filesystem)
+    else:
+        scheduler = ASHAScheduler("percent", max_t=101, grace_period=FIRST_RUNG, reduction_factor=THIRD)
+        tuner = tune.Tuner(
+            work,
+            param_space={"number": tune.grid_search([trial.number for trial in trials])},
+            tune_config=tune.TuneConfig(metric="dice", mode="max", scheduler=scheduler),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=folder,
+                storage_filesystem=filesystem,
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                failure_config=tune.FailureConfig(max_failures=train.MAX_FAILURES),
+                verbose=0,
+            ),
         )
-        return in_order(tuner.fit())
-    scheduler = ASHAScheduler("percent", max_t=101, grace_period=FIRST_RUNG, reduction_factor=THIRD)
-    tuner = tune.Tuner(
-        work,
-        param_space={"number": tune.grid_search([trial.number for trial in trials])},
-        tune_config=tune.TuneConfig(metric="dice", mode="max", scheduler=scheduler),
-        run_config=tune.RunConfig(
-            name=name,
-            storage_path=folder,
-            storage_filesystem=filesystem,
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-            failure_config=tune.FailureConfig(max_failures=train.MAX_FAILURES),
-            verbose=0,
-        ),
-    )
-    return in_order(tuner.fit())
-
-
-def in_order(results: tune.ResultGrid) -> list[tune.Result]:
-    return sorted(results, key=lambda result: result.config["number"])
+    return sorted(tuner.fit(), key=lambda result: result.config["number"])
 
 
 def resources(settings: Settings) -> dict[str, int]:
-    """What a trial asks of the cluster."""
-    gpu = settings.gpu == "yes" or (settings.gpu == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
+    """What a trial asks of the cluster. Raises UsageError for a GPU that this machine does not have."""
+    gpu = train.wants_gpu(settings.gpu, workers=1)
     most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     cpus = settings.cpus or (1 if gpu else max(1, most))
     return {"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus}

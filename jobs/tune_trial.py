@@ -3,18 +3,16 @@
 import os
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from ray import tune
 
 from bts import training
-from bts.curves import best_epoch
 from bts.device import pick_device
 from bts.errors import RunError, UsageError
 from bts.plan import Plan
 from bts.progress import Progress, start
-from jobs.train_worker import Feed, Job, read_encoder, read_state, validate
+from jobs.train_worker import Feed, Job, outcome, read_encoder, read_state, validate, write_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +49,7 @@ def train_trial(config: dict, jobs: list[Job], cpus: int) -> None:
         figures = {**progress.metrics, "dice": progress.best_score, "percent": round(100 * progress.share)}
         job.news.put((number, progress.epoch, figures))
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "state.pt").write_bytes(progress.state())
+            write_state(progress, folder)
             tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
 
     feed = Feed(job, rank=0, world=1)
@@ -69,6 +67,4 @@ def train_trial(config: dict, jobs: list[Job], cpus: int) -> None:
 def model_of(trial: Trial, checkpoint: tune.Checkpoint, sweep: str) -> bytes:
     """The model file of a trial, its best weights, as jobs.train would have written it."""
     progress = start(trial.plan.preset, torch.device("cpu"), read_state(checkpoint))
-    best = best_epoch(progress.validations)
-    figures = {"epochs": progress.epoch, "best_epoch": best, "validation": progress.validations[best]}
-    return progress.model_file({**trial.plan.provenance(), **figures, "sweep": sweep})
+    return progress.model_file({**trial.plan.provenance(), **outcome(progress), "sweep": sweep})

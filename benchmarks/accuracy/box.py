@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.table import ROOT, python
 from bts.cases import find_cases
+from bts.metrics import REGIONS
 from bts.model import BOX, halved, read_header
 from bts.storage import Store
 
 DATA = ROOT.parent / "shared" / "data"
-REGIONS = ("WT", "TC", "ET")
 
 
 def licensed() -> set[str]:

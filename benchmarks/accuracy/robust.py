@@ -88,9 +88,7 @@ def judge(segmenter: Segmenter, volume: CaseVolume) -> tuple[dict[str, float], s
     (model,) = segmenter.models
     probable = segmenter.probabilities(volume)
     labels = segmenter.tidied(volume, segmenter.decoded(probable))
-    expected = certainty.expected_dice(
-        segmenter.agreement(volume, probable, labels), model.meta.get("validation", {})
-    )
+    expected = segmenter.expected_dice(volume, probable, labels)
     found = [*flags.of_labels(labels, volume), *flags.of_missing(volume, model.preset.modalities)]
     found += [*flags.of_input(volume, model.meta.get("inputs", {})), *certainty.flag(expected)]
     scores = metrics.score(volume.mask, labels)
