@@ -118,6 +118,9 @@ class Segmenter:
             # Where nothing was resampled, pooling falls on the same pixels wherever the crop begins.
             place = volume.origin[1:] if slices.shape[2:] == np.shape(volume.images)[2:] else (0, 0)
             found = self._slices(model, slices, known, place)
+        if not torch.isfinite(found).all():
+            problem = f"the network {model.preset.name} ({model.digest}) gives no numbers"
+            raise CaseError(problem, mend="look at the images, and at the GPU", stage="predict")
         return _at_source_size(found, volume, model.preset)
 
     def _slices(

@@ -108,7 +108,7 @@ def describe(
     """The marker's part about the case and its labels: what was made, from what, how much was found."""
     return {
         "case_id": case.id,
-        "labelmap": {"key": key, "bytes": len(labelmap), "blake2b": _digest(labelmap)},
+        "labelmap": {"key": key, "bytes": len(labelmap), "blake2b": digest(labelmap)},
         "labels": convention,
         **_amounts(labels_DHW, grid, convention),
         "inputs": {r: {"key": case.files[r].key, "version": case.files[r].version} for r in inputs_of(case)},
@@ -130,5 +130,6 @@ def _png(grey_HW: np.ndarray) -> bytes:
     return pictures.png(Image.fromarray(grey_HW))
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """Of a labelmap's bytes, as its marker has it."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()

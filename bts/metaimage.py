@@ -40,8 +40,8 @@ def read_mha(data: bytes, name: str) -> Volume:
     fields, start = _read_header(data, name)
     _check_kind(fields, name)
     shape, dtype = _shape(fields, name), _dtype(fields, name)
-    grid = _grid(fields, shape, name)
     check_size(shape, dtype, len(data), name)
+    grid = _grid(fields, shape, name)
     count = math.prod(shape)
     size = count * dtype.itemsize
     body = memoryview(data)[start:]

@@ -57,11 +57,14 @@ def load_model(data: bytes, name: str) -> Model:
     try:
         preset = from_dict(header["preset"])
         network = build(preset)
-        network.load_state_dict(safetensors.torch.load(data))
+        weights = safetensors.torch.load(data)
+        network.load_state_dict(weights)
     except SafetensorError as error:
         raise UsageError(f"{name}: damaged or truncated ({error}); copy the model file again") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{name}: weights and preset do not match ({error}); train it again") from None
+    if broken := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
+        raise UsageError(f"{name}: {broken[0]} holds values that are no numbers; train it again")
     network.eval().to(memory_format=channels_last(3 if preset.volumetric else 2))
     return Model(network, preset, header.get("provenance", {}), digest(data))
 

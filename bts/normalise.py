@@ -31,7 +31,7 @@ def constants(
     one[..., 0], one[..., 1] = -np.inf, np.inf
     if kind == "slice_minmax":
         # Background is 0 wherever a crop leaves it out.
-        low = np.minimum(images_SCHW.min(axis=(2, 3)), 0)
+        low = np.minimum(images_SCHW.min(axis=(2, 3)), 0).astype(np.float32)  # int16 cannot hold every range
         one[..., 2], one[..., 3] = low, images_SCHW.max(axis=(2, 3)) - low
     elif kind == "fixed":
         one[..., :] = (0, settings.scale, 0, settings.scale)

@@ -16,6 +16,7 @@ import numpy as np
 from bts import metrics
 from bts.cases import CONVENTIONS, Case, to_internal
 from bts.errors import CaseError
+from bts.labelmaps import digest
 from bts.preprocess import fetch, modalities_of, read_modality, read_role, read_stack
 from bts.storage import Entry, Store
 from bts.volume import Grid, Volume, read_nifti
@@ -152,14 +153,15 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
     """
     try:
         truth = _read_truth(pair.case, cases)
-        found = read_nifti(fetch(pair.labelmap, labelmaps), pair.labelmap)
+        data = fetch(pair.labelmap, labelmaps)
+        found = read_nifti(data, pair.labelmap)
         if not found.grid.same_place(truth.grid):
             raise CaseError(
                 f"the labelmap's grid ({_describe(found.grid)}) is not the truth's ({_describe(truth.grid)})",
                 mend=_mend_of_grid(pair.case), file=pair.labelmap, stage="grid",
             )  # fmt: skip
         truth_DHW = _labels(truth.voxels, pair.case.labels, _truth_file(pair.case))
-        prediction_DHW, convention, markers = _prediction(found, pair, labelmaps)
+        prediction_DHW, convention, markers = _prediction(data, found, pair, labelmaps)
     except CaseError as error:
         error.case, error.stage = pair.case.id, error.stage or "read"
         raise
@@ -176,8 +178,9 @@ def read_truth(case: Case, cases: Store) -> Volume:
 
 def read_prediction(pair: Pair, labelmaps: Store) -> Volume:
     """The labelmap as labels of the project, uint8, on its own grid. Raises CaseError."""
-    found = read_nifti(fetch(pair.labelmap, labelmaps), pair.labelmap)
-    return Volume(_prediction(found, pair, labelmaps)[0], found.grid)
+    data = fetch(pair.labelmap, labelmaps)
+    found = read_nifti(data, pair.labelmap)
+    return Volume(_prediction(data, found, pair, labelmaps)[0], found.grid)
 
 
 def read_markers(pair: Pair, labelmaps: Store) -> list[dict]:
@@ -223,12 +226,32 @@ def _read_truth(case: Case, cases: Store) -> Volume:
     return read_stack(case, cases)[1] if case.dataset == "figshare" else read_role(case, cases, "seg")
 
 
-def _prediction(found: Volume, pair: Pair, labelmaps: Store) -> tuple[np.ndarray, str, list[dict]]:
-    """(labels of the project, convention of the file, markers) of a labelmap as read."""
-    markers = read_markers(pair, labelmaps)
+def _prediction(
+    data: bytes, found: Volume, pair: Pair, labelmaps: Store
+) -> tuple[np.ndarray, str, list[dict]]:
+    """(labels of the project, convention of the file, markers) of a labelmap as read from its bytes."""
+    markers = _speaking_of(data, read_markers(pair, labelmaps), pair)
     convention = written_in(pair, markers)
     mend = f"write the labelmap in the convention {convention}"
     return _labels(found.voxels, convention, pair.labelmap, mend), convention, markers
+
+
+def _speaking_of(data: bytes, markers: Sequence[dict], pair: Pair) -> list[dict]:
+    """The markers of these very bytes. Raises CaseError where all are of others: what they say of the
+    convention, the model and the Dice to expect would be said of the wrong labelmap."""
+    own = []
+    for marker in markers:
+        about = marker.get("labelmap")
+        said = about.get("blake2b") if isinstance(about, dict) else None
+        if said in (None, digest(data)):
+            own.append(marker)
+    if markers and not own:
+        raise CaseError(
+            "the labelmap is not the one that its marker in _done speaks of",
+            mend="give another tool's, or an edited one, a folder of its own, or run jobs.segment again",
+            file=pair.labelmap, stage="labels",
+        )  # fmt: skip
+    return own
 
 
 def _mend_of_grid(case: Case) -> str:

@@ -18,6 +18,8 @@ from bts.storage import Store
 from bts.volume import Grid, Volume, read_nifti
 
 STATISTICS = ("mean", "std", "p01", "p99")
+MOST_MM = 600  # of a crop's longest side; beyond, the header's spacing is of another unit, or nonsense
+MOST_BYTES = (1 << 31) - 1  # of one modality's pixels: what a column of a shard holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
     for role, crop in crops.items():
         _check_exact(crop, _key(case, role))
     images = _one_dtype(list(crops.values()))
+    _check_extent(images, grid, _key(case, next(iter(crops))))
     stats = np.array(
         [_statistics(image, _key(case, role)) for role, image in zip(crops, images, strict=True)]
     )
@@ -217,6 +220,17 @@ def _bounding_box(arrays: list[np.ndarray]) -> tuple[slice, slice, slice]:
     lines = (rows.any(axis=1), rows.any(axis=0), filled.any(axis=0).any(axis=0))
     ends = [np.flatnonzero(line)[[0, -1]] if line.any() else (0, len(line) - 1) for line in lines]
     return tuple(slice(int(first), int(last) + 1) for first, last in ends)
+
+
+def _check_extent(images_CDHW: np.ndarray, grid: Grid, file: str) -> None:
+    """Raise CaseError for what is too large to be a head, and for more voxels than a shard holds."""
+    sides = [n * zoom for n, zoom in zip(images_CDHW.shape[1:], grid.zooms, strict=True)]
+    if max(sides) > MOST_MM:
+        shown = " × ".join(f"{side:g}" for side in sides)
+        problem = f"what the image holds would be {shown} mm large (slices, rows, columns)"
+        raise CaseError(problem, mend="mend the spacing in the header", file=file)
+    if images_CDHW[0].nbytes > MOST_BYTES:
+        raise CaseError("more than 2 GiB of voxels", mend="resample or crop the images", file=file)
 
 
 def _check_exact(image: np.ndarray, file: str) -> None:

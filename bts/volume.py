@@ -76,13 +76,17 @@ class Grid:
         return z, y, x
 
     def same_place(self, other: "Grid", tolerance_mm: float = 0.01) -> bool:
-        """Whether both have the same shape, and every voxel lies at the same place within the tolerance."""
+        """Whether both have the same shape and canonical axes, and every voxel lies at the same place within
+        the tolerance. (At 45° a rounding decides which axis is which.)
+        """
         if self.source_shape != other.source_shape:
             return False
         corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in self.source_shape), 1]], float).T
         apart = (self.source_affine - other.source_affine) @ corners
         columns = (self.source_affine - other.source_affine)[:3, :3] * self.source_shape
-        return bool(np.abs(apart).max() <= tolerance_mm and np.abs(columns).max() <= tolerance_mm)
+        if max(np.abs(apart).max(), np.abs(columns).max()) > tolerance_mm:
+            return False
+        return np.array_equal(self._to_canonical, other._to_canonical)
 
     def to_canonical(self, voxels_zyx: np.ndarray) -> np.ndarray:
         """Source array, axes reversed to (z, y, x) → canonical (D, H, W); a view."""

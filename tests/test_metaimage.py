@@ -189,6 +189,7 @@ BAD = {
     "two sizes": (mha(RAMP, DimSize="5 4"), "DimSize"),
     "a size of 4000 digits": (mha(RAMP, DimSize="9" * 4000 + " 4 3"), "DimSize"),
     "a size of 9000 digits": (mha(RAMP, DimSize="9" * 9000 + " 4 3"), "DimSize"),
+    "a side beyond 16 bits": (mha(RAMP, DimSize="40000 4 4"), "32,767"),
     "no 16-bit size": (mha(RAMP, DimSize="32768 1 1"), "32,767"),
     "claims 60 TB": (mha(RAMP, DimSize="32000 32000 32000"), "claims"),
     "claims more than it holds": (mha(RAMP, DimSize="500 500 500"), "claims"),

@@ -1,5 +1,6 @@
 """bts.model: a model file carries all that running it needs; any other file is refused with its reason."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -106,6 +107,15 @@ def test_other_files_are_refused_by_name_and_reason(data, damage, words):
         load_model(damage(data), "models/broken.safetensors")
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_no_numbers_are_refused(network):
+    """A network that says NaN finds no tumour, and nothing else would show it."""
+    broken = copy.deepcopy(network)
+    with torch.no_grad():
+        next(broken.parameters())[0, 0, 0, 0] = torch.nan
+    with pytest.raises(UsageError, match=r"models/m\.safetensors: .* no numbers"):
+        load_model(save_model(broken, PRESET, {}), "models/m.safetensors")
 
 
 def test_weights_of_another_shape_are_refused(network):

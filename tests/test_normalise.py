@@ -23,6 +23,13 @@ def test_zscore_of_the_brain_leaves_background_at_zero():
     assert normal[0, :, 0].abs().sum() == 0
 
 
+def test_minmax_of_a_range_beyond_int16():
+    raw = np.array([[[[-12000, 0], [5000, 25000]]]], np.int16)
+    known = constants(raw, np.ones(1), np.ones(1), Normalisation(kind="slice_minmax"))
+    normal = normalise(torch.from_numpy(raw), torch.from_numpy(known))[0, 0]
+    assert normal[0, 0] == 0 and normal[1, 1] == 1 and normal[1, 0] == pytest.approx(17 / 37)
+
+
 def test_zscore_of_a_flat_image_is_finite():
     assert brain_zscore(torch.full((1, 1, 2, 2), 7.0), [7], [0]).abs().sum() == 0
 

@@ -8,6 +8,7 @@ from builders import LPS, NAMES_2021, affine, case_files, nifti, put_all, voxels
 
 from bts.cases import find_cases
 from bts.errors import CaseError
+from bts.labelmaps import digest
 from bts.pairs import Labels, Pair, match, read_images, read_markers, read_pair
 from bts.preprocess import read_role
 from bts.storage import Entry, Store
@@ -107,6 +108,18 @@ MADE = {"labels": "brats2021", "models": [{"digest": "0123456789ab"}], "options"
 def test_a_marker_tells_what_made_the_labelmap(stores, marker, maker):
     markers = read_markers(pair_of(stores, voxels()[1], marker=marker), stores[1])
     assert Labels(*[None] * 4, markers).maker == maker
+
+
+def test_a_marker_is_believed_of_its_own_bytes_alone(stores):
+    """An msd labelmap's 1 is the other conventions' 2: the marker of another file would swap them."""
+    pair = pair_of(stores, voxels()[1], marker={})
+    written = {"blake2b": digest(stores[1].read(pair.labelmap))}
+    stores[1].put(pair.markers[0], json.dumps({"labels": "msd", "labelmap": written}).encode())
+    assert read_pair(pair, *stores).convention == "msd"
+    stores[1].put(pair.labelmap, nifti(np.roll(voxels()[1], 1, axis=0)))
+    with pytest.raises(CaseError, match="not the one that its marker") as caught:
+        read_pair(pair, *stores)
+    assert (caught.value.stage, caught.value.file) == ("labels", pair.labelmap)
 
 
 @pytest.mark.parametrize(

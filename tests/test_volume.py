@@ -156,3 +156,21 @@ def test_a_real_permuted_scan_comes_back(real_data):
         )
         assert np.array_equal(np.asarray(back.dataobj), np.asarray(source.dataobj) > 0)
         assert np.allclose(back.affine, source.affine)
+
+
+@pytest.mark.parametrize("degrees", [1e-3, 1e-4])
+def test_axes_that_a_rounding_would_exchange_are_not_the_same_place(degrees):
+    """At 45° two images that lie within a micrometre of each other would be turned to different axes."""
+    before, after = (
+        read_nifti(builders.nifti(np.zeros((4, 4, 4), np.int16), turned(45 + d)), "x").grid
+        for d in (-degrees, degrees)
+    )
+    assert before.orientation != after.orientation and not before.same_place(after)
+    assert before.same_place(before)
+
+
+def turned(degrees: float) -> np.ndarray:
+    """An affine turned around the head-foot axis."""
+    turn, matrix = np.deg2rad(degrees), np.eye(4)
+    matrix[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    return matrix

@@ -106,6 +106,16 @@ def voxels(
     return packed(change_file, role)
 
 
+def everywhere(matrix: np.ndarray) -> Make:
+    """But for where all files' voxels lie."""
+
+    def make(n: int) -> tuple[str, Files]:
+        case, _ = sound(n)
+        return case, builders.case_files(case, seed=n, matrix=matrix)
+
+    return make
+
+
 def patched(data: bytes, **fields) -> bytes:
     """A NIfTI-1 file with other values in its header."""
     found = nib.Nifti1Header(data[:348], check=False)
@@ -337,6 +347,7 @@ BAD: dict[str, Bad] = {
     "another origin": Bad(voxels(matrix=SHIFTED), "another grid.*244", **GRID),
     "another spacing": Bad(voxels(matrix=LPS * [2, 2, 2, 1]), "another grid.*(2×2×2|2, 2, 2)", **GRID),
     "turned": Bad(voxels(matrix=affine(rotation=0.2)), "another grid", **GRID),
+    "spacing of 40 mm": Bad(everywhere(LPS * [40, 40, 40, 1]), "mm large", "check", "-t1n.nii.gz"),
     "axes exchanged": Bad(voxels(lambda v: v.swapaxes(0, 1)), "another grid.*24×20×12", **GRID),
     # Truths.
     "truth of another shape": Bad(voxels(lambda v: v[:, :, :-1], role="seg"), "seg lies on another", **TRUTH),

@@ -102,15 +102,19 @@ def test_keys_that_leave_their_folder_are_refused(folder):
     assert [problem.stage for problem in listing.problems] == ["list"] and not listing.cases
 
 
-def test_a_link_to_nowhere_is_a_missing_file(tmp_path):
+@pytest.mark.parametrize("roles", [["t2w"], ["seg"], ["t1n", "t1c", "t2w", "t2f", "seg"]])
+def test_a_link_to_nowhere_is_a_file_that_cannot_be_read(tmp_path, roles):
+    """As a git-annex leaves them that was not fetched: neither truth nor case may vanish unsaid."""
     case, files = inputs.sound(1)
     inputs.write(tmp_path, {**inputs.neighbours(), **files})
-    path = tmp_path / case / f"{case}-t2w.nii.gz"
-    path.unlink()
-    path.symlink_to(tmp_path / "nowhere")
+    for role in roles:
+        path = tmp_path / case / f"{case}-{role}.nii.gz"
+        path.unlink()
+        path.symlink_to(tmp_path / "nowhere")
     volumes, (failure,) = read_all(tmp_path)
     assert sorted(volumes) == sorted(inputs.NEIGHBOURS)
-    assert inputs.BAD["no t2"].complaints(failure, case) == []
+    assert (failure["case_id"], failure["stage"]) == (case, "read") and "cannot be read" in failure["error"]
+    assert failure["file"].endswith(tuple(f"-{role}.nii.gz" for role in roles))
 
 
 def test_a_pipe_is_no_file(tmp_path):
