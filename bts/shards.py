@@ -6,8 +6,10 @@ little-endian bytes of height × width values of `dtype`, lossless.
 """
 
 import base64
+import importlib.metadata
 import io
 import json
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -143,6 +145,11 @@ def _binary(slices: np.ndarray | None, depth: int) -> pa.Array:
     )
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {p: importlib.metadata.version(p) for p in ("numpy", "pyarrow", "nibabel")}
+
+
 def _metadata(volume: CaseVolume, inputs: dict[str, str]) -> dict:
     return {
         "format": FORMAT,
@@ -155,6 +162,7 @@ def _metadata(volume: CaseVolume, inputs: dict[str, str]) -> dict:
         "orientation": volume.grid.orientation,
         "header": base64.b64encode(volume.grid.header).decode(),
         "inputs": inputs,
+        "versions": _versions(),
     }
 
 

@@ -9,6 +9,7 @@ it does only what is missing.
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -35,13 +36,14 @@ def main(settings: Settings) -> int:
     if settings.minutes <= 0:
         common.say(f"jobs.demo: --minutes {settings.minutes:g}: give more than 0")
         return common.WRONG_USAGE
-    place = settings.bucket.rstrip("/")
+    place, started = settings.bucket.rstrip("/"), time.monotonic()
     for name, work in steps(settings, place):
         common.say(f"\n== jobs.{name}")
         if code := common.guarded(name, work):
             return code
     print(next_steps(place))
-    print(json.dumps({"job": "demo", "failed": 0, "report": f"{place}/reports/demo/index.html"}), flush=True)
+    line = {"job": "demo", "failed": 0, "seconds": round(time.monotonic() - started, 2)}
+    print(json.dumps({**line, "page": f"{place}/reports/demo/index.html"}), flush=True)
     return common.DONE
 
 
@@ -71,8 +73,8 @@ The model is {place}/models/fast.safetensors. It has seen phantoms only: train o
 With a folder of BraTS cases (any year, any nesting; a bucket as s3://bucket/prefix works alike):
   python -m jobs.preprocess --cases CASES --shards OUT/shards
   python -m jobs.train fast --shards OUT/shards --models OUT/models --budget.minutes 30
-  python -m jobs.segment    --cases NEW --model OUT/models/fast.safetensors --labelmaps OUT/labelmaps
-  python -m jobs.evaluate   --labelmaps OUT/labelmaps --cases CASES --report OUT/reports/first
+  python -m jobs.segment    --cases TEST --model OUT/models/fast.safetensors --labelmaps OUT/labelmaps
+  python -m jobs.evaluate   --labelmaps OUT/labelmaps --cases TEST --report OUT/reports/first
 (with .venv/bin/python in place of python, or after: source .venv/bin/activate)"""
 
 

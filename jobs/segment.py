@@ -49,6 +49,8 @@ class Settings(batch.Flags):
     predictors: int | None = None
     """Predicting actors to ask for, each with one GPU or a few CPU cores; they start as room for them comes,
     also by an autoscaler. None: as many as there is room for now."""
+    gpu_share: float = 1.0
+    """Of a GPU, for each predicting actor: 0.5 puts two on each, where a network does not fill it."""
     flips: bool = False
     """Average each prediction with that of its left-right mirror: twice the time, a little more accurate."""
     allow_missing: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = ()
@@ -88,6 +90,8 @@ def main(settings: Settings) -> common.Outcome:
     settings.check()
     if settings.predictors is not None and settings.predictors < 1:
         raise UsageError(f"--predictors {settings.predictors}: give at least 1")
+    if not 0 < settings.gpu_share <= 1:
+        raise UsageError(f"--gpu-share {settings.gpu_share:g}: give more than 0 and at most 1")
     source, output = Store(settings.cases), Store(settings.labelmaps)
     models, targets = read_models(settings.model)
     described = [model.describe(data, name) for name, data in models]
@@ -177,7 +181,7 @@ def run(
     asked = settings.predictors or 0
     tasks = min(max(2, sum(cpus) // 2, IO_TASKS * asked), len(rows))
     io = {"compute": TaskPoolStrategy(size=tasks), "num_cpus": IO_CPUS}
-    fitting, threads, resources = pool(cpus, gpus)
+    fitting, threads, resources = pool(cpus, gpus, settings.gpu_share)
     actors = min(asked or fitting, len(rows))
     allowed = settings.allow_missing
     how = (ray.put(models), threads, write.options["flips"], bool(write.sure_of), allowed)
@@ -201,13 +205,13 @@ def wanted_gpus(gpu: str, there: int, alone: bool) -> int:
     return {"auto": there, "yes": max(1, there), "no": 0}[gpu]
 
 
-def pool(cpus: list[int], gpus: int) -> tuple[int, int, dict[str, float]]:
+def pool(cpus: list[int], gpus: int, share: float = 1.0) -> tuple[int, int, dict[str, float]]:
     """(actors that fit, threads of each, resources of each) of the predicting stage; cpus: of each node.
 
     An actor runs within one node: one that asks for more than any node has would be waited for without end.
     """
     if gpus:
-        return gpus, 1, {"num_gpus": 1}
+        return gpus * int(1 / share), 1, {"num_gpus": share}
     threads = max(1, min(ACTOR_THREADS, max(cpus, default=1)))
     # One CPU less than threads is reserved, so that reading and writing always find a place.
     return max(1, sum(c // threads for c in cpus)), threads, {"num_cpus": max(threads - 1, 0.5)}

@@ -54,7 +54,7 @@ class Settings:
     """auto: a GPU a trial if the cluster has one now; yes: ask for them, also of an autoscaler."""
     cpus: int | None = None
     """CPU cores a trial; None: one beside a GPU, otherwise all of a machine's."""
-    preset: Annotated[Preset, tyro.conf.arg(name="")]
+    preset: Annotated[Preset, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
 
 
 def main(settings: Settings, system: str) -> common.Outcome:

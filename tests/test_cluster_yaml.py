@@ -19,7 +19,15 @@ AT_HAND = (ROOT / "cluster-local.yaml").read_text()
 
 
 @pytest.fixture
-def config() -> dict:
+def token(tmp_path, monkeypatch) -> None:
+    """What `ray get-auth-token --generate` leaves where `ray up` is called."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("a token")
+
+
+@pytest.fixture
+def config(token) -> dict:
     return prepare_config(yaml.safe_load(TEXT))
 
 
@@ -30,7 +38,7 @@ def test_ray_accepts_it(config):
 
 
 def test_ray_would_refuse_a_misspelt_field(config):
-    config["available_node_types"]["cpu"]["max_worker"] = 1
+    config["available_node_types"]["cpu-spot"]["max_worker"] = 1
     with pytest.raises(Exception, match="max_worker"):
         validate_config(config)
 
@@ -39,8 +47,8 @@ def test_nothing_runs_until_a_job_asks(config):
     workers = {name: kind for name, kind in config["available_node_types"].items() if name != "head"}
     assert [kind["min_workers"] for kind in workers.values()] == [0] * len(workers)
     assert config["available_node_types"]["head"]["resources"] == {"CPU": 0}
-    gpu = workers["gpu-spot"]["node_config"]
-    assert gpu["InstanceMarketOptions"] == {"MarketType": "spot"}
+    for kind in workers.values():
+        assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
 
 
 def test_nodes_reach_the_bucket_by_their_role_and_carry_no_keys(config):
@@ -56,6 +64,7 @@ def test_all_nodes_run_the_ray_of_the_requirements(config):
     assert f"ray[default]=={ray}" in TEXT
     mounts = config["file_mounts"]
     assert mounts.pop("/home/ray/requirements.txt") == "requirements.txt"
+    assert mounts.pop("/home/ray/.ray/auth_token").endswith(".ray/auth_token")
     assert mounts == {"/home/ray/nightly/bts": "bts", "/home/ray/nightly/jobs": "jobs"}
     requirements = (ROOT / "requirements.txt").read_text()
     assert re.search(rf"^ray\[.*\]=={re.escape(ray)}\b", requirements, re.MULTILINE)
@@ -68,7 +77,7 @@ def test_the_head_s_crontab_is_sound_and_the_job_takes_its_flags(config):
     ).stdout
     path, line = crontab.splitlines()
     assert path.startswith("PATH=/")
-    assert line.startswith("0 2 * * * cd /home/ray/nightly && ray job submit ")
+    assert line.startswith("0 2 * * * cd /home/ray/nightly && RAY_AUTH_MODE=token ray job submit ")
     assert "%" not in line.replace("\\%", "")  # cron would read it as a new line
     flags = line.partition("jobs.segment ")[2].partition(" >")[0]
     settings = tyro.cli(segment.Settings, args=shlex.split(flags))
@@ -76,10 +85,15 @@ def test_the_head_s_crontab_is_sound_and_the_job_takes_its_flags(config):
     assert settings.model[0].startswith("s3://")  # there is no tracking server that knows models:/
 
 
-def test_ray_accepts_the_one_of_machines_at_hand(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("a token")
+@pytest.mark.parametrize("text", [TEXT, AT_HAND])
+def test_every_node_starts_with_the_token(text, token):
+    found = prepare_config(yaml.safe_load(text))
+    for kind in ("head", "worker"):
+        assert "RAY_AUTH_MODE=token" in found[f"{kind}_start_ray_commands"][-1]
+    assert any(place.endswith(".ray/auth_token") for place in found["file_mounts"])
+
+
+def test_ray_accepts_the_one_of_machines_at_hand(token):
     found = prepare_config(yaml.safe_load(AT_HAND))
     validate_config(found)
     assert found["max_workers"] == len(found["provider"]["worker_ips"])

@@ -18,7 +18,7 @@ from jobs import train
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT.parent / "shared" / "kuberay"
 MANIFESTS = {
-    f"{file.name} {document['metadata']['name']}": document
+    f"{file.name} {document['kind']} {document['metadata']['name']}": document
     for file in sorted((ROOT / "kubernetes").glob("*.yaml"))
     for document in yaml.safe_load_all(file.read_text())
 }
@@ -59,7 +59,7 @@ def found(node, key: str) -> Iterator:
 
 def test_there_is_one_of_each_kind():
     kinds = [of["kind"] for of in MANIFESTS.values()]
-    assert sorted(kinds) == ["CronJob", "RayCluster", "RayCronJob", *["RayJob"] * 4]
+    assert sorted(kinds) == ["CronJob", "RayCluster", "RayCronJob", *["RayJob"] * 4, "ServiceAccount"]
 
 
 @pytest.mark.parametrize("name", RAYS)
@@ -69,13 +69,13 @@ def test_kuberay_takes_it(name):
 
 
 def test_kuberay_would_refuse_a_misspelt_field():
-    cluster = yaml.safe_load(yaml.safe_dump(RAYS["cluster.yaml bts"]))
+    cluster = yaml.safe_load(yaml.safe_dump(RAYS["cluster.yaml RayCluster bts"]))
     cluster["spec"]["workerGroupSpecs"][0]["maxReplica"] = 1
     with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
         jsonschema.validate(cluster, schema_of("RayCluster"))
 
 
-@pytest.mark.parametrize("name", [name for name, of in MANIFESTS.items() if of["kind"] != "RayCluster"])
+@pytest.mark.parametrize("name", [name for name, of in MANIFESTS.items() if of["kind"].endswith("Job")])
 def test_the_job_takes_its_flags(name):
     manifest = MANIFESTS[name]
     entrypoint = next(found(manifest, "entrypoint"), None)
@@ -96,8 +96,9 @@ def test_one_ray_everywhere_and_one_image():
     assert set(found(MANIFESTS, "image")) == {"REGISTRY/bts:1"}
     assert all(options["mode"] == "token" for options in found(RAYS, "authOptions"))
     workers = [group for groups in found(RAYS, "workerGroupSpecs") for group in groups]
+    account = MANIFESTS["cluster.yaml ServiceAccount bts"]["metadata"]["name"]
     for group in (*found(RAYS, "headGroupSpec"), *workers):
-        assert group["template"]["spec"]["serviceAccountName"]
+        assert group["template"]["spec"]["serviceAccountName"] == account
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert f"FROM rayproject/ray:{ray}-py311-gpu" in dockerfile
     copied = re.findall(r"^COPY (?:--\S+ )?(\S+) ", dockerfile, re.MULTILINE)
@@ -105,8 +106,8 @@ def test_one_ray_everywhere_and_one_image():
 
 
 def test_jobs_find_the_cluster_and_its_token():
-    name = RAYS["cluster.yaml bts"]["metadata"]["name"]
+    name = RAYS["cluster.yaml RayCluster bts"]["metadata"]["name"]
     assert {of["ray.io/cluster"] for of in found(RAYS, "clusterSelector")} == {name}
-    nightly = MANIFESTS["cronjob.yaml bts-nightly"]
+    nightly = MANIFESTS["cronjob.yaml CronJob bts-nightly"]
     assert f"http://{name}-head-svc:8265" in next(found(nightly, "command"))
     assert next(found(nightly, "secretKeyRef")) == {"name": name, "key": "auth_token"}

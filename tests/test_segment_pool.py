@@ -20,6 +20,7 @@ def test_actors_fit_their_nodes(cpus, actors, threads, reserved):
 
 def test_one_actor_a_gpu():
     assert pool([16, 16], 2) == (2, 1, {"num_gpus": 1})
+    assert pool([16, 16], 2, share=0.4) == (4, 1, {"num_gpus": 0.4})
 
 
 def test_gpus_are_asked_for():
