@@ -96,7 +96,7 @@ def through_ray(shards: Path) -> float:
     """Slices a second as a training worker gets them, once Ray's workers are up."""
     common.start_ray()
     plan = plan_of(shards)
-    feed = Feed(Job(plan=plan, provenance={}, shards=Store(str(shards)), news=None), 0, 1)
+    feed = Feed(Job(plan=plan, provenance={}, shards=Store(str(shards)), parts=1, news=None), 0, 1)
     feed.keeps = False
     sum(map(len, feed.tables(0)))
     started = time.perf_counter()

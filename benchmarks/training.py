@@ -12,18 +12,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from mlflow import MlflowClient
 
-from benchmarks.feeding import plan_of, read
+from benchmarks.accuracy.alone import batches_of
+from benchmarks.feeding import plan_of
 from benchmarks.material import make_shards
 from benchmarks.table import Row, in_turn, python
-from bts import feeding, training
-from bts.sampling import collate, samples_of
+from bts import training
 from bts.settings import Budget
 from bts.storage import Store
-from jobs.train_worker import AHEAD, SHUFFLE
 
 SHARDS = 12
 EPOCHS = 4
@@ -71,19 +69,10 @@ def bare(shards: Path) -> float:
     torch.set_num_threads(os.cpu_count())
     store, plan = Store(str(shards)), plan_of(shards)
     preset = dataclasses.replace(plan.preset, budget=Budget(epochs=EPOCHS))
-    tables = [read(store, preset, 0, shard.key, whole=True) for shard in plan.training]
     rates = []
-
-    def batches(epoch: int) -> Iterator[dict]:
-        rng = np.random.default_rng([preset.seed, epoch, 0])
-        needed = (feeding.needed(table, preset, epoch) for table in tables)
-        samples = (sample for table in needed for sample in samples_of(table, preset, rng))
-        chosen = feeding.shuffled(samples, preset.batch, SHUFFLE, rng)
-        return feeding.ahead((collate(some, preset, rng) for some in chosen), AHEAD)
-
     training.train(
         preset,
-        batches=batches,
+        batches=batches_of(plan, store),
         on_epoch=lambda progress: rates.append(progress.metrics["samples_per_second"]),
     )
     return statistics.median(rates[1:])

@@ -4,6 +4,7 @@ import importlib.metadata
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ class Plan:
             "fold": self.fold,
             "seed": self.preset.seed,
             "commit": commit(),
-            "versions": {name: importlib.metadata.version(name) for name in ("ray", "torch")},
+            "versions": {p: importlib.metadata.version(p) for p in ("ray", "torch") if find_spec(p)},
             "training_patients": sorted({s.patient for s in self.training}),
             "held_out_patients": sorted({s.patient for s in self.held_out}),
             "inputs": self.inputs(),

@@ -4,6 +4,7 @@ A sample is what one place of a batch is cut from: one slice, a slice with its n
 volume. Axes: B batch, C channel (modality), D slices, H rows, W columns.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,15 @@ import pyarrow as pa
 import torch
 
 from bts.cases import MODALITIES
+from bts.feeding import ahead, shuffled
 from bts.normalise import NOTHING, constants
 from bts.resample import resize_images, resize_labels, working_size
 from bts.settings import Preset
 from bts.shards import pixels
+
+SHUFFLE = 1024  # slices of the local shuffle: about 200 MB of four modalities
+SHUFFLE_VOLUMES = 16
+AHEAD = 4  # batches made beforehand
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,12 @@ def _volume(table: pa.Table, preset: Preset, rng: np.random.Generator) -> Sample
         low = min(max(chosen - depth // 2, 0), max(have - depth, 0))
         return Sample(table.slice(low, depth), first=max(0, depth - have) // 2, centre=chosen - low)
     return Sample(table.slice(low, depth), first=max(0, depth - have) // 2)
+
+
+def batches(samples: Iterable[Sample], preset: Preset, rng: np.random.Generator) -> Iterator[dict]:
+    """Batches of an epoch's samples, shuffled as they come and made a little ahead of the network."""
+    pool = SHUFFLE_VOLUMES if preset.volumetric else SHUFFLE
+    return ahead((collate(some, preset, rng) for some in shuffled(samples, preset.batch, pool, rng)), AHEAD)
 
 
 def collate(samples: list[Sample], preset: Preset, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -26,13 +26,11 @@ from bts.model import load_model
 from bts.plan import Plan
 from bts.preprocess import CaseVolume
 from bts.progress import Progress
-from bts.sampling import Sample, collate, samples_of
+from bts.sampling import Sample, batches, samples_of
 from bts.shards import read_volume
 from bts.splits import leaked
 from bts.storage import Store, split_uri
 
-SHUFFLE = 1024  # slices of the local shuffle: about 200 MB of four modalities
-AHEAD = 4  # batches made beforehand
 KEEP = 2 << 30  # bytes: training cases that fit are read once and kept, uncompressed, in each worker
 PIECE = 16  # shards read at a time, a rank: about 250 MB of drawn slices, and as much again ahead
 READERS = 2  # tasks a rank that read shards
@@ -148,9 +146,7 @@ class Feed:
         """The batches of an epoch, the same in every run with as many workers."""
         preset = self.job.plan.preset
         rng = np.random.default_rng([preset.seed, epoch, self.rank])
-        pool = PIECE if preset.volumetric else SHUFFLE
-        samples = feeding.shuffled(self.samples(epoch, rng), preset.batch, pool, rng)
-        return feeding.ahead((collate(some, preset, rng) for some in samples), AHEAD)
+        return batches(self.samples(epoch, rng), preset, rng)
 
     def samples(self, epoch: int, rng: np.random.Generator) -> Iterator[Sample]:
         """The samples of an epoch, a shard after the other."""

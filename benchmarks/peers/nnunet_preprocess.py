@@ -38,6 +38,13 @@ def make_dataset(cases: Path, raw: Path) -> int:
     return len(found)
 
 
+def set_folders(place: Path) -> None:
+    """Where nnU-Net and its commands keep what is theirs."""
+    for name in ("raw", "preprocessed", "results"):
+        os.environ[f"nnUNet_{name}"] = str(place / name)
+        (place / name).mkdir(parents=True, exist_ok=True)
+
+
 def timed(command: str, *arguments: str) -> float:
     started = time.perf_counter()
     program = Path(sys.executable).parent / command
@@ -47,9 +54,7 @@ def timed(command: str, *arguments: str) -> float:
 
 def main() -> None:
     cases, place = Path(sys.argv[1]), Path(sys.argv[2])
-    for name in ("raw", "preprocessed", "results"):
-        os.environ[f"nnUNet_{name}"] = str(place / name)
-        (place / name).mkdir(parents=True, exist_ok=True)
+    set_folders(place)
     count, cores = make_dataset(cases, place / "raw" / "Dataset001_BraTS"), str(os.cpu_count())
     fingerprint = timed("nnUNetv2_extract_fingerprint", "-d", "1", "-np", cores)
     timed("nnUNetv2_plan_experiment", "-d", "1")

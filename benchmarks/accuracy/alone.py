@@ -1,0 +1,100 @@
+"""A preset trained without Ray, on a machine that has a GPU and little else; it goes on where it was cut off.
+
+    python -m benchmarks.accuracy.alone PRESET --shards DIR --place DIR [--fold 0] [--minutes 30]
+                                        [--batch 64]
+
+--shards: made by jobs.preprocess. A checkpoint an epoch in --place, and at the end PRESET.safetensors, for
+jobs.segment; cut it off and run it again as often as it takes: its clock counts training alone.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from bts import feeding, sampling, training, validation
+from bts.catalogue import read_catalogue
+from bts.curves import best_epoch
+from bts.inference import Segmenter
+from bts.plan import Plan, make_plan
+from bts.presets import PRESETS
+from bts.progress import Progress
+from bts.settings import Preset
+from bts.shards import read_volume
+from bts.storage import Store
+
+
+def batches_of(plan: Plan, store: Store) -> Callable[[int], Iterator[dict]]:
+    """Epoch → its batches, of shards that are read once and stay in memory."""
+    preset = plan.preset
+    tables = [
+        feeding.read_item(pa.Table.from_pylist([{"epoch": 0, "key": s.key}]), store, preset, None, whole=True)
+        for s in plan.training
+    ]
+
+    def of(epoch: int) -> Iterator[dict]:
+        rng = np.random.default_rng([preset.seed, epoch, 0])
+        needed = (feeding.needed(table, preset, epoch) for table in tables)
+        return sampling.batches((s for t in needed for s in sampling.samples_of(t, preset, rng)), preset, rng)
+
+    return of
+
+
+def train(plan: Plan, store: Store, place: Path) -> Progress:
+    """From the last checkpoint of the place, if it has one, to the end of the budget."""
+    state = place / "state.pt"
+    held_out = [read_volume(store.read(s.key), plan.preset.modalities) for s in plan.held_out]
+
+    def validate(segmenter: Segmenter) -> dict[str, float]:
+        return validation.mean_figures([validation.score_case(segmenter, volume) for volume in held_out])
+
+    def keep(progress: Progress) -> None:
+        (place / "state.new").write_bytes(progress.state())
+        (place / "state.new").replace(state)
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in sorted(progress.metrics.items()))
+        print(f"epoch {progress.epoch}, {progress.seconds / 60:.1f} min: {figures}", flush=True)
+
+    return training.train(
+        plan.preset,
+        batches=batches_of(plan, store),
+        validate=validate,
+        on_epoch=keep,
+        checkpoint=state.read_bytes() if state.exists() else None,
+    )
+
+
+def with_flags(preset: Preset, minutes: float, batch: int | None) -> Preset:
+    """The preset for this machine."""
+    budget = replace(preset.budget, minutes=minutes, epochs=None)
+    return replace(preset, budget=budget, batch=batch or preset.batch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("preset", choices=PRESETS)
+    parser.add_argument("--shards", required=True)
+    parser.add_argument("--place", type=Path, required=True)
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--batch", type=int)
+    given = parser.parse_args()
+    given.place.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(os.cpu_count())
+    store = Store(given.shards)
+    preset = with_flags(PRESETS[given.preset], given.minutes, given.batch)
+    plan = make_plan(read_catalogue(store), preset, given.fold)
+    progress = train(plan, store, given.place)
+    best = best_epoch(progress.validations)
+    found = {"epochs": progress.epoch, "best_epoch": best, "validation": progress.validations[best]}
+    model = progress.model_file({**plan.provenance(), **found})
+    (given.place / f"{given.preset}.safetensors").write_bytes(model)
+    print(f"kept epoch {best}: {found['validation']}")
+
+
+if __name__ == "__main__":
+    main()
