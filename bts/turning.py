@@ -140,9 +140,10 @@ def _panel(
     picture = np.zeros((fine * fine, 3), np.float32)
     layers = [(n, *_nearest(cloud, turn, scale * FINER, fine)) for n, cloud in clouds.items()]
     depths = np.stack([depth for _, depth, *_ in layers]) if layers else np.zeros((0, fine * fine))
-    for rank in np.argsort(depths, axis=0):
+    seen = np.flatnonzero((depths > -np.inf).any(axis=0))
+    for rank in np.argsort(depths[:, seen], axis=0):
         for place, (label, depth, shade, rim) in enumerate(layers):
-            here = np.flatnonzero((rank == place) & (depth > -np.inf))
+            here = seen[(rank == place) & (depth[seen] > -np.inf)]
             name, colour = legend[label]
             clear = (1 - TRANSLUCENT.get(name, 1.0)) * (1 - rim[here, None])
             lit = shade[here, None] * np.array(colour, np.float32)

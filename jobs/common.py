@@ -103,6 +103,8 @@ def start_ray() -> None:
     if cluster := os.environ.get("RAY_ADDRESS"):
         ray.init(address=cluster, **quiet)
         return
+    # Ray ends workers beyond one a CPU after a second without work, and would start others for the next case.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     # Workers import this checkout wherever the command was started; a submitted job carries its own.
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
@@ -172,7 +174,17 @@ class Progress:
         rate = self.done / max(seconds, 1e-9)
         left = (self.total - self.done) / rate
         trouble = f", {self.failed} failed" if self.failed else ""
-        say(f"{self.name}: {self.done}/{self.total} cases{trouble}, {rate:.2f}/s, {left:.0f} s left")
+        where = f"{self.done}/{self.total} cases{trouble}, {rate:.2f}/s, {left:.0f} s left"
+        say(f"{self.name}: {where}{taken()}")
+
+
+def taken() -> str:
+    """How many of the cluster's CPUs and GPUs are held by tasks and actors, its nodes of now together."""
+    if not ray.is_initialized():
+        return ""
+    there, free = ray.cluster_resources(), ray.available_resources()
+    kinds = [kind for kind in ("CPU", "GPU") if there.get(kind)]
+    return "".join(f", {there[k] - free.get(k, 0):g} of {there[k]:g} {k}s taken" for k in kinds)
 
 
 def say(line: str) -> None:

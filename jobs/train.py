@@ -55,7 +55,7 @@ class Settings:
     """auto: GPUs if the cluster has them now; yes: ask for them, also of an autoscaler that has none yet."""
     fold: Literal[0, 1, 2, 3, 4] = 0
     """Which fifth of the patients is held out for validation."""
-    preset: Annotated[Preset, tyro.conf.arg(name="")]
+    preset: Annotated[Preset, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
 
     @property
     def most_workers(self) -> int:
@@ -146,10 +146,21 @@ def start_ray() -> None:
     common.start_ray()
 
 
+class Trainer(TorchTrainer):
+    """Without Ray's cleaner of placement groups where Ray is this job's own, and ends with it: the cleaner
+    asks a dashboard that is not there, and a training would wait 12 s for it at its end (Ray 2.60)."""
+
+    def _create_default_callbacks(self) -> list:
+        callbacks = super()._create_default_callbacks()
+        if os.environ.get("RAY_ADDRESS"):
+            return callbacks
+        return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
+
+
 def fit(name: str, job: Job, settings: Settings, told: Callable[[int, float, dict], None]) -> dict:
     """Train with Ray → what rank 0 returns. Raises RunError when the last restart failed too."""
     models = Store(settings.models)
-    trainer = TorchTrainer(
+    trainer = Trainer(
         work,
         train_loop_config={"job": job},
         scaling_config=scaling(settings),
