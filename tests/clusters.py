@@ -34,6 +34,9 @@ class Cluster:
         self.env["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         # A lost node is noticed after seconds instead of a quarter of a minute.
         self.env |= {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
+        # A node of one CPU would end each worker after a second, and start another for the next task.
+        self.env |= {"RAY_idle_worker_killing_time_threshold_ms": "60000"}
+        self.env |= {"RAY_metrics_report_interval_ms": "1000"}
         for name in [n for n in self.env if n == "PYTHONPATH" or n.startswith(("RAY_ADDRESS", "RAY_TRAIN_"))]:
             del self.env[name]  # left by other tests in this process
         self.nodes: list[psutil.Popen] = []
@@ -79,9 +82,12 @@ class Cluster:
         return subprocess.Popen(command, env=self.env, text=True, **pipes)
 
     def figures(self) -> str:
-        """What the head answers Prometheus."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=10) as answer:
-            return answer.read().decode()
+        """What the head answers Prometheus; nothing where it is too busy to."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=10) as answer:
+                return answer.read().decode()
+        except OSError:
+            return ""
 
     def memory(self) -> str:
         """What `ray memory` says of the nodes' object stores."""

@@ -4,10 +4,12 @@ import gzip
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -67,6 +69,8 @@ def test_the_same_from_a_folder_and_from_a_bucket(ray_local, bucket, tmp_path, m
         assert "readme.txt" in capsys.readouterr().err
         done = segment_all(cases, model, labelmaps)
         assert (done.exit_code, done.counts["written"], len(done.failed)) == (3, 3, 1)
+        where = r"segment: 4/4 cases, 1 failed, [\d.]+/s, 0 s left, [\d.]+ of 2 CPUs taken"
+        assert re.search(where, capsys.readouterr().err)
         store = Store(labelmaps)
         results.append((pixels_of(shards), {k: store.read(k) for k in keys(labelmaps, ".nii.gz")}))
         check_grids(files, results[-1][1])
@@ -282,8 +286,10 @@ def wrong(tmp_path, model: str) -> dict[str, tuple[list[str], int, str]]:
 
 
 def test_every_mistake_is_one_clear_line(run_job, s3, tmp_path, model):
-    for what, (command, code, said) in wrong(tmp_path, model).items():
-        run = run_job(*command)
+    mistakes = wrong(tmp_path, model)
+    with ThreadPoolExecutor(2) as threads:
+        runs = list(threads.map(lambda mistake: run_job(*mistake[0]), mistakes.values()))
+    for run, (what, (_, code, said)) in zip(runs, mistakes.items(), strict=True):
         assert run.code == code, (what, run.stderr)
         assert said in run.stderr + run.stdout, (what, run.stderr)
         assert "Traceback" not in run.stderr, (what, run.stderr)

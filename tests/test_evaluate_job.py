@@ -56,6 +56,13 @@ def five(tmp_path_factory) -> list[Store]:
     return [labelmaps, cases, report]
 
 
+@pytest.fixture(scope="module")
+def reported(ray_local, five) -> Store:
+    """The report of the five."""
+    evaluate.main(evaluate.Settings(*(folder.uri for folder in five)))
+    return five[-1]
+
+
 def test_scores_report_and_failures(ray_local, five, capsys):
     code, said, details = run(capsys, *five)
     assert code == 3
@@ -128,13 +135,12 @@ def test_folders_are_compared_case_by_case_and_ranked(ray_local, tmp_path, capsy
     assert "Against b" in html and "Against c" in html and "0.0078" in html and "<h2>Ranking" in html
 
 
-def test_brats_csv_lies_beside(ray_local, five, capsys):
-    run(capsys, *five)
-    rows = {row["Label"]: row for row in csv.DictReader(io.StringIO(five[-1].read("brats.csv").decode()))}
+def test_brats_csv_lies_beside(reported):
+    rows = {row["Label"]: row for row in csv.DictReader(io.StringIO(reported.read("brats.csv").decode()))}
     assert list(rows)[:3] == sorted((PERFECT, SHIFTED, EMPTY)) and list(rows)[3:5] == ["Mean", "StdDev"]
     assert float(rows[PERFECT]["Dice_ET"]) == 1 and float(rows[EMPTY]["Hausdorff95_WT"]) == 374
     assert float(rows["Mean"]["Dice_WT"]) == pytest.approx(
-        np.mean([r["value"] for r in parquet(five[-1]) if (r["region"], r["metric"]) == ("WT", "dice")])
+        np.mean([r["value"] for r in parquet(reported) if (r["region"], r["metric"]) == ("WT", "dice")])
     )
 
 
@@ -167,22 +173,20 @@ def test_scores_name_the_model_and_a_refusing_tracker_changes_nothing(
     assert one.truth_ml["WT"] == pytest.approx((TRUTH > 0).sum() / 1000)
 
 
-def test_csv_says_what_parquet_says(ray_local, five, capsys):
-    run(capsys, *five)
-    table = list(csv.DictReader(io.StringIO(five[-1].read("scores.csv").decode())))
-    assert [{**row, "value": float(row["value"])} for row in table] == parquet(five[-1])
+def test_csv_says_what_parquet_says(reported):
+    table = list(csv.DictReader(io.StringIO(reported.read("scores.csv").decode())))
+    assert [{**row, "value": float(row["value"])} for row in table] == parquet(reported)
 
 
-def test_page_shows_best_median_and_worst(ray_local, five, capsys):
-    run(capsys, *five)
-    html = five[-1].read("index.html").decode()
+def test_page_shows_best_median_and_worst(reported):
+    html = reported.read("index.html").decode()
     for title, case in (("Best", PERFECT), ("Median", SHIFTED), ("Worst", EMPTY)):
         assert f'{title} case: <a href="cases/{case}.html">{case}</a>' in html
     assert "HD95, mm" in html and "Lesions found" in html
     assert html.count("data:image/png;base64,") == 4 + 2 + 2, "images and labels; labels alone; labels alone"
     assert html.count("data:image/gif;base64,") == 1, "a head turns where the images are there"
     assert html.count("data:image/jpeg;base64,") == 3, "the worst cases, small"
-    assert five[-1].read("montage.png").startswith(b"\x89PNG")
+    assert reported.read("montage.png").startswith(b"\x89PNG")
 
 
 def test_each_case_has_a_page(ray_local, five, tmp_path, capsys):

@@ -2,6 +2,9 @@
 
 import gzip
 import hashlib
+import pickle
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +15,8 @@ from bts import phantom
 from bts.cases import find_cases
 from bts.preprocess import load_case
 from bts.storage import Store
+from jobs import phantom as phantom_job
+from tests.conftest import ROOT
 
 SIZE = (64, 64, 48)
 
@@ -135,16 +140,25 @@ def test_the_project_reads_them_as_they_were_drawn(tmp_path):
 
 
 @pytest.mark.slow
-def test_job_writes_what_is_missing_and_no_more(run_job, bucket):
-    flags = ["--cases", bucket.uri, "--seed", 5, "--size", *SIZE]
-    first = run_job("phantom", *flags, "--count", 2)
-    assert first.code == 0, first.stderr
-    assert (first.summary["written"], first.summary["unchanged"]) == (2, 0)
-    for key, data in phantom.write_case(5, 1, SIZE).items():
-        assert (bucket.directory / key).read_bytes() == data
+def test_job_writes_what_is_missing_and_no_more(ray_local, bucket):
+    def made(count: int) -> tuple[int, int]:
+        settings = phantom_job.Settings(cases=bucket.uri, seed=5, size=SIZE, count=count)
+        counts = phantom_job.main(settings).counts
+        return counts["written"], counts["unchanged"]
+
+    assert made(2) == (2, 0)
+    written = {key: (bucket.directory / key).read_bytes() for key in phantom.case_keys(1).values()}
     Store(bucket.uri).delete(phantom.case_keys(0)["seg"])
-    again = run_job("phantom", *flags, "--count", 3)
-    assert (again.code, again.summary["written"], again.summary["unchanged"]) == (0, 2, 1)
+    assert made(3) == (2, 1)
+    assert {key: (bucket.directory / key).read_bytes() for key in written} == written
+    assert drawn_elsewhere(5, 1) == written
+
+
+def drawn_elsewhere(seed: int, index: int) -> dict[str, bytes]:
+    """A case's files as a process of its own makes them."""
+    code = f"import pickle, sys; from bts import phantom; case = phantom.write_case({seed}, {index}, {SIZE})"
+    command = [sys.executable, "-c", f"{code}; sys.stdout.buffer.write(pickle.dumps(case))"]
+    return pickle.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def test_job_refuses_numbers_that_make_no_cases(run_job, tmp_path):

@@ -18,7 +18,7 @@ from bts.storage import Store
 from jobs import common, evaluate, preprocess, segment, train
 from tests import builders
 
-SMALL = ("--budget.epochs", 1, "--budget.minutes", 0.05)
+SMALL = ("--budget.epochs", 1, "--budget.minutes", 0.01)
 SYSTEMS = {
     "unet2d": ("--size", 48, 48, "--batch", 2),
     "resunet2d": ("--size", 32, 32),

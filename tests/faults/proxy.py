@@ -25,8 +25,9 @@ REFUSALS = {
     "expired": (400, "ExpiredToken"),
     "gone": (404, "NoSuchKey"),
 }
-KINDS = (*REFUSALS, "reset", "truncated", "stall", "slow")
+KINDS = (*REFUSALS, "reset", "truncated", "stall", "slow", "held")
 STALL_S, SLOW_S = 30, 0.5  # a stall outlasts the client's patience
+HELD_S = 15  # at most, or until the fault is lifted; within the client's patience
 
 
 class Faults:
@@ -61,10 +62,15 @@ class Rule:
 
     def __init__(self):
         self.lock, self.rule, self.seen, self.spoilt = threading.Lock(), None, 0, 0
+        self.lifted = threading.Event()
 
     def set(self, rule: dict | None) -> None:
         with self.lock:
             self.rule, self.seen, self.spoilt = rule, 0, 0
+            if rule:
+                self.lifted.clear()
+            else:
+                self.lifted.set()
 
     def strikes(self, method: str, path: str) -> str:
         """The kind of fault that this request meets, or nothing."""
@@ -99,6 +105,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.hang_up()
         if kind == "slow":
             time.sleep(SLOW_S)
+        if kind == "held":
+            self.rule.lifted.wait(HELD_S)
         status, headers, data = self.forward(body)
         if kind == "truncated":
             return self.reply(status, headers, data[: len(data) // 2])

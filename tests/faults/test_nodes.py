@@ -49,11 +49,11 @@ def test_a_slow_writer_holds_the_readers_back(cluster, bucket, faults, model):
         job = cluster.submit("segment", *flags)
         total = f'ray_bts_cases{{.*job="segment".*state="total".*}} {CASES}'
         figures = ""
-        while job.poll() is None and not re.search(total, figures):
+        while job.poll() is None and not (re.search(total, figures) and asked_for() <= named_in(figures)):
             time.sleep(0.5)
             figures = cluster.figures()
         assert re.search(total, figures), figures[-3000:]
-        assert dashboard_metrics() <= set(re.findall(r"^(ray_\w+)", figures, re.MULTILINE))
+        assert asked_for() <= named_in(figures)
         assert outcome(job)["written"] == CASES
         assert hits() == CASES
     stores = cluster.memory()
@@ -71,15 +71,15 @@ def test_the_chain_loses_a_node_in_each_job(ray_local, cluster, bucket, model, t
     assert outcome(job)["written"] == CASES
     assert len(builders.results(Store(shards), ".parquet")) == CASES
 
-    flags = ("--shards", shards, "--models", models, "--workers", 2, *TINY, "--budget.epochs", 9)
+    flags = ("--shards", shards, "--models", models, "--workers", 2, *TINY, "--budget.epochs", 6)
     job = cluster.submit("train", "fast", *flags)
     first = "/epoch-00001/"
     lose_a_node_once(lambda: any(first in e.key for e in Store(models).list("_checkpoints")), job, cluster)
-    assert outcome(job)["epochs"] == 9
-    assert load_model(Store(models).read("fast.safetensors"), "fast").meta["epochs"] == 9
+    assert outcome(job)["epochs"] == 6
+    assert load_model(Store(models).read("fast.safetensors"), "fast").meta["epochs"] == 6
 
     job = cluster.submit("segment", "--cases", cases, "--model", model, "--labelmaps", labelmaps)
-    lose_a_node_once(lambda: len(Store(labelmaps).list()) >= 4, job, cluster)
+    lose_a_node_once(lambda: len(Store(labelmaps).list("_done")) >= 2, job, cluster)
     assert outcome(job)["written"] == CASES
     assert len(Store(labelmaps).list("_done")) == CASES and not Store(labelmaps).list("_failed")
     alone = str(tmp_path / "alone")
@@ -93,13 +93,12 @@ def test_a_job_waits_for_a_gpu_and_takes_the_next_when_it_comes(cluster, bucket,
     for name in NAMES:
         builders.put_all(Store(cases), builders.case_files(name))
     flags = ("--cases", cases, "--model", model, "--labelmaps", labelmaps, "--gpu", "yes", "--predictors", 2)
-    with faults.inject("slow", method="PUT", key=".nii.gz", times=0):
+    with faults.inject("held", method="PUT", key=".nii.gz", times=0):
         job = cluster.submit("segment", *flags)
         joined = [cluster.add_node(gpus=1)]
-        until(lambda: Store(labelmaps).list("_done"), job)
-        assert predicting(cluster) == 1
+        until(lambda: predicting(cluster) >= 1, job)
         joined.append(cluster.add_node(gpus=1))
-        until(lambda: predicting(cluster) == 2, job)
+        until(lambda: predicting(cluster) >= 2, job)
     assert outcome(job)["written"] == CASES
     for node in joined:
         cluster.lose(node)
@@ -126,7 +125,12 @@ def until(there: Callable[[], bool], job: subprocess.Popen) -> None:
     assert job.poll() is None, f"the job was over before: {job.communicate()}"
 
 
-def dashboard_metrics() -> set[str]:
+def named_in(figures: str) -> set[str]:
+    """The metrics among Prometheus's lines."""
+    return set(re.findall(r"^(ray_\w+)", figures, re.MULTILINE))
+
+
+def asked_for() -> set[str]:
     """What Grafana's dashboard asks Prometheus for; a GPU's are there where one is."""
     board = json.loads((ROOT / "kubernetes" / "grafana.json").read_text())
     asked = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])

@@ -4,6 +4,7 @@ After every fault the same command is run once more, and each result is byte for
 faults.
 """
 
+import uuid
 from dataclasses import dataclass
 
 import pytest
@@ -62,8 +63,8 @@ def write_cases(uri: str) -> None:
         builders.put_all(Store(uri), builders.case_files(name, seed=n))
 
 
-def run_preprocess(root: str) -> int:
-    settings = preprocess.Settings(f"{root}/cases", f"{root}/shards")
+def run_preprocess(cases: str, shards: str) -> int:
+    settings = preprocess.Settings(cases, shards)
     return common.guarded("preprocess", lambda: preprocess.main(settings))
 
 
@@ -80,24 +81,31 @@ def check_whole(uri: str) -> None:
         assert len([key for key in keys if key.startswith(f"{name}.")]) == 1, keys
 
 
+@pytest.fixture(scope="module")
+def stored(ray_local, s3) -> tuple[str, dict[str, bytes]]:
+    """(cases in a bucket that every test reads, their shards by a run without faults)."""
+    root = f"s3://bts-{uuid.uuid4().hex[:8]}"
+    Store(root).fs.mkdir(root.removeprefix("s3://"))
+    write_cases(f"{root}/cases")
+    assert run_preprocess(f"{root}/cases", f"{root}/shards") == 0
+    return f"{root}/cases", builders.results(Store(f"{root}/shards"), ".parquet")
+
+
 @pytest.mark.parametrize("fault", READING.values(), ids=READING)
-def test_reading_through_a_fault_and_again(ray_local, bucket, faults, capsys, fault):
-    write_cases(f"{bucket.uri}/cases")
-    check_fault(lambda: run_preprocess(bucket.uri), fault, faults, capsys)
-    shards = builders.results(Store(f"{bucket.uri}/shards"), ".parquet")
+def test_reading_through_a_fault_and_again(stored, bucket, faults, capsys, fault):
+    cases, undisturbed = stored
+    check_fault(lambda: run_preprocess(cases, f"{bucket.uri}/shards"), fault, faults, capsys)
     check_whole(f"{bucket.uri}/shards")
-    assert len(shards) == len(NAMES)
-    again = f"{bucket.uri}/again"
-    settings = preprocess.Settings(f"{bucket.uri}/cases", again)
-    assert common.guarded("preprocess", lambda: preprocess.main(settings)) == 0
-    assert builders.results(Store(again), ".parquet") == shards
+    assert builders.results(Store(f"{bucket.uri}/shards"), ".parquet") == undisturbed
+    assert len(undisturbed) == len(NAMES)
 
 
 @pytest.mark.parametrize("fault", WRITING.values(), ids=WRITING)
-def test_writing_through_a_fault_and_again(ray_local, bucket, faults, capsys, fault):
-    write_cases(f"{bucket.uri}/cases")
-    check_fault(lambda: run_preprocess(bucket.uri), fault, faults, capsys)
+def test_writing_through_a_fault_and_again(stored, bucket, faults, capsys, fault):
+    cases, undisturbed = stored
+    check_fault(lambda: run_preprocess(cases, f"{bucket.uri}/shards"), fault, faults, capsys)
     check_whole(f"{bucket.uri}/shards")
+    assert builders.results(Store(f"{bucket.uri}/shards"), ".parquet") == undisturbed
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +156,7 @@ def test_a_scan_replaced_after_the_listing_is_done_again(ray_local, bucket, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(preprocess.worklist, "plan", replaced_meanwhile)
-        assert run_preprocess(bucket.uri) == 0
+        assert run_preprocess(f"{bucket.uri}/cases", f"{bucket.uri}/shards") == 0
     settings = preprocess.Settings(f"{bucket.uri}/cases", f"{bucket.uri}/shards")
     assert preprocess.main(settings).counts["written"] == 1
     check_whole(f"{bucket.uri}/shards")
