@@ -20,7 +20,7 @@ from bts.labelmaps import digest
 from bts.preprocess import fetch, modalities_of, read_modality, read_role, read_stack
 from bts.storage import Entry, Store
 from bts.volume import Grid, Volume, read_nifti
-from bts.worklist import case_fingerprint
+from bts.worklist import NOTE, case_fingerprint
 
 LABELMAP = re.compile(r"(?P<case>[^/.][^/]*?)([-_]seg)?\.nii(\.gz)?", re.IGNORECASE)
 MARKER = re.compile(r"_done/(?P<case>[^/]+)\.[^./]+\.json")  # what jobs.segment writes beside a labelmap
@@ -106,7 +106,7 @@ class Matched:
 
 
 def by_case(keys: Iterable[str], pattern: re.Pattern = LABELMAP) -> dict[str, list[str]]:
-    """The labelmaps (or markers) among the keys of a folder, by the case in their names."""
+    """The labelmaps (or markers, or notes of failures) among a folder's keys, by the case in their names."""
     found: dict[str, list[str]] = {}
     for key in keys:
         if named := pattern.fullmatch(key):
@@ -120,7 +120,7 @@ def match(cases: Iterable[Case], entries: Iterable[Entry], *, truths: bool = Tru
     `truths`: only the cases that have a truth; figshare's slices hold theirs.
     """
     versions = {entry.key: entry.version for entry in entries}
-    labelmaps, markers = (by_case(versions, pattern) for pattern in (LABELMAP, MARKER))
+    labelmaps, markers, failures = (by_case(versions, pattern) for pattern in (LABELMAP, MARKER, NOTE))
     matched = Matched()
     for case in cases:
         if truths and not has_truth(case):
@@ -133,12 +133,21 @@ def match(cases: Iterable[Case], entries: Iterable[Entry], *, truths: bool = Tru
             matched.problems.append(
                 CaseError(problem, mend="keep the one to score", case=case.id, file=keys[0], stage="list")
             )
+        elif case.id in failures:
+            matched.problems.append(outdated(case.id, keys[0]))
         else:
             # A marker speaks of CASE.nii.gz, as jobs.segment names its labelmaps, and of no other.
             own = markers.get(case.id, []) if keys[0] == f"{case.id}.nii.gz" else []
             matched.pairs.append(Pair(case, keys[0], tuple(own), versions[keys[0]]))
     matched.without_truth = sorted(key for keys in labelmaps.values() for key in keys)
     return matched
+
+
+def outdated(case_id: str, labelmap: str) -> CaseError:
+    """Of a case that failed when it was last segmented: the labelmap that is still there is an older one."""
+    problem = "the case failed when it was last segmented: this labelmap is of older files or another model"
+    mend = "see the run report of jobs.segment, mend the case, run it again; or delete the labelmap"
+    return CaseError(problem, mend=mend, case=case_id, file=labelmap, stage="list")
 
 
 def has_truth(case: Case) -> bool:

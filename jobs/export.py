@@ -17,8 +17,9 @@ from isal import igzip
 
 from bts.errors import CaseError, RunError, UsageError
 from bts.labelmaps import held, labelmap_key
-from bts.pairs import by_case
+from bts.pairs import by_case, outdated
 from bts.storage import Store, split_uri
+from bts.worklist import NOTE
 from jobs import common
 
 GZIP = b"\x1f\x8b"
@@ -65,12 +66,16 @@ def main(settings: Settings) -> common.Outcome:
 def choose(
     wanted: Iterable[str], found: Mapping[str, list[str]], keys: set[str], labelmaps: Store
 ) -> tuple[dict[str, str], list[CaseError]]:
-    """(key of the one labelmap of each case, what is wrong with those that have none or several)."""
-    chosen, unfit = {}, []
+    """(key of the one labelmap of each case, what is wrong with those that have none, several or an old
+    one)."""
+    chosen, unfit, failures = {}, [], by_case(keys, NOTE)
     for case in wanted:
         there = found.get(case, [])
         if len(there) == 1:
-            chosen[case] = there[0]
+            if case in failures:
+                unfit.append(outdated(case, there[0]))
+            else:
+                chosen[case] = there[0]
             continue
         problem, mend = f"has no labelmap in {labelmaps.uri}", "run jobs.segment"
         if there:

@@ -62,6 +62,14 @@ def test_an_incomplete_set_is_named_and_not_packed(folders, tmp_path, capsys):
     assert not (tmp_path / "first.zip").exists()
 
 
+def test_a_labelmap_older_than_its_case_is_not_packed(folders, tmp_path, capsys):
+    """The case's new files failed: what is there was made from those before."""
+    folders[0].put(f"_failed/{ONE}.0123456789ab.1.json", b"{}")
+    code, said = run(capsys, *folders, zip=str(tmp_path / "first.zip"))
+    assert code == 3 and f"case {ONE}" in said and "older files" in said
+    assert not (tmp_path / "first.zip").exists()
+
+
 def test_every_missing_case_is_named(folders, tmp_path, capsys):
     cases = folders[1]
     names = [f"BraTS2021_{n:05}" for n in range(10, 40)]

@@ -45,6 +45,13 @@ def test_two_labelmaps_of_a_case_are_a_problem():
     assert not matched.pairs and "2 labelmaps" in str(matched.problems[0])
 
 
+def test_a_labelmap_of_before_a_failure_is_a_problem():
+    note = f"_failed/{ONE}.0123456789ab.2.json"
+    matched = match(cases(ONE, TWO), entries(f"{ONE}.nii.gz", f"{TWO}.nii.gz", note))
+    assert [pair.case.id for pair in matched.pairs] == [TWO]
+    assert matched.problems[0].case == ONE and "failed when it was last segmented" in str(matched.problems[0])
+
+
 def test_markers_are_of_the_project_s_own_labelmaps():
     marker = f"_done/{ONE}.0123456789ab.json"
     assert match(cases(ONE), entries(f"{ONE}.nii.gz", marker)).pairs[0].markers == (marker,)
