@@ -83,13 +83,16 @@ def print_table(scores: dict[str, Scores]) -> None:
 def mean(values: dict[str, float]) -> str:
     """With its 95 % interval, which fewer than six cases do not have."""
     found = np.array(list(values.values()))
-    return "{:.3f} ({:.3f}–{:.3f})".format(found.mean(), *statistics.mean_interval(found))
+    low, high = statistics.mean_interval(found)
+    return f"{found.mean():.3f}" + ("" if np.isnan(low) else f" ({low:.3f}–{high:.3f})")
 
 
 def difference(mine: dict[str, float], others: dict[str, float]) -> str:
     """Over the cases that both have."""
     both = sorted(mine.keys() & others)
     paired = compare_metric([mine[case] for case in both], [others[case] for case in both], "dice")
+    if np.isnan(paired.low):
+        return f"{paired.difference:+.3f}"
     return f"{paired.difference:+.3f} ({paired.low:+.3f} to {paired.high:+.3f}), p {paired.test}"
 
 
