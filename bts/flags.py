@@ -17,7 +17,7 @@ LARGE = 0.5
 DOUBTFUL_ML = 0.5
 """Enhancing tumour of which the presets' rules may make necrosis without a word."""
 LEFT_OUT_ML = 2.0
-"""Tumour in small pieces that may go without a word."""
+"""Tumour, or core, in small pieces that may go without a word."""
 AGREEMENT = 0.7
 """Dice of any tumour between two models of an ensemble below which they disagree; two readers of whole
 tumours agree with 0.74 to 0.85 (Menze et al. 2015, doi:10.1109/TMI.2014.2377694)."""
@@ -47,11 +47,14 @@ def of_labels(labels_DHW: np.ndarray, volume: CaseVolume) -> list[str]:
 
 
 def of_doubt(decoded_DHW: np.ndarray, labels_DHW: np.ndarray, volume: CaseVolume) -> list[str]:
-    """Flags if much of the labels voxel by voxel is not in the labelmap: enhancing tumour, or any."""
+    """Flags if much of the labels voxel by voxel is not in the labelmap: enhancing tumour, core, or any."""
     ml, brain = float(np.prod(volume.grid.zooms)) / 1000, (volume.images != 0).any(axis=0)
     called = ((decoded_DHW == 3) & (labels_DHW == 1)).sum() * ml
+    lost = (np.isin(decoded_DHW, (1, 3)) & (labels_DHW == 2)).sum() * ml
     left_out = ((decoded_DHW != 0) & (labels_DHW == 0) & brain).sum() * ml
     found = [f"doubt: {called:.1f} ml that may enhance are called necrosis"] if called >= DOUBTFUL_ML else []
+    if lost >= LEFT_OUT_ML:
+        found.append(f"doubt: {lost:.1f} ml of core in small pieces are called oedema")
     if left_out >= LEFT_OUT_ML:
         found.append(f"doubt: {left_out:.1f} ml of tumour in small pieces are left out")
     return found

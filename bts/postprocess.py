@@ -11,22 +11,29 @@ from bts.settings import Inference
 
 def tidy(labels_DHW: np.ndarray, settings: Inference, voxel_mm3: float) -> np.ndarray:
     """The labels after all that the settings ask for."""
-    if settings.min_tumour_ml:
-        labels_DHW = drop_small_pieces(labels_DHW, settings.min_tumour_ml, voxel_mm3)
+    for of, least_ml, instead in (
+        ((1, 2, 3), settings.min_tumour_ml, 0),
+        ((3,), settings.min_et_piece_ml, 1),
+        ((1, 3), settings.min_core_ml, 2),
+    ):
+        if least_ml:
+            labels_DHW = drop_small_pieces(labels_DHW, of, least_ml, voxel_mm3, instead)
     if settings.fill_core:
         labels_DHW = fill_core(labels_DHW)
     return drop_small_et(labels_DHW, settings, voxel_mm3)
 
 
-def drop_small_pieces(labels_DHW: np.ndarray, least_ml: float, voxel_mm3: float) -> np.ndarray:
-    """Pieces of tumour (voxels that touch, if by a corner) below `least_ml` become background; the largest
-    stays."""
-    pieces, _ = label(labels_DHW, np.ones((3, 3, 3)))
+def drop_small_pieces(
+    labels_DHW: np.ndarray, of: tuple[int, ...], least_ml: float, voxel_mm3: float, instead: int
+) -> np.ndarray:
+    """Pieces of these labels together (voxels that touch, if by a corner) below `least_ml` get another label;
+    the largest stays."""
+    pieces, _ = label(np.isin(labels_DHW, of), np.ones((3, 3, 3)))
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
-    kept = sizes * voxel_mm3 / 1000 >= least_ml
-    kept[sizes.argmax()] = True
-    return labels_DHW * kept[pieces]
+    small = sizes * voxel_mm3 / 1000 < least_ml
+    small[[0, sizes.argmax()]] = False
+    return np.where(small[pieces], np.uint8(instead), labels_DHW)
 
 
 def fill_core(labels_DHW: np.ndarray) -> np.ndarray:

@@ -28,7 +28,14 @@ FAST = Preset(
     loss=Loss(dice=1, bce=1),
     optimiser=Optimiser(weight_decay=1e-2, warmup=50, schedule="poly", clip=1, ema=0.995),
     budget=Budget(minutes=10, validate_every=10),
-    inference=Inference(min_et_ml=0.05, min_et_share=0.03, min_tumour_ml=1, fill_core=True),
+    inference=Inference(
+        min_et_ml=0.05,
+        min_et_share=0.03,
+        min_tumour_ml=1,
+        min_core_ml=0.5,
+        min_et_piece_ml=0.25,
+        fill_core=True,
+    ),
 )
 
 BEST = Preset(

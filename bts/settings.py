@@ -286,16 +286,19 @@ class Inference:
     min_tumour_ml: float = 0.0
     """Pieces of tumour of fewer millilitres become background, but never the largest one: most are false, and
     each counts as much as the tumour where scores are by lesion. 0 where small ones matter (metastases)."""
+    min_core_ml: float = 0.0
+    """Pieces of tumour core of fewer millilitres become oedema, but never the largest one."""
+    min_et_piece_ml: float = 0.0
+    """Pieces of enhancing tumour of fewer millilitres become necrosis, but never the largest one."""
     fill_core: bool = False
     """Whatever the tumour core encloses within an axial slice becomes necrosis."""
 
     def __post_init__(self):
         if not (0 <= self.overlap < 1 and self.batch >= 1):
             raise ValueError("inference.overlap must be in [0, 1), inference.batch at least 1")
-        if not (0 <= self.min_et_share < 1 and self.min_et_ml >= 0 and self.min_tumour_ml >= 0):
-            raise ValueError(
-                "inference.min_et_share must be in [0, 1), inference.min_et_ml and min_tumour_ml not negative"
-            )
+        least = (self.min_et_ml, self.min_tumour_ml, self.min_core_ml, self.min_et_piece_ml)
+        if not 0 <= self.min_et_share < 1 or min(least) < 0:
+            raise ValueError("inference.min_et_share must be in [0, 1), the least millilitres not negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

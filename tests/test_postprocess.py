@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from bts.postprocess import drop_small_et, drop_small_pieces, fill_core, tidy
 from bts.settings import Inference
 
+TUMOUR = (1, 2, 3)
 LABELS = arrays(np.uint8, (3, 7, 6), elements=st.integers(0, 3))
 
 
@@ -33,10 +34,18 @@ def test_small_pieces_go_and_the_largest_stays():
     labels = np.array([[[2, 0, 1, 1, 0, 0], [0, 3, 0, 0, 0, 2], [0, 0, 0, 0, 0, 2]]], np.uint8)
     # Four voxels that touch by their corners, and two.
     without = np.array([[[2, 0, 1, 1, 0, 0], [0, 3, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]], np.uint8)
-    assert np.array_equal(drop_small_pieces(labels, 0.003, 1.0), without)
-    assert np.array_equal(drop_small_pieces(labels, 0.003, 1.5), labels)
-    assert np.array_equal(drop_small_pieces(labels, 9.0, 1.0), without)
-    assert not drop_small_pieces(np.zeros_like(labels), 9.0, 1.0).any()
+    assert np.array_equal(drop_small_pieces(labels, TUMOUR, 0.003, 1.0, 0), without)
+    assert np.array_equal(drop_small_pieces(labels, TUMOUR, 0.003, 1.5, 0), labels)
+    assert np.array_equal(drop_small_pieces(labels, TUMOUR, 9.0, 1.0, 0), without)
+    assert not drop_small_pieces(np.zeros_like(labels), TUMOUR, 9.0, 1.0, 0).any()
+
+
+def test_small_pieces_of_core_become_oedema_and_of_enhancing_tumour_necrosis():
+    labels = np.array([[[3, 1, 1, 2, 2, 1, 2, 2, 3, 2, 3, 3]]], np.uint8)
+    core = Inference(min_core_ml=0.002)
+    assert tidy(labels, core, 1.0).tolist() == [[[3, 1, 1, 2, 2, 2, 2, 2, 2, 2, 3, 3]]]
+    enhancing = Inference(min_et_piece_ml=0.002)
+    assert tidy(labels, enhancing, 1.0).tolist() == [[[1, 1, 1, 2, 2, 1, 2, 2, 1, 2, 3, 3]]]
 
 
 def test_what_a_core_encloses_in_a_slice_is_core():
