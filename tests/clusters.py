@@ -129,7 +129,11 @@ def kill_when_it_says(command: list[str], start: str, folder: Path) -> str:
 
 def kill_a_worker(parent: int, names: tuple[str, ...]) -> bool:
     """SIGKILL one of the Ray workers below a process whose title starts like one of these."""
-    for process in psutil.Process(parent).children(recursive=True):
+    try:
+        below = psutil.Process(parent).children(recursive=True)
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
+    for process in below:
         with contextlib.suppress(psutil.Error):
             if "".join(process.cmdline()).startswith(names):
                 process.kill()

@@ -1,14 +1,18 @@
 """benchmarks: ratios that point the right way, material that is what it says, a cost model that adds up."""
 
+import sys
 from dataclasses import replace
 
 import pytest
 
 from benchmarks import scale
+from benchmarks.accuracy import alone
 from benchmarks.material import make_cases
 from benchmarks.table import Row
 from bts.cases import find_cases
+from bts.model import load_model
 from bts.storage import Store
+from tests import builders
 
 
 def row(unit: str, ours: list[float], theirs: list[float], target: float) -> Row:
@@ -38,3 +42,17 @@ def test_twice_the_cluster_takes_half_the_hours_and_the_scarcer_part_binds():
     assert scale.hours(replace(few, cores=16, gpus=2), 1000)[1] == pytest.approx(second / 2)
     alone = replace(few, gpus=0)
     assert scale.hours(alone, 1000)[1] == pytest.approx(1000 * (0.4 + alone.predict_cpu_s) / 8 / 3600)
+
+
+@pytest.mark.slow
+def test_a_training_without_ray_goes_on_where_it_was_cut_off(tmp_path, monkeypatch, capsys):
+    shards, place = builders.phantom_shards(tmp_path), tmp_path / "place"
+    epochs = []
+    for minutes in ("0.01", "0.1"):
+        flags = ["fast", "--shards", str(shards), "--place", str(place), "--minutes", minutes, "--batch", "4"]
+        monkeypatch.setattr(sys, "argv", ["alone", *flags])
+        alone.main()
+        model = load_model((place / "fast.safetensors").read_bytes(), "fast")
+        epochs.append(model.meta["epochs"])
+    assert 1 <= epochs[0] < epochs[1]
+    assert f"\nepoch {epochs[0] + 1}, " in capsys.readouterr().out

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from bts.model import load_model
+from bts.search import to_flags
 from bts.storage import Store
 from bts.tracking import Tracker
 from jobs import preset_cli, train, tune
@@ -90,3 +91,11 @@ def test_what_cannot_be_tried_is_said_before_anything_starts(shards, tmp_path, c
     code, _, said = run(sweep, ["fast", "--shards", shards, "--models", str(models), "--over", *over], capsys)
     assert code == 2 and problem in said and "Traceback" not in said
     assert not models.exists()
+
+
+def test_a_setting_that_is_on_or_off_can_be_swept():
+    needed = ["fast", "--shards", "s", "--models", "m"]
+    for drawn in ("True", "False"):
+        flags = [*needed, *to_flags({"inference.fill_core": drawn})]
+        found = preset_cli.parse("train", train.Settings, "", flags).preset
+        assert str(found.inference.fill_core) == drawn

@@ -1,7 +1,7 @@
 """This project's presets beside nnU-Net: the same folds, minutes and machine, one scoring code for all.
 
-    python -m benchmarks.accuracy.arena --place DIR [--minutes 10] [--peer-times 6] [--folds 0 1 2 3 4]
-                                        [--flips] [SYSTEM …]
+    python -m benchmarks.accuracy.arena [SYSTEM …] --place DIR [--minutes 10] [--peer-times 6]
+                                        [--folds 0 1 2 3 4] [--flips]
 
 Trains each system (fast, best, nnunet-2d, nnunet-3d) on each fold of the labelled cases of ../shared/data,
 segments the patients held out, and prints a table of Dice, HD95 and lesion-wise Dice with 95 % intervals, and

@@ -96,9 +96,9 @@ def test_preprocess_killed_and_run_again(ray_local, run_module_job, cases, tmp_p
     whole, shards = str(tmp_path / "whole"), str(tmp_path / "shards")
     assert preprocess.main(preprocess.Settings(cases, whole)).exit_code == 0
     job = run_module_job(preprocessing(cases, shards))
-    wait_for(shards, 4, job, ".parquet")
+    wait_for(shards, 1, job, ".parquet")
     job.send_signal(signal.SIGKILL)
-    job.wait()
+    assert job.wait() == -signal.SIGKILL
     assert preprocess.main(preprocess.Settings(cases, shards)).exit_code == 0
     assert builders.results(Store(shards), ".parquet") == builders.results(Store(whole), ".parquet")
 
