@@ -62,9 +62,9 @@ def plan_of(shards: Path) -> Plan:
     return make_plan(read_catalogue(Store(str(shards))), FAST, fold=0)
 
 
-def read(store: Store, preset: Preset, epoch: int, key: str, whole: bool = False) -> pa.Table:
+def read(store: Store, preset: Preset, epoch: int, key: str) -> pa.Table:
     """A shard as a training worker's reader gives it."""
-    return read_item(pa.Table.from_pylist([{"epoch": epoch, "key": key}]), store, preset, None, whole)
+    return read_item(pa.Table.from_pylist([{"epoch": epoch, "key": key}]), store, preset, None, whole=False)
 
 
 def one(shards: Path) -> float:

@@ -131,5 +131,5 @@ def _png(grey_HW: np.ndarray) -> bytes:
 
 
 def digest(data: bytes) -> str:
-    """Of a labelmap's bytes, as its marker has it."""
+    """blake2b of a labelmap's bytes, 32 hex digits, as its marker has it."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -11,29 +11,29 @@ from bts.settings import Inference
 
 def tidy(labels_DHW: np.ndarray, settings: Inference, voxel_mm3: float) -> np.ndarray:
     """The labels after all that the settings ask for."""
-    for of, least_ml, instead in (
+    for parts, least_ml, becomes in (
         ((1, 2, 3), settings.min_tumour_ml, 0),
         ((3,), settings.min_et_piece_ml, 1),
         ((1, 3), settings.min_core_ml, 2),
     ):
         if least_ml:
-            labels_DHW = drop_small_pieces(labels_DHW, of, least_ml, voxel_mm3, instead)
+            labels_DHW = drop_small_pieces(labels_DHW, parts, least_ml, voxel_mm3, becomes)
     if settings.fill_core:
         labels_DHW = fill_core(labels_DHW)
     return drop_small_et(labels_DHW, settings, voxel_mm3)
 
 
 def drop_small_pieces(
-    labels_DHW: np.ndarray, of: tuple[int, ...], least_ml: float, voxel_mm3: float, instead: int
+    labels_DHW: np.ndarray, parts: tuple[int, ...], least_ml: float, voxel_mm3: float, becomes: int
 ) -> np.ndarray:
-    """Pieces of these labels together (voxels that touch, if by a corner) below `least_ml` get another label;
-    the largest stays."""
-    pieces, _ = label(np.isin(labels_DHW, of), np.ones((3, 3, 3)))
+    """Pieces of these labels together (voxels that touch, if by a corner) below `least_ml` become another
+    label; the largest stays."""
+    pieces, _ = label(np.isin(labels_DHW, parts), np.ones((3, 3, 3)))
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     small = sizes * voxel_mm3 / 1000 < least_ml
     small[[0, sizes.argmax()]] = False
-    return np.where(small[pieces], np.uint8(instead), labels_DHW)
+    return np.where(small[pieces], np.uint8(becomes), labels_DHW)
 
 
 def fill_core(labels_DHW: np.ndarray) -> np.ndarray:

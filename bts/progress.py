@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from bts.curves import best_epoch
 from bts.device import channels_last
 from bts.errors import UsageError
 from bts.inference import Segmenter
@@ -169,6 +170,12 @@ def start(
     if checkpoint is not None:
         progress.restore(checkpoint)
     return progress
+
+
+def outcome(progress: Progress) -> dict:
+    """What a model's header says of its training."""
+    best = best_epoch(progress.validations)
+    return {"epochs": progress.epoch, "best_epoch": best, "validation": progress.validations[best]}
 
 
 def make_optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:

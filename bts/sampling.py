@@ -19,7 +19,7 @@ from bts.settings import Preset
 from bts.shards import pixels
 
 SHUFFLE = 1024  # slices of the local shuffle: about 200 MB of four modalities
-SHUFFLE_VOLUMES = 16
+SHUFFLE_VOLUMES = 16  # cuts of volumes, likewise
 AHEAD = 4  # batches made beforehand
 
 

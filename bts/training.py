@@ -16,7 +16,7 @@ from torch import nn
 
 from bts.augment import augment
 from bts.device import autocast, channels_last, pick_device
-from bts.errors import RunError
+from bts.errors import CaseError, RunError
 from bts.inference import Segmenter
 from bts.losses import total_loss
 from bts.normalise import finish, normalise
@@ -242,7 +242,10 @@ class Clock:
 
 def _validate(progress: Progress, validate: Callable | None, world: int) -> None:
     """Figures of the averaged weights on held-out patients: rank 0's, shared with all."""
-    figures = validate(progress.segmenter()) if validate else None
+    try:
+        figures = validate(progress.segmenter()) if validate else None
+    except CaseError as error:  # the last step may break the weights after a finite loss
+        raise RunError(f"epoch {progress.epoch}: {error}; try a lower --optimiser.lr") from None
     if world > 1:
         shared = [figures]
         dist.broadcast_object_list(shared, src=0)

@@ -66,8 +66,7 @@ def main(settings: Settings) -> common.Outcome:
 def choose(
     wanted: Iterable[str], found: Mapping[str, list[str]], keys: set[str], labelmaps: Store
 ) -> tuple[dict[str, str], list[CaseError]]:
-    """(key of the one labelmap of each case, what is wrong with those that have none, several or an old
-    one)."""
+    """(key of each case's one labelmap, what is wrong with those that have none, several or an old one)."""
     chosen, unfit, failures = {}, [], by_case(keys, NOTE)
     for case in wanted:
         there = found.get(case, [])

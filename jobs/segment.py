@@ -47,8 +47,8 @@ class Settings(batch.Flags):
     gpu: Literal["auto", "yes", "no"] = "auto"
     """auto: GPUs if the cluster has them now; yes: ask for them, also of an autoscaler that has none yet."""
     predictors: int | None = None
-    """Predicting actors to ask for, each with one GPU or a few CPU cores; they start as room for them comes,
-    also by an autoscaler. None: as many as there is room for now."""
+    """Predicting actors to ask for, each with one GPU (or --gpu-share of one) or a few CPU cores; they start
+    as room for them comes, also by an autoscaler. None: as many as there is room for now."""
     gpu_share: float = 1.0
     """Of a GPU, for each predicting actor: 0.5 puts two on each, where a network does not fill it."""
     flips: bool = False

@@ -40,8 +40,6 @@ def main(settings: Settings) -> common.Outcome:
         named["case"]: (key, int(named["tries"])) for key in sorted(keys) if (named := NOTE.fullmatch(key))
     }
     markers, unreadable = read_markers(keys, output)
-    for case_id in notes.keys() & markers.keys():
-        del notes[case_id]  # of another model or other files: it has a labelmap since
     waiting = sorted(case for case in markers if held(labelmap_key(case)) in keys)
     flagged = {case: flags for case, marker in sorted(markers.items()) if (flags := marker.get("flags"))}
     counts = {"segmented": len(markers), "held": len(waiting), "flagged": len(flagged), "noted": len(notes)}
@@ -86,7 +84,7 @@ def maker_of(marker: Mapping) -> str:
 
 
 def failures(notes: Mapping[str, tuple[str, int]], output: Store) -> list[str]:
-    """A line a case that failed and has no labelmap: where, why, in how many runs."""
+    """A line a case that failed when it was last segmented: where, why, in how many runs."""
     found = []
     for key, tries in notes.values():
         try:

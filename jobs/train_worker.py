@@ -19,13 +19,13 @@ from ray.util.queue import Queue
 
 from bts import feeding, gallery, training, validation
 from bts.catalogue import Shard
-from bts.curves import best_epoch, draw_thresholds
+from bts.curves import draw_thresholds
 from bts.errors import UsageError
 from bts.inference import Segmenter
 from bts.model import load_model
 from bts.plan import Plan
 from bts.preprocess import CaseVolume
-from bts.progress import Progress
+from bts.progress import Progress, outcome
 from bts.sampling import Sample, batches, samples_of
 from bts.shards import read_volume
 from bts.splits import leaked
@@ -96,12 +96,6 @@ def keep(progress: Progress, figures: dict[str, float], rank: int, name: str) ->
             write_state(progress, folder)
         checkpoint = Checkpoint.from_directory(folder) if rank == 0 else None
         ray.train.report(figures, checkpoint=checkpoint, checkpoint_dir_name=name)
-
-
-def outcome(progress: Progress) -> dict:
-    """What a model's header says of its training."""
-    best = best_epoch(progress.validations)
-    return {"epochs": progress.epoch, "best_epoch": best, "validation": progress.validations[best]}
 
 
 def read_encoder(uri: str) -> bytes | None:

@@ -11,8 +11,8 @@ from bts import training
 from bts.device import pick_device
 from bts.errors import RunError, UsageError
 from bts.plan import Plan
-from bts.progress import Progress, start
-from jobs.train_worker import Feed, Job, outcome, read_encoder, read_state, validate, write_state
+from bts.progress import Progress, outcome, start
+from jobs.train_worker import Feed, Job, read_encoder, read_state, validate, write_state
 
 
 @dataclass(frozen=True, kw_only=True)

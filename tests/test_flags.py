@@ -83,5 +83,7 @@ def test_much_enhancing_tumour_that_became_necrosis_is_flagged(volume, labels):
     assert flag == f"doubt: {labels.size / 1000:.1f} ml that may enhance are called necrosis"
     assert flags.of_doubt(few, np.where(few == 3, np.uint8(1), few), volume) == []
     assert flags.of_doubt(everywhere, everywhere, volume) == []
+    (flag,) = flags.of_doubt(np.full_like(labels, 1), np.full_like(labels, 2), volume)
+    assert flag.endswith(" ml of core in small pieces are called oedema")
     (flag,) = flags.of_doubt(everywhere, np.zeros_like(labels), volume)
     assert flag.startswith("doubt: ") and flag.endswith(" ml of tumour in small pieces are left out")

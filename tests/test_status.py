@@ -44,6 +44,11 @@ def test_a_night_in_a_bucket(ray_local, bucket, model, capsys):
     assert f"1 left\n  {LATER}" in said and f"1 changed since\n  {SECOND}" in said
     assert "seconds a case: read" in said
 
+    cases.put(f"{GOOD}/{GOOD}-t2w.nii.gz", b"\x1f\x8b rubbish")
+    segment.main(segment.Settings(cases.uri, labelmaps.uri, (model,), hold_flagged=True))
+    said, last = run(capsys, labelmaps, cases)
+    assert last["noted"] == 2 and f"case {GOOD}" in said, "its labelmap of before does not hide the failure"
+
     labelmaps.put(f"_done/{GOOD}.0123456789ab.json", b"{")
     said, _ = run(capsys, labelmaps)
     assert f"1 with a marker that cannot be read; jobs.segment makes them again\n  _done/{GOOD}." in said

@@ -1,10 +1,11 @@
 """A preset trained without Ray, on a machine that has a GPU and little else; it goes on where it was cut off.
 
     python -m benchmarks.accuracy.alone PRESET --shards DIR --place DIR [--fold 0] [--minutes 30]
-                                        [--batch 64]
+                                        [--batch N]
 
---shards: made by jobs.preprocess. A checkpoint an epoch in --place, and at the end PRESET.safetensors, for
-jobs.segment; cut it off and run it again as often as it takes: its clock counts training alone.
+--shards: made by jobs.preprocess. A checkpoint an epoch in DIR/PRESET-fold-FOLD, and at the end
+PRESET.safetensors there, for jobs.segment; cut it off and run it again as often as it takes. Its clock counts
+training and validation, not the reading of the shards.
 """
 
 import argparse
@@ -19,11 +20,10 @@ import torch
 
 from bts import feeding, sampling, training, validation
 from bts.catalogue import read_catalogue
-from bts.curves import best_epoch
 from bts.inference import Segmenter
 from bts.plan import Plan, make_plan
 from bts.presets import PRESETS
-from bts.progress import Progress
+from bts.progress import Progress, outcome
 from bts.settings import Preset
 from bts.shards import read_volume
 from bts.storage import Store
@@ -83,17 +83,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--batch", type=int)
     given = parser.parse_args()
-    given.place.mkdir(parents=True, exist_ok=True)
+    place = given.place / f"{given.preset}-fold-{given.fold}"
+    place.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(os.cpu_count())
     store = Store(given.shards)
     preset = with_flags(PRESETS[given.preset], given.minutes, given.batch)
     plan = make_plan(read_catalogue(store), preset, given.fold)
-    progress = train(plan, store, given.place)
-    best = best_epoch(progress.validations)
-    found = {"epochs": progress.epoch, "best_epoch": best, "validation": progress.validations[best]}
+    progress = train(plan, store, place)
+    found = outcome(progress)
     model = progress.model_file({**plan.provenance(), **found})
-    (given.place / f"{given.preset}.safetensors").write_bytes(model)
-    print(f"kept epoch {best}: {found['validation']}")
+    (place / f"{given.preset}.safetensors").write_bytes(model)
+    print(f"kept epoch {found['best_epoch']}: {found['validation']}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """This project's presets beside nnU-Net: the same folds, minutes and machine, one scoring code for all.
 
-    python -m benchmarks.accuracy.arena [SYSTEM …] --place DIR [--minutes 10] [--peer-times 6]
+    python -m benchmarks.accuracy.arena [SYSTEM …] --place DIR [--minutes 10] [--peer-times 1]
                                         [--folds 0 1 2 3 4] [--flips]
 
 Trains each system (fast, best, nnunet-2d, nnunet-3d) on each fold of the labelled cases of ../shared/data,
 segments the patients held out, and prints a table of Dice, HD95 and lesion-wise Dice with 95 % intervals, and
 the first system's differences from the others, case by case. nnU-Net's clock leaves out its preprocessing,
-its loaders' start and its validation. Run again with the same DIR and flags it goes on where it was cut off.
+its loaders' start and its validation, ours the reading of the shards; --peer-times gives nnU-Net so many
+times the minutes. Run again with the same DIR and flags it goes on where it was cut off.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+DATASET = "Dataset001_BraTS"
 CHANNELS = [("t1ce", "t1c"), ("t1", "t1n"), ("t2", "t2w"), ("flair", "t2f")]
 
 
@@ -55,7 +56,7 @@ def timed(command: str, *arguments: str) -> float:
 def main() -> None:
     cases, place = Path(sys.argv[1]), Path(sys.argv[2])
     set_folders(place)
-    count, cores = make_dataset(cases, place / "raw" / "Dataset001_BraTS"), str(os.cpu_count())
+    count, cores = make_dataset(cases, place / "raw" / DATASET), str(os.cpu_count())
     fingerprint = timed("nnUNetv2_extract_fingerprint", "-d", "1", "-np", cores)
     timed("nnUNetv2_plan_experiment", "-d", "1")
     preprocess = timed("nnUNetv2_preprocess", "-d", "1", "-c", "2d", "-np", cores)

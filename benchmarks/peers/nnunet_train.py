@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 import torch
-from nnunet_preprocess import make_dataset, set_folders, timed
+from nnunet_preprocess import DATASET, make_dataset, set_folders, timed
 
-DATASET = "Dataset001_BraTS"
 # Written over one another in this order, the regions give the labels 2, 1 and 3.
 REGIONS = {"background": 0, "whole_tumor": [1, 2, 3], "tumor_core": [1, 3], "enhancing_tumor": 3}
 ORDER = [2, 1, 3]

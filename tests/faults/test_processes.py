@@ -89,6 +89,7 @@ def killed(job: subprocess.Popen, worker: tuple[str, ...]) -> bool:
     while job.poll() is None:
         if kill_a_worker(job.pid, worker):
             return True
+        time.sleep(0.01)
     return False
 
 
