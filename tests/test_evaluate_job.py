@@ -15,6 +15,7 @@ from bts.metrics import CAVITY, DISTANCES, LESIONS, METRICS, REGIONS, measure
 from bts.storage import Store
 from jobs import common, evaluate
 
+pytestmark = pytest.mark.slow
 SHAPE = (40, 48, 24)  # x, y, z
 RAS = affine("RAS")
 PERFECT, SHIFTED, ASKEW, MISSING, EMPTY = (f"BraTS-GLI-{n:05}-000" for n in range(5))
@@ -267,7 +268,6 @@ def test_nothing_to_score_is_a_mistake(tmp_path, capsys):
     assert code == 2 and "nothing to score" in said and report.list() == []
 
 
-@pytest.mark.slow
 def test_the_command(run_job, five, tmp_path):
     labelmaps, cases, _ = five
     done = run_job("evaluate", "--labelmaps", labelmaps.uri, "--cases", cases.uri, "--report", tmp_path / "r")

@@ -5,6 +5,7 @@ import importlib.metadata
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -25,11 +26,12 @@ MANIFESTS = {
 RAYS = {name: of for name, of in MANIFESTS.items() if of["apiVersion"] == "ray.io/v1"}
 
 
+@cache
 def schema_of(kind: str) -> dict:
     """Of a resource of KubeRay, unknown fields refused, as `kubectl apply` does."""
     if not SCHEMAS.is_dir():
         pytest.skip("no KubeRay schemas on this machine: ../shared/kuberay is absent")
-    definition = yaml.safe_load((SCHEMAS / f"ray.io_{kind.lower()}s.yaml").read_text())
+    definition = yaml.load((SCHEMAS / f"ray.io_{kind.lower()}s.yaml").read_text(), yaml.CSafeLoader)
     (version,) = (v for v in definition["spec"]["versions"] if v["name"] == "v1")
     return closed(version["schema"]["openAPIV3Schema"])
 
