@@ -248,11 +248,11 @@ def _prediction(
 def _speaking_of(data: bytes, markers: Sequence[dict], pair: Pair) -> list[dict]:
     """The markers of these very bytes. Raises CaseError where all are of others: what they say of the
     convention, the model and the Dice to expect would be said of the wrong labelmap."""
-    own = []
+    own, its = [], digest(data)
     for marker in markers:
         about = marker.get("labelmap")
         said = about.get("blake2b") if isinstance(about, dict) else None
-        if said in (None, digest(data)):
+        if said in (None, its):
             own.append(marker)
     if markers and not own:
         raise CaseError(

@@ -102,9 +102,10 @@ class Store:
                 folders[:] = [f for f in folders if _unseen(os.path.join(folder, f), seen)]
                 for name in files:
                     path = os.path.join(folder, name)
+                    sound = os.path.isfile(path)
                     # A link to nowhere (a git-annex that was not fetched) is listed, and fails when read.
-                    broken = os.path.islink(path) and not os.path.exists(path)
-                    if name.startswith(".tmp-") or not (os.path.isfile(path) or broken):
+                    broken = not sound and os.path.islink(path) and not os.path.exists(path)
+                    if name.startswith(".tmp-") or not (sound or broken):
                         continue
                     stat = os.lstat(path) if broken else os.stat(path)
                     key = os.path.relpath(path, self.root).replace(os.sep, "/")

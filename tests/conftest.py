@@ -81,6 +81,10 @@ def faults(s3) -> Faults:
 
 @pytest.fixture
 def bucket(s3) -> Bucket:
+    return make_bucket(s3)
+
+
+def make_bucket(s3: Path) -> Bucket:
     """A fresh `s3://bucket/prefix`. The prefix does not exist yet, the bucket does.
 
     Read its folder as you like, but change it through the server, which misses what is done behind its back.

@@ -5,6 +5,7 @@ by what the other folds' cases got, and set beside their Dice: rank correlation,
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +14,29 @@ from scipy.stats import spearmanr
 from bts import certainty, metrics
 from bts.catalogue import read_catalogue
 from bts.inference import Segmenter
-from bts.model import load_model
+from bts.model import Model, load_model
+from bts.preprocess import CaseVolume
 from bts.shards import read_volume
 from bts.storage import Store
+
+
+def volumes_held_out(model: Model, shards: Store) -> Iterator[CaseVolume]:
+    """The cases of the patients that the model's training held out."""
+    for shard in read_catalogue(shards):
+        if shard.patient in model.meta["held_out_patients"]:
+            yield read_volume(shards.read(shard.key), model.preset.modalities)
 
 
 def held_out(file: Path, shards: Store) -> list[tuple[str, dict[str, float], dict[str, float]]]:
     """(case, agreement, Dice), both by region, of each patient that the model's training held out."""
     model, found = load_model(file.read_bytes(), str(file)), []
     segmenter = Segmenter([model])
-    for shard in read_catalogue(shards):
-        if shard.patient not in model.meta["held_out_patients"]:
-            continue
-        volume = read_volume(shards.read(shard.key), model.preset.modalities)
+    for volume in volumes_held_out(model, shards):
         probable = segmenter.probabilities(volume)
         labels = segmenter.tidied(volume, segmenter.decoded(probable))
         scores = metrics.score(volume.mask, labels)
         dice = {region: of["dice"] for region, of in scores.items()}
-        found.append((shard.case, segmenter.agreement(volume, probable, labels), dice))
+        found.append((volume.case_id, segmenter.agreement(volume, probable, labels), dice))
     return found
 
 

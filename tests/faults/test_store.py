@@ -4,7 +4,6 @@ After every fault the same command is run once more, and each result is byte for
 faults.
 """
 
-import uuid
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from bts.storage import Store
 from jobs import common, preprocess, segment
 from tests import builders
+from tests.conftest import make_bucket
 
 pytestmark = pytest.mark.slow
 NAMES = [f"BraTS-SSA-{n:05d}-000" for n in range(4)]
@@ -84,8 +84,7 @@ def check_whole(uri: str) -> None:
 @pytest.fixture(scope="module")
 def stored(ray_local, s3) -> tuple[str, dict[str, bytes]]:
     """(cases in a bucket that every test reads, their shards by a run without faults)."""
-    root = f"s3://bts-{uuid.uuid4().hex[:8]}"
-    Store(root).fs.mkdir(root.removeprefix("s3://"))
+    root = make_bucket(s3).uri
     write_cases(f"{root}/cases")
     assert run_preprocess(f"{root}/cases", f"{root}/shards") == 0
     return f"{root}/cases", builders.results(Store(f"{root}/shards"), ".parquet")
