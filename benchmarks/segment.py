@@ -30,7 +30,8 @@ BASIC = [
     "--layers.widths", "32", "64", "128", "256", "512", "--layers.stem", "1", "--budget.minutes", "3",
     "--sampling.kind", "slices", "--sampling.neighbours", "0", "--budget.validate-every", "99",
     # MONAI's chain has no such postprocessing.
-    "--inference.min-et-ml", "0", "--inference.min-et-share", "0", "--inference.no-fill-core",
+    *("--inference.min-et-ml", "0", "--inference.min-et-share", "0", "--inference.min-tumour-ml", "0"),
+    *("--inference.min-core-ml", "0", "--inference.min-et-piece-ml", "0", "--inference.fill-core", "False"),
 ]  # fmt: skip
 
 

@@ -26,7 +26,9 @@ FAST = Preset(
         rotate=15, zoom=0.15, scale=0.25, shift=0.2, gamma=0.3, bias=0.2, blur=0.1, noise=0.05
     ),
     loss=Loss(dice=1, bce=1),
-    optimiser=Optimiser(weight_decay=1e-2, warmup=50, schedule="poly", clip=1, ema=0.995),
+    optimiser=Optimiser(
+        kind="muon", momentum=0.95, weight_decay=1e-2, warmup=50, schedule="poly", clip=1, ema=0.995
+    ),
     budget=Budget(minutes=10, validate_every=10),
     inference=Inference(
         min_et_ml=0.05,

@@ -12,6 +12,7 @@ from bts.device import channels_last
 from bts.errors import UsageError
 from bts.inference import Segmenter
 from bts.model import Model, save_model
+from bts.muon import Muon
 from bts.nets import build
 from bts.nets.encoder_unet import load_encoder
 from bts.settings import Optimiser, Preset, to_dict
@@ -180,7 +181,10 @@ def outcome(progress: Progress) -> dict:
 
 def make_optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
     """Over all parameters of the network."""
-    common = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
+    common = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if settings.kind == "muon":
+        return Muon(network, momentum=settings.momentum, **common)
+    common["fused"] = True
     if settings.kind == "sgd":
         return torch.optim.SGD(network.parameters(), momentum=settings.momentum, **common)
     kind = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam

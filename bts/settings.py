@@ -207,13 +207,14 @@ class Loss:
 class Optimiser:
     """Steps and their size. Progress is the share of the budget that is spent."""
 
-    kind: Literal["adamw", "adam", "sgd"] = "adamw"
+    kind: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
+    """muon: bts.muon, for few steps."""
     lr: float = 3e-3
     """Learning rate at its highest."""
     momentum: float = 0.9
-    """Of SGD, or β1 of Adam."""
+    """Of SGD and Muon, or β1 of Adam."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of AdamW as a factor of the learning rate; L2 of the others."""
+    """Decoupled weight decay of AdamW and Muon as a factor of the learning rate; L2 of the others."""
     warmup: int = 0
     """Steps over which the learning rate rises linearly from zero."""
     schedule: Literal["constant", "poly", "cosine", "plateau", "epoch"] = "constant"

@@ -59,7 +59,7 @@ def train(
     """
     progress = start(preset, pick_device(device), checkpoint, encoder)
     clock, parts = Clock(progress, rank, world), parts or world
-    stepper = nn.parallel.DistributedDataParallel(progress.network) if world > 1 else progress.network
+    stepper = replicated(progress, parts) if world > 1 else progress.network
     progress.done = clock.share() >= 1 or progress.stalled
     while not progress.done:  # asked once an epoch: the one that ends the budget is validated
         run_epoch(progress, stepper, batches(progress.epoch), clock, parts, on_part)
@@ -71,6 +71,18 @@ def train(
         progress.seconds = clock.seconds()
         on_epoch(progress)
     return progress
+
+
+def replicated(progress: Progress, parts: int) -> nn.Module:
+    """The network as one of several ranks that average their gradients.
+
+    On GPUs batch normalisation is over the batches of all ranks, where each takes one a step: with ranks that
+    take several in turn it stays a rank's own, for one would wait for another's. PyTorch has none for CPUs.
+    """
+    on_gpu = next(progress.network.parameters()).is_cuda
+    if on_gpu and parts == dist.get_world_size():
+        progress.network = nn.SyncBatchNorm.convert_sync_batchnorm(progress.network)
+    return nn.parallel.DistributedDataParallel(progress.network)
 
 
 def run_epoch(

@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import scale
-from benchmarks.accuracy import alone
+from benchmarks import scale, segment
+from benchmarks.accuracy import alone, box
 from benchmarks.material import make_cases
 from benchmarks.table import Row
 from bts.cases import find_cases
 from bts.model import load_model
+from bts.settings import Inference
 from bts.storage import Store
+from jobs import preset_cli, train
 from tests import builders
 
 
@@ -31,6 +33,15 @@ def test_more_cases_than_originals_are_whole_cases_of_other_names(tmp_path):
     listing = find_cases(Store(str(make_cases(tmp_path, 40))).list(), "auto")
     assert len(listing.cases) == 40 and not listing.strays and not listing.problems
     assert all(set(case.files) == {"t1", "t1ce", "t2", "flair", "seg"} for case in listing.cases)
+
+
+def test_the_flags_of_their_trainings_are_flags():
+    def parsed(*flags: str):
+        given = ["fast", "--shards", "s", "--models", "m", *flags]
+        return preset_cli.parse("train", train.Settings, train.__doc__, given).preset
+
+    assert parsed(*segment.BASIC).inference == Inference(), "MONAI's chain has no postprocessing"
+    assert parsed(*box.STRONGER).augmentation.drop > 0
 
 
 def test_twice_the_cluster_takes_half_the_hours_and_the_scarcer_part_binds():

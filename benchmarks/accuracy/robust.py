@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 
 from bts import certainty, flags, metrics
 from bts.augment import smooth_field
@@ -56,6 +57,16 @@ def scaled(image: Image, rng: np.random.Generator) -> Image:
     return Image(image.get_fdata(dtype=np.float32) * 7, image.affine)
 
 
+def unstripped(image: Image, rng: np.random.Generator) -> Image:
+    """The skull left on, as drawn: 8 mm of dark bone and fluid around the brain, 6 mm of bright scalp."""
+    voxels = image.get_fdata(dtype=np.float32)
+    middle, bright = np.percentile(voxels[voxels != 0], (50, 99))
+    away = distance_transform_edt(voxels == 0, sampling=image.header.get_zooms())
+    shells = np.select([away > 14, away > 8, away > 0], [0, bright, 0.2 * middle], default=1)
+    uneven = rng.normal(1, 0.1, voxels.shape).clip(0.5)
+    return Image(np.where(away > 0, shells * uneven, voxels).astype(np.float32), image.affine)
+
+
 CONDITIONS: dict[str, tuple[Callable | None, str]] = {
     "as it is": (None, ""),
     **{f"without {modality}": (None, modality) for modality in MODALITIES},
@@ -64,6 +75,7 @@ CONDITIONS: dict[str, tuple[Callable | None, str]] = {
     "slices 3 mm apart": (thick, ""),
     "pixels of 2 mm": (coarse, ""),
     "seven times the values": (scaled, ""),
+    "skull and scalp around the brain": (unstripped, ""),
 }
 
 
