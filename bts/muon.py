@@ -7,8 +7,6 @@ steps, which is what minutes on a CPU are, the others count: docs/accuracy.md ha
 import torch
 from torch import nn
 
-from bts.device import autocast
-
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of Jordan's Newton–Schulz iteration: singular values come to 0.7 to 1.2 in STEPS steps."""
 STEPS = 5
@@ -61,13 +59,21 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """A matrix (m, n) → float32 with the same singular vectors and singular values near 1; those that are
-    nothing beside the largest stay small."""
+    """A matrix (m, n) → the same singular vectors, with singular values near 1; those that are nothing beside
+    the largest stay small.
+
+    The iteration multiplies by polynomials of the Gram matrix, so it runs on the smaller side alone and its
+    product meets the matrix once: less than half the work, and float32 has the digits for it.
+    """
     a, b, c = QUINTIC
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide / (wide.norm() + 1e-7)
-    with autocast(matrix.device):
-        for _ in range(STEPS):
-            gram = wide @ wide.T
-            wide = a * wide + (b * gram + c * gram @ gram) @ wide
-    return (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).float()
+    wide = wide / (wide.norm() + 1e-12)
+    gram, product = wide @ wide.T, None
+    for _ in range(STEPS):
+        if product is not None:
+            gram = factor @ gram @ factor
+        factor = b * gram + c * gram @ gram
+        factor.diagonal().add_(a)
+        product = factor if product is None else factor @ product
+    wide = product @ wide
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
