@@ -68,12 +68,10 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     a, b, c = QUINTIC
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-12)
-    gram, product = wide @ wide.T, None
+    gram, product = wide @ wide.T, torch.eye(len(wide), device=wide.device)
     for _ in range(STEPS):
-        if product is not None:
-            gram = factor @ gram @ factor
         factor = b * gram + c * gram @ gram
         factor.diagonal().add_(a)
-        product = factor if product is None else factor @ product
+        gram, product = factor @ gram @ factor, factor @ product
     wide = product @ wide
     return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
