@@ -114,13 +114,12 @@ def read_nifti(data: bytes, name: str, *, channels: int = 0) -> Volume:
     Raises CaseError, naming the file, for anything that is not a whole, sane image of that kind.
     """
     try:
-        with _opened(data) as file:
-            header = _read_header(file, name)
-            shape, dtype = _check_header(header, name, channels)
-            check_size(shape, dtype, len(data), name)
-            voxels = np.empty(shape[::-1], dtype)
-            _skip(file, int(header["vox_offset"]) - header.sizeof_hdr)
-            _fill(file, voxels, name)
+        file = Gunzip(data) if data[:2] == b"\x1f\x8b" else io.BytesIO(data)
+        header = _read_header(file, name)
+        shape, dtype = _check_header(header, name, channels)
+        check_size(shape, dtype, len(data), name)
+        _skip(file, int(header["vox_offset"]) - header.sizeof_hdr)
+        voxels = _read_voxels(file, shape, dtype, name)
     except (EOFError, igzip_lib.error) as error:
         raise bad(name, f"the gzip stream is truncated or corrupt ({error})") from error
     voxels = voxels.astype(dtype.newbyteorder("="), copy=False)
@@ -203,17 +202,12 @@ def check_finite(voxels: np.ndarray, name: str) -> None:
         raise bad(name, f"{count:,} voxels are NaN or infinite", "mend or leave out this image")
 
 
-def _opened(data: bytes) -> io.BufferedIOBase:
-    zipped = data[:2] == b"\x1f\x8b"
-    return io.BufferedReader(Gunzip(data), 1024) if zipped else io.BytesIO(data)
-
-
 def _parse(header: bytes) -> nib.Nifti1Header:
     kind = nib.Nifti1Header if len(header) == 348 else nib.Nifti2Header
     return kind(header, check=False)
 
 
-def _read_header(file: io.BufferedIOBase, name: str) -> nib.Nifti1Header:
+def _read_header(file: Gunzip | io.BytesIO, name: str) -> nib.Nifti1Header:
     start = file.read(348)
     size = HEADER_SIZES.get(start[:4])
     if len(start) < 348 or size is None:
@@ -262,7 +256,7 @@ def _affine(header: nib.Nifti1Header, name: str) -> np.ndarray:
         raise bad(name, f"the qform gives no affine ({error})", MEND_AFFINE) from error
 
 
-def _skip(file: io.BufferedIOBase, count: int) -> None:
+def _skip(file: Gunzip | io.BytesIO, count: int) -> None:
     """Pass over extensions between header and voxels."""
     while count > 0:
         step = file.read(min(count, 1 << 20))
@@ -271,16 +265,15 @@ def _skip(file: io.BufferedIOBase, count: int) -> None:
         count -= len(step)
 
 
-def _fill(file: io.BufferedIOBase, voxels: np.ndarray, name: str) -> None:
-    """Read exactly the voxels; shorter or longer files are not what their header says."""
-    view, filled = memoryview(voxels).cast("B"), 0
-    while filled < len(view):
-        step = file.readinto(view[filled:])
-        if not step:
-            raise bad(name, f"the file ends after {filled:,} of {len(view):,} bytes of voxels")
-        filled += step
+def _read_voxels(file: Gunzip | io.BytesIO, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
+    """Exactly the voxels, read-only, axes reversed. Raises CaseError where the file is shorter or longer."""
+    count = math.prod(shape) * dtype.itemsize
+    data = file.read(count)
+    if len(data) < count:
+        raise bad(name, f"the file ends after {len(data):,} of {count:,} bytes of voxels")
     if file.read(1):
         raise bad(name, "the file goes on after its last voxel")
+    return np.frombuffer(data, dtype).reshape(shape[::-1])
 
 
 def _scaled(voxels: np.ndarray, header: nib.Nifti1Header, name: str) -> np.ndarray:
