@@ -41,8 +41,9 @@ class Muon(torch.optim.Optimizer):
 
     def _orthogonal(self, kernel: torch.Tensor, momentum: float) -> torch.Tensor:
         state = self.state[kernel]
-        mean = state.setdefault("mean", torch.zeros_like(kernel))
-        mean.lerp_(kernel.grad, 1 - momentum)
+        if not state:
+            state["mean"] = torch.zeros_like(kernel)
+        mean = state["mean"].lerp_(kernel.grad, 1 - momentum)
         ahead = kernel.grad.lerp(mean, momentum)  # Nesterov's
         matrix = orthogonal(ahead.flatten(1))
         return 0.2 * max(matrix.shape) ** 0.5 * matrix.view(kernel.shape)
