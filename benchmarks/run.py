@@ -35,9 +35,11 @@ def main() -> None:
         place.mkdir(parents=True, exist_ok=True)
         print(HEADER, flush=True)
         for name in given.names or ALL:
+            began = time.monotonic()
             for row in ALL[name].rows(place):
                 found.append(row)
                 print(row.line(), flush=True)
+            print(f"{name}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
     save(found, ROOT / "bench.json")
     missed = sum(row.target is not None and row.ratio < row.target for row in found)
     minutes = (time.monotonic() - started) / 60

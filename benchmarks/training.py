@@ -24,7 +24,7 @@ from bts.settings import Budget
 from bts.storage import Store
 
 SHARDS = 6  # an epoch is half a minute to a minute on two cores
-EPOCHS = 4
+EPOCHS = 3
 RUNS = 2
 
 

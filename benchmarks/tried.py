@@ -20,11 +20,13 @@ import torch
 from isal import igzip
 
 from benchmarks.material import make_cases
-from benchmarks.table import timed
+from benchmarks.table import peer, timed
 from bts.cases import find_cases
+from bts.gunzip import Gunzip
 from bts.inference import Segmenter
-from bts.model import Model
+from bts.model import BOX, Model
 from bts.nets import build
+from bts.normalise import constants, normalise
 from bts.preprocess import CaseVolume, load_case
 from bts.presets import FAST
 from bts.settings import Layers, Sampling
@@ -116,6 +118,40 @@ def labelmap_gzip(volume: CaseVolume) -> Iterator[tuple[str, float]]:
         yield f"{name}, {len(work()) / 1e3:.0f} kB", seconds(work)
 
 
+def openvino(volume: CaseVolume) -> Iterator[tuple[str, float]]:
+    """The network in the box by another runtime, on the middle of the brain."""
+    known = torch.from_numpy(
+        constants(volume.images.swapaxes(0, 1), volume.mean, volume.std, FAST.normalisation)
+    )
+    slices = normalise(torch.from_numpy(volume.images).transpose(0, 1), known)
+    middle, near = len(slices) // 2, FAST.sampling.neighbours
+    slices = torch.nn.functional.pad(slices, (0, 160, 0, 160))[
+        middle - 32 - near : middle + 32 + near, :, :160, :128
+    ]
+    stacks = slices.unfold(0, 2 * near + 1, 1).movedim(-1, 2).flatten(1, 2)  # (64, C, H, W)
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        np.save(file.name, stacks.unflatten(0, (4, 16)).numpy())
+        found = peer("openvino_predict.py", str(BOX), file.name)
+    for name, (took, same) in found.items():
+        yield f"{name}, 16 slices, {100 * same:.3f} % of the answers as PyTorch's", took
+
+
+def gunzip(volume: CaseVolume) -> Iterator[tuple[str, float]]:
+    data = igzip.compress(volume.whole(volume.images[0]).tobytes(), 1)
+
+    def through_reader() -> None:
+        with igzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            file.read()
+
+    for name, work in {
+        "bts.gunzip": lambda: Gunzip(data).read(1 << 30),
+        "isal, all in one call": lambda: igzip.decompress(data),
+        "isal, by way of a reader": through_reader,
+        "zlib, all in one call": lambda: gzip.decompress(data),
+    }.items():
+        yield f"{name}, a modality of {len(data) / 1e6:.1f} MB", seconds(work)
+
+
 def row_groups(volume: CaseVolume) -> Iterator[tuple[str, float]]:
     table = table_of(volume)
     for size in (8, 32, 128, 1024):
@@ -134,7 +170,8 @@ def row_groups(volume: CaseVolume) -> Iterator[tuple[str, float]]:
 
 
 EXPERIMENTS = {
-    one.__name__: one for one in (batches, threads, precision, compiled, traced, labelmap_gzip, row_groups)
+    one.__name__: one
+    for one in (batches, threads, precision, compiled, traced, openvino, gunzip, labelmap_gzip, row_groups)
 }
 
 
