@@ -43,13 +43,25 @@ def rows(place: Path) -> Iterator[Row]:
     def loader(script: str) -> float:
         return peer(script, str(cases), cores="0")["slices_per_second"]
 
-    for name, script in (("MONAI loader", "monai_loader.py"), ("TorchIO queue", "torchio_loader.py")):
-        mine, theirs = in_turn(RUNS, lambda: ours("one", few, "0"), lambda script=script: loader(script))
+    mine, monai, torchio = in_turn(
+        RUNS,
+        lambda: ours("one", few, "0"),
+        lambda: loader("monai_loader.py"),
+        lambda: loader("torchio_loader.py"),
+    )
+    for against, theirs, target in (
+        ("MONAI loader", monai, 10),
+        ("TorchIO queue", torchio, 10),
+        ("the goal", [GOAL] * RUNS, 1),
+    ):
         yield Row(
-            what="feeding, one core", unit="slices/s", ours=mine, against=name, theirs=theirs, target=10
+            what="feeding, one core",
+            unit="slices/s",
+            ours=mine,
+            against=against,
+            theirs=theirs,
+            target=target,
         )
-    goal = [GOAL] * RUNS
-    yield Row(what="feeding, one core", unit="slices/s", ours=mine, against="the goal", theirs=goal, target=1)
     through, bare = in_turn(RUNS, lambda: ours("ray", many), lambda: ours("bare", many))
     yield Row(
         what="reading through Ray Data", unit="slices/s", ours=through, against="the bare reader",

@@ -28,42 +28,35 @@ RUNS = 2
 
 def rows(place: Path) -> Iterator[Row]:
     cases, few = make_cases(place, CASES), make_cases(place, PEER_CASES)
-    whole, steady = {}, {}
+    steady = []
 
     def ours(cores: str = "") -> float:
-        whole[cores], steady[cores] = run(cases, place / "made", cores)
-        return whole[cores]
+        whole, going = run(cases, place / "made", cores)
+        steady.append(going)
+        return whole
 
     def monai() -> float:
         return peer("monai_preprocess.py", str(few), str(place / "monai"))["seconds"]
 
-    mine, theirs = in_turn(RUNS, ours, monai)
-    yield Row(what="preprocess", unit="s/case", ours=mine, against="MONAI chain", theirs=theirs, target=2.8)
+    def floor() -> float:
+        return python("-m", "benchmarks.preprocess", "limit", str(few))["seconds"]
+
+    def row(
+        against: str, theirs: list[float], target: float | None, mine: list[float], what: str = ""
+    ) -> Row:
+        what = f"preprocess{what}"
+        return Row(what=what, unit="s/case", ours=mine, against=against, theirs=theirs, target=target)
+
+    mine, chain, limits = in_turn(RUNS, ours, monai, floor)
+    yield row("MONAI chain", chain, 2.8, mine)
+    yield row("gunzip + zstd on all cores", limits, 0.7, mine)
+    yield row("gunzip + zstd on all cores", limits, None, steady[:], ", once Ray is up")
     own, fingerprint = nnunet(few, make_cases(place, 2), place / "nnunet")
-    both = own + fingerprint
-    last = [mine[-1]]
-    yield Row(what="preprocess", unit="s/case", ours=last, against="nnU-Net", theirs=[own], target=4)
-    yield Row(
-        what="preprocess",
-        unit="s/case",
-        ours=last,
-        against="nnU-Net with fingerprint",
-        theirs=[both],
-        target=14,
-    )
-    mine, limits, going = [], [], []
-    for _ in range(RUNS):
-        mine.append(ours())
-        going.append(steady[""])
-        limits.append(python("-m", "benchmarks.preprocess", "limit", str(few))["seconds"])
-    against = "gunzip + zstd on all cores"
-    yield Row(what="preprocess", unit="s/case", ours=mine, against=against, theirs=limits, target=0.7)
-    yield Row(what="preprocess, once Ray is up", unit="s/case", ours=going, against=against, theirs=limits)
+    yield row("nnU-Net", [own], 4, mine[-1:])
+    yield row("nnU-Net with fingerprint", [own + fingerprint], 14, mine[-1:])
     ours("0")
-    yield Row(
-        what="preprocess, all cores", unit="s/case", ours=[steady[""]], against="one core",
-        theirs=[steady["0"]], target=1.8 * (os.cpu_count() or 2) / 2,
-    )  # fmt: skip
+    *_, all_cores, one_core = steady
+    yield row("one core", [one_core], 1.8 * (os.cpu_count() or 2) / 2, [all_cores], ", all cores")
     yield size_row(cases, place / "made")
 
 

@@ -24,7 +24,7 @@ from bts.model import load_model
 from bts.preprocess import load_case
 from bts.storage import Store
 
-CASES, PEER_CASES = 12, 2
+CASES, PEER_CASES = 8, 1
 RUNS = 2
 BASIC = [
     "--layers.widths", "32", "64", "128", "256", "512", "--layers.stem", "1", "--budget.minutes", "2",
@@ -104,7 +104,7 @@ def alone(folder: Path, model: Path) -> float:
         Store(str(folder)),
         [],
     )
-    for case in find_cases(store.list(), "auto").cases[:6]:
+    for case in find_cases(store.list(), "auto").cases[:4]:
         volume = load_case(case, store, truth=False)
         started = time.perf_counter()
         segmenter(volume)

@@ -58,12 +58,10 @@ HEADER = (
 )
 
 
-def in_turn(
-    runs: int, ours: Callable[[], float], theirs: Callable[[], float]
-) -> tuple[list[float], list[float]]:
-    """Both measured `runs` times, one after the other, so that a drift of the machine meets both."""
-    pairs = [(ours(), theirs()) for _ in range(runs)]
-    return [a for a, _ in pairs], [b for _, b in pairs]
+def in_turn(runs: int, *works: Callable[[], float]) -> list[list[float]]:
+    """Each measured `runs` times, one after the other, so that a drift of the machine meets all alike."""
+    rounds = [[work() for work in works] for _ in range(runs)]
+    return [list(figures) for figures in zip(*rounds, strict=True)]
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -23,7 +23,7 @@ from bts import training
 from bts.settings import Budget
 from bts.storage import Store
 
-SHARDS = 6  # an epoch is half a minute to a minute on two cores
+SHARDS = 4  # an epoch is a quarter to half a minute on two cores
 EPOCHS = 3
 RUNS = 2
 
