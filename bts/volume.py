@@ -8,6 +8,7 @@ bts.metaimage, which reads .mha files with the same checks.
 import io
 import math
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +16,6 @@ from isal import igzip, igzip_lib
 from nibabel import orientations
 
 from bts.errors import CaseError
-from bts.gunzip import Gunzip
 
 CANONICAL = orientations.axcodes2ornt("LPS")
 MAX_BYTES = 2 << 30  # of one decoded file; a 240×240×155 int16 modality is 18 MB
@@ -114,13 +114,15 @@ def read_nifti(data: bytes, name: str, *, channels: int = 0) -> Volume:
     Raises CaseError, naming the file, for anything that is not a whole, sane image of that kind.
     """
     try:
-        file = Gunzip(data) if data[:2] == b"\x1f\x8b" else io.BytesIO(data)
+        file: BinaryIO = io.BytesIO(data)
+        if data[:2] == b"\x1f\x8b":
+            file = igzip.IGzipFile(fileobj=file)
         header = _read_header(file, name)
         shape, dtype = _check_header(header, name, channels)
         check_size(shape, dtype, len(data), name)
         _skip(file, int(header["vox_offset"]) - header.sizeof_hdr)
         voxels = _read_voxels(file, shape, dtype, name)
-    except (EOFError, igzip_lib.error) as error:
+    except (EOFError, igzip.BadGzipFile, igzip_lib.error) as error:
         raise bad(name, f"the gzip stream is truncated or corrupt ({error})") from error
     voxels = voxels.astype(dtype.newbyteorder("="), copy=False)
     voxels = _scaled(voxels, header, name)
@@ -207,7 +209,7 @@ def _parse(header: bytes) -> nib.Nifti1Header:
     return kind(header, check=False)
 
 
-def _read_header(file: Gunzip | io.BytesIO, name: str) -> nib.Nifti1Header:
+def _read_header(file: BinaryIO, name: str) -> nib.Nifti1Header:
     start = file.read(348)
     size = HEADER_SIZES.get(start[:4])
     if len(start) < 348 or size is None:
@@ -256,7 +258,7 @@ def _affine(header: nib.Nifti1Header, name: str) -> np.ndarray:
         raise bad(name, f"the qform gives no affine ({error})", MEND_AFFINE) from error
 
 
-def _skip(file: Gunzip | io.BytesIO, count: int) -> None:
+def _skip(file: BinaryIO, count: int) -> None:
     """Pass over extensions between header and voxels."""
     while count > 0:
         step = file.read(min(count, 1 << 20))
@@ -265,7 +267,7 @@ def _skip(file: Gunzip | io.BytesIO, count: int) -> None:
         count -= len(step)
 
 
-def _read_voxels(file: Gunzip | io.BytesIO, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
+def _read_voxels(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
     """Exactly the voxels, read-only, axes reversed. Raises CaseError where the file is shorter or longer."""
     count = math.prod(shape) * dtype.itemsize
     data = file.read(count)

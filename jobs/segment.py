@@ -20,9 +20,11 @@ from bts import labelfiles, labelmaps, model, tracking, worklist
 from bts.cases import OF_FIGSHARE, Case
 from bts.errors import UsageError
 from bts.storage import Entry, Store, read_file
+from bts.targets import TARGETS
 from jobs import batch, common
 from jobs.figshare_index import index_figshare, set_unfit_aside
-from jobs.segment_stages import FORMAT, Predict, Read, Write
+from jobs.segment_predict import Predict
+from jobs.segment_stages import FORMAT, Read, Write
 
 ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
 IN_THE_BOX = "box"
@@ -103,8 +105,8 @@ def main(settings: Settings) -> common.Outcome:
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     how = {"labels": settings.labels, "flips": settings.flips, "hold": settings.hold_flagged}
-    how |= {"probabilities": settings.probabilities, "allow_missing": settings.allow_missing}
-    write = Write(output, described, targets, **how)
+    sure_of = tuple(TARGETS[targets]) if settings.probabilities else ()
+    write = Write(output, described, targets, sure_of=sure_of, allow_missing=settings.allow_missing, **how)
     there = {entry.key for entry in output.list()}
     present = labelmaps.results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)

@@ -1,8 +1,10 @@
-"""The three stages of jobs.segment that each case goes through: read and crop, predict, restore and write.
+"""The stages of jobs.segment around the network: read and crop a case, restore and write its labelmap.
 
-Not a command. A row carries the case as JSON from stage to stage; one with a `failure` passes through.
+Not a command, and no torch: a worker that reads or writes has neither to load it nor to hold it in memory. A
+row carries the case as JSON from stage to stage; one with a `failure` passes through.
 """
 
+import importlib.metadata
 import json
 import platform
 import time
@@ -10,15 +12,12 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
 import numpy as np
-import ray
-import torch
 
-from bts import certainty, flags, inference, labelmaps, model
+from bts import labelmaps
 from bts.cases import Case
 from bts.errors import CaseError
 from bts.preprocess import CaseVolume, load_case, missing_of
 from bts.storage import Store
-from bts.targets import TARGETS
 from bts.worklist import Todo
 from jobs import common
 
@@ -38,66 +37,9 @@ class Read:
             volume = load_case(case, self.cases, truth=False, allow_missing=self.allow_missing)
         except CaseError as error:
             failure = json.dumps(common.failure(case.id, error))
-            return {**row, "images": _nothing(), "volume": "", "failure": failure, "read_s": 0.0}
+            return {**row, "images": nothing(), "volume": "", "failure": failure, "read_s": 0.0}
         columns = {"images": volume.images, "volume": volume.describe()}
         return {**row, **columns, "failure": "", "read_s": time.monotonic() - started}
-
-
-class Predict:
-    """Voxels → labels of the project on the crop, and flags. One actor a GPU, or a few CPU threads."""
-
-    def __init__(
-        self,
-        models: ray.ObjectRef,
-        threads: int,
-        flips: bool,
-        probabilities: bool,
-        allow_missing: Collection[str],
-    ):
-        if not torch.cuda.is_available():
-            torch.set_num_threads(threads)
-        loaded = [model.load_model(data, name) for name, data in ray.get(models)]
-        self.segmenter = inference.Segmenter(loaded, flips=flips, allow_missing=allow_missing)
-        self.probabilities = probabilities
-
-    def __call__(self, row: dict) -> dict:
-        started = time.monotonic()
-        images, labels, sure, found, expected = row.pop("images"), _nothing()[0], _nothing(), [], {}
-        if not row["failure"]:
-            try:
-                labels, sure, found, expected = self.predict(CaseVolume.described(images, row["volume"]))
-            except CaseError as error:
-                row["failure"] = json.dumps(common.failure(Case.from_json(row["case"]).id, error, "predict"))
-        seconds = time.monotonic() - started
-        columns = {"labelmap": labels, "probabilities": sure, "flags": json.dumps(found)}
-        return {**row, **columns, "expected": json.dumps(expected), "predict_s": seconds}
-
-    def predict(self, volume: CaseVolume) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, float]]:
-        """(labels on the crop, probabilities as bytes if they are asked for, flags, expected Dice by region).
-
-        Raises CaseError.
-        """
-        try:
-            each = self.segmenter.each(volume)
-        except torch.OutOfMemoryError as error:
-            problem = f"{'×'.join(map(str, volume.images.shape))} voxels do not fit into the GPU's memory"
-            raise CaseError(problem, mend="use a larger GPU") from error
-        mean = sum(each) / len(each)
-        decoded = self.segmenter.decoded(mean)
-        labels = self.segmenter.tidied(volume, decoded)
-        sure = self.segmenter.as_bytes(volume, mean) if self.probabilities else _nothing()
-        found = flags.of_labels(labels, volume)
-        if volume.dataset != "figshare":
-            found += flags.of_doubt(decoded, labels, volume)
-        if len(each) > 1:
-            members = (self.segmenter.decoded(one) for one in each)
-            found += flags.of_ensemble([self.segmenter.tidied(volume, labels) for labels in members])
-        for one in self.segmenter.models:
-            found += flags.of_missing(volume, one.preset.modalities)
-            found += flags.of_input(volume, one.meta.get("inputs", {}))
-        expected = self.segmenter.expected_dice(volume, mean, labels)
-        found += certainty.flag(expected)
-        return labels, sure, list(dict.fromkeys(found)), expected
 
 
 class Write:
@@ -109,21 +51,23 @@ class Write:
         models: list[dict],
         targets: str,
         *,
+        sure_of: tuple[str, ...] = (),
         labels: str,
         flips: bool,
         hold: bool,
-        probabilities: bool = False,
         allow_missing: Collection[str] = (),
     ):
-        """models: name and digest of each; targets: what they predict; hold: flagged results go aside."""
+        """models: name and digest of each; targets: what they predict; sure_of: those whose probabilities are
+        asked for; hold: flagged results go aside.
+        """
         self.allow_missing = allow_missing
         self.output, self.models, self.targets = output, models, targets
         self.labels, self.options, self.hold = labels, {"flips": flips}, hold
         # An option only where it is asked for: no labelmap of before is made again.
-        self.sure_of = tuple(TARGETS[targets]) if probabilities else ()
-        self.options |= {"probabilities": True} if probabilities else {}
-        # Asked here, so that the writing workers need no torch.
-        self.versions = {"format": FORMAT, "torch": torch.__version__, "python": platform.python_version()}
+        self.sure_of = sure_of
+        self.options |= {"probabilities": True} if sure_of else {}
+        torch = importlib.metadata.version("torch")
+        self.versions = {"format": FORMAT, "torch": torch, "python": platform.python_version()}
 
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
@@ -194,6 +138,6 @@ class Write:
         return {**made_of, **marker["options"], "format": marker["versions"]["format"]}
 
 
-def _nothing() -> np.ndarray:
+def nothing() -> np.ndarray:
     """In place of the voxels of a case that failed."""
     return np.zeros((1, 1, 1, 1), np.uint8)

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 WITHOUT_RAY = """
@@ -24,3 +26,11 @@ def test_bts_loads_without_ray():
     done = subprocess.run([sys.executable, "-c", WITHOUT_RAY], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= len(list((ROOT / "bts").glob("*.py"))) - 1
+
+
+@pytest.mark.parametrize(
+    "module", ["jobs.preprocess", "jobs.segment_stages", "jobs.evaluate_stages", "bts.feeding"]
+)
+def test_workers_that_read_write_or_score_load_no_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,0 +1,73 @@
+"""The predicting stage of jobs.segment, between those of segment_stages: labels, flags and expected Dice."""
+
+import json
+import time
+from collections.abc import Collection
+
+import numpy as np
+import ray
+import torch
+
+from bts import certainty, flags, inference, model
+from bts.cases import Case
+from bts.errors import CaseError
+from bts.preprocess import CaseVolume
+from jobs import common
+from jobs.segment_stages import nothing
+
+
+class Predict:
+    """Voxels → labels of the project on the crop, and flags. One actor a GPU, or a few CPU threads."""
+
+    def __init__(
+        self,
+        models: ray.ObjectRef,
+        threads: int,
+        flips: bool,
+        probabilities: bool,
+        allow_missing: Collection[str],
+    ):
+        if not torch.cuda.is_available():
+            torch.set_num_threads(threads)
+        loaded = [model.load_model(data, name) for name, data in ray.get(models)]
+        self.segmenter = inference.Segmenter(loaded, flips=flips, allow_missing=allow_missing)
+        self.probabilities = probabilities
+
+    def __call__(self, row: dict) -> dict:
+        started = time.monotonic()
+        images, labels, sure, found, expected = row.pop("images"), nothing()[0], nothing(), [], {}
+        if not row["failure"]:
+            try:
+                labels, sure, found, expected = self.predict(CaseVolume.described(images, row["volume"]))
+            except CaseError as error:
+                row["failure"] = json.dumps(common.failure(Case.from_json(row["case"]).id, error, "predict"))
+        seconds = time.monotonic() - started
+        columns = {"labelmap": labels, "probabilities": sure, "flags": json.dumps(found)}
+        return {**row, **columns, "expected": json.dumps(expected), "predict_s": seconds}
+
+    def predict(self, volume: CaseVolume) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, float]]:
+        """(labels on the crop, probabilities as bytes if they are asked for, flags, expected Dice by region).
+
+        Raises CaseError.
+        """
+        try:
+            each = self.segmenter.each(volume)
+        except torch.OutOfMemoryError as error:
+            problem = f"{'×'.join(map(str, volume.images.shape))} voxels do not fit into the GPU's memory"
+            raise CaseError(problem, mend="use a larger GPU") from error
+        mean = sum(each) / len(each)
+        decoded = self.segmenter.decoded(mean)
+        labels = self.segmenter.tidied(volume, decoded)
+        sure = self.segmenter.as_bytes(volume, mean) if self.probabilities else nothing()
+        found = flags.of_labels(labels, volume)
+        if volume.dataset != "figshare":
+            found += flags.of_doubt(decoded, labels, volume)
+        if len(each) > 1:
+            members = (self.segmenter.decoded(one) for one in each)
+            found += flags.of_ensemble([self.segmenter.tidied(volume, labels) for labels in members])
+        for one in self.segmenter.models:
+            found += flags.of_missing(volume, one.preset.modalities)
+            found += flags.of_input(volume, one.meta.get("inputs", {}))
+        expected = self.segmenter.expected_dice(volume, mean, labels)
+        found += certainty.flag(expected)
+        return labels, sure, list(dict.fromkeys(found)), expected
