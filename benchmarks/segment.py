@@ -17,8 +17,9 @@ import torch
 
 from benchmarks.material import make_cases, make_shards
 from benchmarks.table import Row, in_turn, peer, python
-from bts.cases import find_cases
+from bts.cases import find_cases, to_internal
 from bts.inference import Segmenter
+from bts.metrics import REGIONS, mean_dice, score
 from bts.model import load_model
 from bts.preprocess import load_case
 from bts.storage import Store
@@ -98,11 +99,12 @@ def agreement(cases: Path, ours: Path, theirs: Path) -> float:
         volume = load_case(case, store, truth=False)
         brain = volume.whole((volume.images != 0).any(axis=0))
         (file,) = theirs.glob(f"{case.id}*.nii.gz")
-        a, b = (read_nifti(f.read_bytes(), f.name).voxels * brain for f in (ours / f"{case.id}.nii.gz", file))
-        a, b = np.where(a == 4, 3, a), np.where(b == 4, 3, b)
-        for labels in ((1, 2, 3), (1, 3), (3,)):
-            x, y = np.isin(a, labels), np.isin(b, labels)
-            found.append(2 * (x & y).sum() / max(1, x.sum() + y.sum()) if x.any() or y.any() else 1.0)
+        mine, other = (
+            read_nifti(f.read_bytes(), f.name).voxels * brain for f in (ours / f"{case.id}.nii.gz", file)
+        )
+        # MONAI's script writes the project's own labels.
+        mine, other = to_internal(mine, case.labels), other.astype(np.uint8)
+        found.append(mean_dice(score(other, mine, REGIONS, {})))
     return float(np.mean(found))
 
 

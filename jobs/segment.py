@@ -104,9 +104,16 @@ def main(settings: Settings) -> common.Outcome:
     batch.keep_part(listing, settings)
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
-    how = {"labels": settings.labels, "flips": settings.flips, "hold": settings.hold_flagged}
-    sure_of = tuple(TARGETS[targets]) if settings.probabilities else ()
-    write = Write(output, described, targets, sure_of=sure_of, allow_missing=settings.allow_missing, **how)
+    write = Write(
+        output,
+        described,
+        targets,
+        labels=settings.labels,
+        flips=settings.flips,
+        hold=settings.hold_flagged,
+        sure_of=tuple(TARGETS[targets]) if settings.probabilities else (),
+        allow_missing=settings.allow_missing,
+    )
     there = {entry.key for entry in output.list()}
     present = labelmaps.results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)

@@ -51,14 +51,14 @@ class Write:
         models: list[dict],
         targets: str,
         *,
-        sure_of: tuple[str, ...] = (),
         labels: str,
         flips: bool,
         hold: bool,
+        sure_of: tuple[str, ...] = (),
         allow_missing: Collection[str] = (),
     ):
-        """models: name and digest of each; targets: what they predict; sure_of: those whose probabilities are
-        asked for; hold: flagged results go aside.
+        """models: name and digest of each; targets: what they predict; hold: flagged results go aside;
+        sure_of: targets whose probabilities are asked for.
         """
         self.allow_missing = allow_missing
         self.output, self.models, self.targets = output, models, targets
