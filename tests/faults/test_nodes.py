@@ -93,7 +93,7 @@ def test_a_job_waits_for_a_gpu_and_takes_the_next_when_it_comes(cluster, bucket,
     for name in NAMES:
         builders.put_all(Store(cases), builders.case_files(name))
     flags = ("--cases", cases, "--model", model, "--labelmaps", labelmaps, "--gpu", "yes", "--predictors", 2)
-    with faults.inject("held", method="PUT", key=".nii.gz", times=0):
+    with faults.inject("held", key=".nii.gz", times=0):  # a pool that has no more to predict asks for no more
         job = cluster.submit("segment", *flags)
         joined = [cluster.add_node(gpus=1)]
         until(lambda: predicting(cluster) >= 1, job)
