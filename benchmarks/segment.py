@@ -97,7 +97,7 @@ def agreement(cases: Path, ours: Path, theirs: Path) -> float:
     store, found = Store(str(cases)), []
     for case in find_cases(store.list(), "auto").cases:
         volume = load_case(case, store, truth=False)
-        brain = volume.whole((volume.images != 0).any(axis=0))
+        brain = volume.whole(volume.brain)
         (file,) = theirs.glob(f"{case.id}*.nii.gz")
         mine, other = (
             read_nifti(f.read_bytes(), f.name).voxels * brain for f in (ours / f"{case.id}.nii.gz", file)

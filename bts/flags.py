@@ -36,11 +36,11 @@ def of_labels(labels_DHW: np.ndarray, volume: CaseVolume) -> list[str]:
         return ["empty: no tumour found"]
     if volume.dataset == "figshare":
         return []
-    found, brain = [], (volume.images != 0).any(axis=0)
+    found = []
     sides = [end for axis, name in enumerate("zyx") for end in _touched(tumour, axis, name)]
     if sides:
         found.append(f"edge: the tumour touches the edge of the brain's box at {', '.join(sides)}")
-    share = tumour.sum() / max(1, brain.sum())
+    share = tumour.sum() / max(1, volume.brain.sum())
     if share > LARGE:
         found.append(f"large: the tumour is {share:.0%} of the brain")
     return found
@@ -48,10 +48,10 @@ def of_labels(labels_DHW: np.ndarray, volume: CaseVolume) -> list[str]:
 
 def of_doubt(decoded_DHW: np.ndarray, labels_DHW: np.ndarray, volume: CaseVolume) -> list[str]:
     """Flags if much of the labels voxel by voxel is not in the labelmap: enhancing tumour, core, or any."""
-    ml, brain = float(np.prod(volume.grid.zooms)) / 1000, (volume.images != 0).any(axis=0)
+    ml = float(np.prod(volume.grid.zooms)) / 1000
     called = ((decoded_DHW == 3) & (labels_DHW == 1)).sum() * ml
     lost = (np.isin(decoded_DHW, (1, 3)) & (labels_DHW == 2)).sum() * ml
-    left_out = ((decoded_DHW != 0) & (labels_DHW == 0) & brain).sum() * ml
+    left_out = ((decoded_DHW != 0) & (labels_DHW == 0) & volume.brain).sum() * ml
     found = [f"doubt: {called:.1f} ml that may enhance are called necrosis"] if called >= DOUBTFUL_ML else []
     if lost >= LEFT_OUT_ML:
         found.append(f"doubt: {lost:.1f} ml of core in small pieces are called oedema")

@@ -72,7 +72,7 @@ class Segmenter:
         """What `decoded` labels amount to, seen as a whole, as uint8 (D, H, W)."""
         if self.preset.targets in OF_FIGSHARE:
             return labels_DHW
-        brain = _brain(volume)
+        brain = volume.brain
         return tidy(labels_DHW * brain, self.settings, float(np.prod(volume.grid.zooms))) * brain
 
     def decoded(self, probabilities_KDHW: torch.Tensor) -> np.ndarray:
@@ -83,12 +83,12 @@ class Segmenter:
         """Probabilities as uint8 (K, D, H, W): 255 is 1, from 128 on it is over 0.5; 0 outside the brain,
         where no tumour is looked for. What `tidied` changes stays as the network sees it."""
         found = torch.ceil(probabilities_KDHW * 255 - 0.5).to(torch.uint8).numpy()
-        return found if self.preset.targets in OF_FIGSHARE else found * _brain(volume)
+        return found if self.preset.targets in OF_FIGSHARE else found * volume.brain
 
     def agreement(self, volume, probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray) -> dict[str, float]:
         """How far the probabilities bear out the labels, by region (bts.certainty); of the brain alone."""
         if self.preset.targets not in OF_FIGSHARE:
-            probabilities_KDHW = probabilities_KDHW * torch.from_numpy(_brain(volume))
+            probabilities_KDHW = probabilities_KDHW * torch.from_numpy(volume.brain)
         return agreement(probabilities_KDHW, labels_DHW, self.preset.targets)
 
     def expected_dice(
@@ -230,11 +230,6 @@ def _at_source_size(found_KDHW: torch.Tensor, volume, preset: Preset) -> torch.T
     if preset.volumetric:
         return resize_probabilities(found_KDHW[None], (depth, height, width))[0]
     return resize_probabilities(found_KDHW.transpose(0, 1), (height, width)).transpose(0, 1)
-
-
-def _brain(volume) -> np.ndarray:
-    """(D, H, W) bool: voxels that are not 0 in every modality."""
-    return (np.asarray(volume.images) != 0).any(axis=0)
 
 
 def _depth(volume) -> slice:

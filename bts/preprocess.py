@@ -47,6 +47,11 @@ class CaseVolume:
     p01: np.ndarray
     p99: np.ndarray
 
+    @property
+    def brain(self) -> np.ndarray:
+        """(D, H, W) bool: voxels that are not 0 in every modality; outside, no tumour is looked for."""
+        return (self.images != 0).any(axis=0)
+
     def whole(self, cropped: np.ndarray) -> np.ndarray:
         """An array over the crop (…, D, H, W) put back into the canonical grid, zeros around it."""
         full = np.zeros((*cropped.shape[:-3], *self.grid.shape), cropped.dtype)

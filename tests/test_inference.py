@@ -42,6 +42,10 @@ class Volume:
         self.std = np.array([b.std() for b in brains], np.float32)
         self.origin = (1, 2, 3)
 
+    @property
+    def brain(self) -> np.ndarray:
+        return (self.images != 0).any(axis=0)
+
     def whole(self, cropped: np.ndarray) -> np.ndarray:
         return np.pad(cropped, [(0, 0)] * (cropped.ndim - 3) + [(1, 2), (2, 1), (3, 0)])
 
