@@ -20,7 +20,7 @@ import torch
 from benchmarks.material import make_cases, make_shards
 from benchmarks.table import Row, in_turn, peer, python
 from bts.catalogue import read_catalogue
-from bts.feeding import read_item
+from bts.feeding import read_items
 from bts.plan import Plan, make_plan
 from bts.presets import FAST
 from bts.sampling import collate, samples_of
@@ -76,7 +76,7 @@ def plan_of(shards: Path) -> Plan:
 
 def read(store: Store, preset: Preset, epoch: int, key: str) -> pa.Table:
     """A shard as a training worker's reader gives it."""
-    return read_item(pa.Table.from_pylist([{"epoch": epoch, "key": key}]), store, preset, None, whole=False)
+    return read_items(pa.Table.from_pylist([{"epoch": epoch, "key": key}]), store, preset, None, whole=False)
 
 
 def one(shards: Path) -> float:

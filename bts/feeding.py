@@ -8,6 +8,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -37,13 +38,23 @@ def deal(shards: Sequence[Shard], ranks: int, *, seed: int, epoch: int) -> list[
     return hands
 
 
-def read_item(items: pa.Table, store: Store, preset: Preset, held_out: int | None, whole: bool) -> pa.Table:
-    """One row (epoch, key) → the slices of this shard that this epoch needs, or all if `whole`."""
-    ((epoch, key),) = ((row["epoch"], row["key"]) for row in items.to_pylist())
-    with open_shard(store, key) as file:
+def read_items(items: pa.Table, store: Store, preset: Preset, held_out: int | None, whole: bool) -> pa.Table:
+    """Rows (epoch, key) → the slices of these shards that this epoch needs, or all if `whole`."""
+    return pa.concat_tables(_read(row, store, preset, held_out, whole) for row in items.to_pylist())
+
+
+def by_case(rows: pa.Table) -> list[pa.Table]:
+    """A table for each case of `read_items`, in their order."""
+    cases = rows["case_id"].to_numpy(zero_copy_only=False)
+    ends = [0, *(np.flatnonzero(cases[1:] != cases[:-1]) + 1), len(cases)]
+    return [rows.slice(start, end - start) for start, end in pairwise(ends)]
+
+
+def _read(item: dict, store: Store, preset: Preset, held_out: int | None, whole: bool) -> pa.Table:
+    with open_shard(store, item["key"]) as file:
         rows = pq.read_table(file, columns=[*COLUMNS, *preset.modalities, *STATISTICS])
     rows = with_grid(rows, read_grid(rows.schema)).replace_schema_metadata(None)
-    return rows if whole else needed(rows, preset, epoch, held_out)
+    return rows if whole else needed(rows, preset, item["epoch"], held_out)
 
 
 def needed(rows: pa.Table, preset: Preset, epoch: int, held_out: int | None = None) -> pa.Table:

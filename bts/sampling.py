@@ -35,7 +35,7 @@ class Sample:
 
 
 def samples_of(table: pa.Table, preset: Preset, rng: np.random.Generator) -> list[Sample]:
-    """The samples that one case's rows (as feeding.read_item gives them) make in an epoch."""
+    """The samples that one case's rows (as feeding.read_items gives them) make in an epoch."""
     sampling = preset.sampling
     if preset.volumetric:
         return [_volume(table, preset, rng) for _ in range(sampling.repeats)]

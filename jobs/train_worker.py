@@ -181,17 +181,20 @@ class Feed:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
-        context.target_max_block_size = None  # a case is one block, however large
+        context.target_max_block_size = None  # what a task reads is one block, however large
         items = [{"epoch": epoch, "key": shard.key} for shard in shards]
-        data = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            feeding.read_item,  # not a function of this file: a reader need not import torch
+        readers = min(READERS, len(items))
+        # A task for many shards: what Ray asks for a task is more than what reading a shard takes.
+        data = ray.data.from_items(items, override_num_blocks=readers).map_batches(
+            feeding.read_items,  # not a function of this file: a reader need not import torch
             fn_args=(self.job.shards, self.job.plan.preset, held_out, whole),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=0,  # the workers may hold every CPU that there is, and wait for what is read
-            concurrency=min(READERS, len(items)),
+            concurrency=readers,
         )
-        return list(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        blocks = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        return [table for block in blocks for table in feeding.by_case(block)]
 
 
 def validate(job: Job, segmenter: Segmenter, rank: int, world: int) -> dict[str, float]:

@@ -42,7 +42,18 @@ def shard_of(folder: Path, zooms=(1, 1, 1)) -> Store:
 def read(store: Store, preset, epoch: int = 0, **options) -> pa.Table:
     item = pa.table({"epoch": [epoch], "key": ["case.parquet"]})
     options = {"held_out": None, "whole": False, **options}
-    return feeding.read_item(item, store, preset, **options)
+    return feeding.read_items(item, store, preset, **options)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_many_shards_at_once_are_each_by_itself(tmp_path, whole):
+    folder = builders.phantom_shards(tmp_path)
+    store, preset = Store(str(folder)), replace(FLAT, sampling=Sampling(empty_slices=0.3))
+    keys = [entry.key for entry in store.list() if entry.key.endswith(".parquet")]
+    items = pa.Table.from_pylist([{"epoch": 2, "key": key} for key in keys])
+    apart = [feeding.read_items(items.slice(n, 1), store, preset, None, whole) for n in range(len(keys))]
+    together = feeding.by_case(feeding.read_items(items, store, preset, None, whole))
+    assert len(keys) > 2 and [table.to_pylist() for table in together] == [t.to_pylist() for t in apart]
 
 
 def whole(store: Store, name: str) -> np.ndarray:

@@ -32,10 +32,8 @@ from bts.storage import Store
 def batches_of(plan: Plan, store: Store) -> Callable[[int], Iterator[dict]]:
     """Epoch → its batches, of shards that are read once and stay in memory."""
     preset = plan.preset
-    tables = [
-        feeding.read_item(pa.Table.from_pylist([{"epoch": 0, "key": s.key}]), store, preset, None, whole=True)
-        for s in plan.training
-    ]
+    items = pa.Table.from_pylist([{"epoch": 0, "key": shard.key} for shard in plan.training])
+    tables = feeding.by_case(feeding.read_items(items, store, preset, None, whole=True))
 
     def of(epoch: int) -> Iterator[dict]:
         rng = np.random.default_rng([preset.seed, epoch, 0])
