@@ -44,7 +44,7 @@ def read_items(items: pa.Table, store: Store, preset: Preset, held_out: int | No
 
 
 def by_case(rows: pa.Table) -> list[pa.Table]:
-    """A table for each case of `read_items`, in their order."""
+    """A table for each case that has slices among those of `read_items`, in their order."""
     cases = rows["case_id"].to_numpy(zero_copy_only=False)
     ends = [0, *(np.flatnonzero(cases[1:] != cases[:-1]) + 1), len(cases)]
     return [rows.slice(start, end - start) for start, end in pairwise(ends)]

@@ -9,9 +9,11 @@ model into bts/weights/. Run again with the same DIR it goes on where it was cut
 
 import argparse
 import csv
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.table import ROOT, python
@@ -64,6 +66,17 @@ def score(place: Path, model: Path) -> list[dict]:
     return [row for row in pq.read_table(report / "scores.parquet").to_pylist() if row["metric"] == "dice"]
 
 
+def print_expected(place: Path, rows: list[dict]) -> None:
+    """How far the Dice that the labelmaps' markers expect lies from what they got."""
+    got = {(row["case_id"], row["region"]): row["value"] for row in rows}
+    markers = [json.loads(file.read_bytes()) for file in (place / "labelmaps" / "_done").iterdir()]
+    print("\n| expected Dice | cases | mean error | too high by, mean | at worst |\n|---|---|---|---|---|")
+    for region in REGIONS:
+        expected = [(m["case_id"], m["expected_dice"].get(region)) for m in markers]
+        over = np.array([of - got[case, region] for case, of in expected if of is not None])
+        print(f"| {region} | {len(over)} | {abs(over).mean():.2f} | {over.mean():.2f} | {over.max():.2f} |")
+
+
 def print_card(model: Path, rows: list[dict]) -> None:
     """What the model card says."""
     provenance = read_header(model.read_bytes(), model.name)["provenance"]
@@ -86,7 +99,9 @@ def main() -> None:
     given = parser.parse_args()
     place = given.place.resolve()
     model = train(place, given.minutes)
-    print_card(model, score(place, model))
+    rows = score(place, model)
+    print_card(model, rows)
+    print_expected(place, rows)
     if given.install:
         shutil.copy(model, BOX)
 
