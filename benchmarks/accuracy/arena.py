@@ -1,13 +1,14 @@
 """This project's presets beside nnU-Net: the same folds, minutes and machine, one scoring code for all.
 
     python -m benchmarks.accuracy.arena [SYSTEM …] --place DIR [--minutes 10] [--peer-times 1]
-                                        [--folds 0 1 2 3 4] [--flips]
+                                        [--peer-batch N] [--folds 0 1 2 3 4] [--flips]
 
 Trains each system (fast, best, nnunet-2d, nnunet-3d) on each fold of the labelled cases of ../shared/data,
 segments the patients held out, and prints a table of Dice, HD95 and lesion-wise Dice with 95 % intervals, and
 the first system's differences from the others, case by case. nnU-Net's clock leaves out its preprocessing,
 its loaders' start and its validation, ours the reading of the shards; --peer-times gives nnU-Net so many
-times the minutes. Run again with the same DIR and flags it goes on where it was cut off.
+times the minutes, --peer-batch so many patches a step instead of its plan's, which is made for a GPU. Run
+again with the same DIR and flags it goes on where it was cut off.
 """
 
 import argparse
@@ -43,11 +44,11 @@ def ours(preset: str, fold: int, cases: Path, place: Path, minutes: float, flips
     python("-m", "jobs.segment", "--model", made["model"], *flags, *["--flips"] * flips)
 
 
-def theirs(name: str, fold: int, held_out: list[Case], place: Path, minutes: float, flips: bool) -> None:
+def theirs(name: str, fold: int, held_out: list[Case], place: Path, flags: list[str]) -> None:
     """The same by nnU-Net; its labels are the project's, and are written in each case's convention."""
     found, output = place / "nnunet" / f"{name}-{fold}", place / "labelmaps" / name
-    flags = ["--configuration", PEERS[name], "--fold", str(fold), "--minutes", str(minutes)]
-    flags += ["--held-out", *(case.id for case in held_out), *["--flips"] * flips]
+    flags = ["--configuration", PEERS[name], "--fold", str(fold), *flags]
+    flags += ["--held-out", *(case.id for case in held_out)]
     steps = peer("nnunet_train.py", str(place / "cases"), str(place / "nnunet"), str(found), *flags)["steps"]
     print(f"{name}, fold {fold}: {steps} steps", flush=True)
     output.mkdir(parents=True, exist_ok=True)
@@ -105,10 +106,13 @@ def main() -> None:
     parser.add_argument("--place", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--peer-times", type=float, default=1)
+    parser.add_argument("--peer-batch", type=int)
     parser.add_argument("--folds", type=int, nargs="+", default=range(5))
     parser.add_argument("--flips", action="store_true")
     given = parser.parse_args()
     place = given.place.resolve()
+    peers = ["--minutes", str(given.minutes * given.peer_times), *["--flips"] * given.flips]
+    peers += ["--batch", str(given.peer_batch)] if given.peer_batch else []
     shards = str(place / "shards")
     found = find_cases(Store(str(DATA / "brats")).list()).cases
     labelled = {case.id: case for case in found if "seg" in case.files}
@@ -119,7 +123,7 @@ def main() -> None:
         cases = copy({case.id for case in held_out}, place / f"held-out-{fold}")
         for name in given.systems:
             if name in PEERS:
-                theirs(name, fold, held_out, place, given.minutes * given.peer_times, given.flips)
+                theirs(name, fold, held_out, place, peers)
             else:
                 ours(name, fold, cases, place, given.minutes, given.flips)
     print_table({name: score(name, place) for name in given.systems})

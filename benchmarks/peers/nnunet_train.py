@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--configuration", required=True)
     parser.add_argument("--fold", type=int, required=True)
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--batch", type=int, help="patches a step (its plan's)")
     parser.add_argument("--held-out", nargs="+", required=True)
     parser.add_argument("--flips", action="store_true")
     given = parser.parse_args()
@@ -86,6 +87,8 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = get_trainer_from_args("1", given.configuration, given.fold, device=device)
+    if given.batch:
+        trainer.configuration_manager.configuration["batch_size"] = given.batch
     trainer.initialize()
     steps, checkpoint = train(trainer, given.held_out, given.minutes * 60)
     predictor = nnUNetPredictor(use_mirroring=given.flips, device=device, allow_tqdm=False)
