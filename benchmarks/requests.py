@@ -22,7 +22,7 @@ from jobs.preprocess import MakeShard
 from jobs.segment_stages import Read, Write
 from tests import servers
 
-CASES = 300  # three thousand keys and more, so that pages of a listing are seen
+CASES = 300  # 1,500 keys, so that pages of a listing are seen
 
 
 @contextmanager
@@ -59,6 +59,30 @@ def say(what: str, counts: Counter) -> None:
     print(f"{what:34}{', '.join(f'{n} {name}' for name, n in sorted(counts.items()))}", flush=True)
 
 
+def send(place: str) -> None:
+    """The first case of `place`/cases through the three jobs' tasks, which write beside it."""
+    names = ("cases", "shards", "labelmaps", "report")
+    cases, shards, labelmaps, report = (Store(f"{place}/{name}") for name in names)
+    with counting() as counts:
+        listing = find_cases(cases.list(), "auto")
+    say(f"list {len(listing.cases)} cases, {5 * len(listing.cases)} keys", counts)
+    row = Todo(listing.cases[0], "0" * 12).to_row()
+    with counting() as counts:
+        MakeShard(cases, shards)(row)
+    say("preprocess, a case", counts)
+    models = [{"name": "m", "digest": "0"}]
+    write = Write(cases, labelmaps, models, "regions", labels="auto", flips=False, hold=False)
+    with counting() as counts:
+        read = Read(cases)({**row, "present": []})
+        labels = np.zeros(read.pop("images").shape[1:], np.uint8)
+        write({**read, "labelmap": labels, "flags": "[]", "expected": "{}", "predict_s": 0.0})
+    say("segment, a case", counts)
+    pair = match(listing.cases[:1], labelmaps.list()).pairs[0]
+    with counting() as counts:
+        Score(cases, labelmaps, report)(pair.to_row())
+    say("evaluate, a case", counts)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, served(Path(folder)):
         bucket = Path(folder, "b")
@@ -68,27 +92,7 @@ def main() -> None:
                 file = bucket / "cases" / key.replace("00000", f"{n:05d}")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(data)
-        cases, shards, labelmaps = (Store(f"s3://b/{name}") for name in ("cases", "shards", "labelmaps"))
-        with counting() as counts:
-            listing = find_cases(cases.list(), "auto")
-        say(f"list {CASES} cases, {5 * CASES} keys", counts)
-        row = Todo(listing.cases[0], "0" * 12).to_row()
-        with counting() as counts:
-            MakeShard(cases, shards)(row)
-        say("preprocess, a case", counts)
-        write = Write(
-            labelmaps, [{"name": "m", "digest": "0"}], "regions", labels="auto", flips=False, hold=False
-        )
-        with counting() as counts:
-            read = Read(cases)({**row, "present": []})
-            images = read.pop("images")
-            labels = {"labelmap": np.zeros(images.shape[1:], np.uint8), "flags": "[]", "predict_s": 0.0}
-            write({**read, **labels})
-        say("segment, a case", counts)
-        pair = match(listing.cases[:1], labelmaps.list()).pairs[0]
-        with counting() as counts:
-            Score(cases, labelmaps, Store("s3://b/report"))(pair.to_row())
-        say("evaluate, a case", counts)
+        send("s3://b")
 
 
 if __name__ == "__main__":

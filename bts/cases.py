@@ -72,7 +72,7 @@ class Listing:
     """figshare's numbered .mat files; the patient is inside, so they become cases by an index pass."""
 
 
-# Folders that this project's jobs keep beside their results.
+# Folders that this project's jobs keep beside their results; whose case files are there is not known.
 OURS = {"_runs", "_index", "_done", "_failed", "_held", "_scores", "_labels", "_probabilities"}
 # Role in the file name → role here, for 2017–2021 names and 2023+ names.
 ROLES = {"flair": "flair", "t1": "t1", "t1ce": "t1ce", "t2": "t2", "seg": "seg"}
@@ -113,9 +113,11 @@ def find_cases(entries: Iterable[Entry], labels: str = "auto") -> Listing:
     listing = Listing()
     found: dict[tuple[str, str], dict[str, list[Entry]]] = {}
     for entry in entries:
-        if OURS & set(entry.key.split("/")):
-            continue
         place = _place(entry.key)
+        if OURS & set(entry.key.split("/")):
+            if place:
+                listing.strays.append(entry.key)
+            continue
         if place is None:
             _set_aside(entry, listing)
         else:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from bts.cases import MODALITIES
 from bts.errors import RunError, UsageError
 from bts.preprocess import STATISTICS
 from bts.storage import Store
+from bts.worklist import NOTE
 
 READERS = 16  # threads; each waits for a few small ranged reads
 
@@ -28,6 +30,8 @@ class Shard:
     slices: int
     labelled: bool
     """Has a truth."""
+    outdated: bool = False
+    """Its case failed when it was last preprocessed: the shard is of older files."""
     modalities: tuple[str, ...]
     labels: str
     """Label convention of its truth, a key of bts.cases.CONVENTIONS."""
@@ -54,11 +58,13 @@ def read_catalogue(store: Store) -> list[Shard]:
     Raises UsageError where there is none, where one cannot be read, and where a case has two: a crash came
     between writing a new shard and deleting the one it replaces.
     """
-    keys = [e.key for e in store.list() if e.key.endswith(".parquet") and not e.key.startswith("_")]
+    there = [entry.key for entry in store.list()]
+    keys = [key for key in there if key.endswith(".parquet") and not key.startswith("_")]
+    failed = {note["case"] for note in map(NOTE.fullmatch, there) if note}
     if not keys:
         raise UsageError(f"{store.uri}: no shards there; make them with python -m jobs.preprocess")
     with ThreadPoolExecutor(READERS) as threads:
-        shards = list(threads.map(lambda key: _describe(store, key), keys))
+        shards = list(threads.map(lambda key: _describe(store, key, failed), keys))
     seen: dict[str, str] = {}
     for shard in shards:
         if shard.case in seen:
@@ -86,7 +92,7 @@ def _blame(store: Store, key: str, error: Exception) -> Exception:
     return UsageError(f"{store.uri}/{key}: not a shard of this project ({problem}); {mend}")
 
 
-def _describe(store: Store, key: str) -> Shard:
+def _describe(store: Store, key: str, failed: Set[str]) -> Shard:
     try:
         with open_shard(store, key) as raw:
             file = pq.ParquetFile(raw, pre_buffer=True)
@@ -104,6 +110,7 @@ def _describe(store: Store, key: str) -> Shard:
         group=row["group"] or row["dataset"] or "",
         slices=file.metadata.num_rows,
         labelled=counts["tumour_px"].null_count == 0,
+        outdated=row["case_id"] in failed,
         modalities=tuple(meta["modalities"]),
         labels=meta["labels"],
         voxels=math.prod(meta["source_shape"]),

@@ -24,7 +24,6 @@ from bts.volume import Grid
 
 T = TypeVar("T")
 COLUMNS = ("case_id", "z", "height", "width", "y0", "x0", "mask", "dtype", "brain_px", "tumour_px")
-MOST_SLICES = 2048  # z of a row is below this; one draw a slice, by z
 
 
 def deal(shards: Sequence[Shard], ranks: int, *, seed: int, epoch: int) -> list[list[Shard]]:
@@ -64,7 +63,7 @@ def needed(rows: pa.Table, preset: Preset, epoch: int, held_out: int | None = No
     `leaking_by_slice` keeps from training.
     """
     drawn = draw_slices(rows, preset.sampling.empty_slices, preset.seed, epoch)
-    if held_out is not None and len(rows):
+    if held_out is not None:
         drawn &= ~leaked(rows["case_id"][0].as_py(), rows["z"].to_pylist(), seed=preset.seed, fold=held_out)
     rows = rows.append_column("drawn", pa.array(drawn))
     if preset.volumetric:
@@ -86,16 +85,13 @@ def with_grid(rows: pa.Table, grid: Grid) -> pa.Table:
 
 
 def draw_slices(rows: pa.Table, empty_slices: float, seed: int, epoch: int) -> np.ndarray:
-    """Which slices (bool) an epoch draws: every one with tumour, this share of the others that show brain."""
+    """Which slices (bool) of a case an epoch draws: all with tumour, this share of others that show brain."""
     tumour = rows["tumour_px"].to_numpy() > 0
     brain = rows["brain_px"].to_numpy() > 0
-    lucky = np.zeros(len(rows), bool)
-    cases = rows["case_id"].to_numpy(zero_copy_only=False)
-    for case in np.unique(cases):
-        draws = np.random.default_rng([seed, epoch, zlib.crc32(case.encode())]).random(MOST_SLICES)
-        mine = cases == case
-        lucky[mine] = draws[rows["z"].to_numpy()[mine]] < empty_slices
-    return tumour | (brain & lucky)
+    z, case = rows["z"].to_numpy(), rows["case_id"][0].as_py()
+    # By z: a slice's draw is the same whatever block it comes in.
+    draws = np.random.default_rng([seed, epoch, zlib.crc32(case.encode())]).random(z.max() + 1)
+    return tumour | (brain & (draws[z] < empty_slices))
 
 
 def shuffled(samples: Iterable[T], batch: int, pool: int, rng: np.random.Generator) -> Iterator[list[T]]:

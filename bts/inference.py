@@ -120,7 +120,8 @@ class Segmenter:
             found = self._slices(model, slices, known, place)
         if not torch.isfinite(found).all():
             problem = f"the network {model.preset.name} ({model.digest}) gives no numbers"
-            raise CaseError(problem, mend="look at the images, and at the GPU", stage="predict")
+            mend = "look at the images, and at the GPU"
+            raise CaseError(problem, mend=mend, case=volume.case_id, stage="predict")
         return _at_source_size(found, volume, model.preset)
 
     def _slices(
@@ -142,6 +143,9 @@ class Segmenter:
             height, width = images.shape[2:]
             # Before normalising: what is added is background, as in training.
             right, below = -(left + width) % multiple, -(above + height) % multiple
+            tiny = left + width <= multiple and above + height <= multiple
+            if tiny and model.preset.layers.norm == "instance":
+                right += multiple  # at its deepest it would norm single values, which PyTorch refuses
             images = functional.pad(images, (left, right, above, below))
             images, known = images.to(self.device), known.to(self.device)
             images = finish(normalise(images, known), known, settings)

@@ -79,8 +79,7 @@ def results_of(keys: Iterable[str]) -> dict[str, set[str]]:
 def whole(case: Case, present: Set[str], targets: Iterable[str] = ()) -> bool:
     """Whether all results of a case are there, in their place or waiting for review, and beside them the
     probabilities of all targets that are asked for."""
-    keys = result_keys(case)
-    there = present.issuperset(keys) or present.issuperset(map(held, keys))
+    there = all(key in present or held(key) in present for key in result_keys(case))
     return there and present.issuperset(probability_key(case.id, target) for target in targets)
 
 

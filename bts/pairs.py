@@ -35,12 +35,13 @@ class Pair:
     markers: tuple[str, ...] = ()
     """Keys of the markers that jobs.segment left for this labelmap: one, or none of another tool's."""
     version: str = ""
-    """ETag or size+mtime of the labelmap."""
+    """ETag or size+mtime of the labelmap, and when it was written: two that come out of zips may be alike in
+    size and mtime."""
 
     @property
     def fingerprint(self) -> str:
-        """Of all that makes its scores."""
-        roles = list(self.case.files) if self.case.dataset == "figshare" else ["seg"]
+        """Of all that makes its scores; the images too, for the labelmap may be of others."""
+        roles = list(self.case.files)
         options = {"labelmap": self.version, "markers": self.markers, "labels": self.case.labels}
         return case_fingerprint(self.case, roles, options=options, version=metrics.FORMAT)
 
@@ -119,7 +120,7 @@ def match(cases: Iterable[Case], entries: Iterable[Entry], *, truths: bool = Tru
 
     `truths`: only the cases that have a truth; figshare's slices hold theirs.
     """
-    versions = {entry.key: entry.version for entry in entries}
+    versions = {entry.key: f"{entry.version} {entry.modified}" for entry in entries}
     labelmaps, markers, failures = (by_case(versions, pattern) for pattern in (LABELMAP, MARKER, NOTE))
     matched = Matched()
     for case in cases:
@@ -150,6 +151,22 @@ def outdated(case_id: str, labelmap: str) -> CaseError:
     return CaseError(problem, mend=mend, case=case_id, file=labelmap, stage="list")
 
 
+def refuse_older(pair: Pair, markers: Sequence[dict], cases: Store) -> None:
+    """Raise CaseError where the labelmap was made of other files than the case has now, as far as its marker
+    tells: it names the place of the cases, and a copy elsewhere has versions of its own."""
+    now = {role: entry.version for role, entry in pair.case.files.items()}
+    for marker in markers:
+        inputs = marker.get("inputs")
+        if marker.get("cases") != cases.uri or not isinstance(inputs, dict):
+            continue
+        then = {role: of.get("version") for role, of in inputs.items() if isinstance(of, dict)}
+        if changed := sorted(role for role in then.keys() & now.keys() if then[role] != now[role]):
+            raise CaseError(
+                f"{', '.join(changed)} changed since the labelmap was made of it",
+                mend="run jobs.segment again", case=pair.case.id, file=pair.labelmap, stage="list",
+            )  # fmt: skip
+
+
 def has_truth(case: Case) -> bool:
     return "seg" in case.files or case.dataset == "figshare"
 
@@ -166,11 +183,12 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
         found = read_nifti(data, pair.labelmap)
         if not found.grid.same_place(truth.grid):
             raise CaseError(
-                f"the labelmap's grid ({_describe(found.grid)}) is not the truth's ({_describe(truth.grid)})",
+                f"the labelmap's grid ({found.grid.describe()}) is not the truth's ({truth.grid.describe()})",
                 mend=_mend_of_grid(pair.case), file=pair.labelmap, stage="grid",
             )  # fmt: skip
         truth_DHW = _labels(truth.voxels, pair.case.labels, _truth_file(pair.case))
         prediction_DHW, convention, markers = _prediction(data, found, pair, labelmaps)
+        refuse_older(pair, markers, cases)
     except CaseError as error:
         error.case, error.stage = pair.case.id, error.stage or "read"
         raise
@@ -274,9 +292,3 @@ def _labels(values: np.ndarray, convention: str, file: str, mend: str = "") -> n
         return to_internal(values, convention, file=file)
     except CaseError as error:
         raise CaseError(error.problem, mend=mend or error.mend, file=file, stage="labels") from None
-
-
-def _describe(grid: Grid) -> str:
-    x, y, z = grid.source_shape
-    origin = ", ".join(f"{mm + 0.0:g}" for mm in grid.source_affine[:3, 3])
-    return f"{x}×{y}×{z} {grid.orientation}, origin {origin}"

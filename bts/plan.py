@@ -18,6 +18,8 @@ from bts.settings import Preset, to_dict
 from bts.splits import split_patients
 
 FORMAT = 3  # raised when equal shards and settings train another model
+OTHER_TRUTH = "whose truth does not hold the preset's targets"
+OTHER_SPACING = "not of 1 mm, which a 3D preset needs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class Plan:
     fold: int
     training: list[Shard]
     held_out: list[Shard]
+    left_out: dict[str, list[str]]
+    """Keys of the shards that neither train nor are held out, by the reason."""
     data: str
     """Fingerprint of the shards."""
     run: str
@@ -67,7 +71,7 @@ class Plan:
 
 def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
     """Split the patients of the labelled shards that fit. Raises UsageError where they do not suffice."""
-    usable = fitting(shards, preset)
+    usable, left_out = sort_out(shards, preset)
     for shard in usable:
         if missing := [m for m in preset.modalities if m not in shard.modalities]:
             have = " ".join(shard.modalities)
@@ -75,14 +79,19 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
                 f"modalities {' '.join(preset.modalities)} and these shards do not go together: {shard.key} "
                 f"has no {', '.join(missing)}; train with --modalities {have}"
             )
-    refuse_other_spacing(usable, preset)
-    groups = {s.patient: s.group for s in usable}
+    # One patient may be written in small letters too: of several spellings the first counts.
+    names = {s.patient.lower(): s.patient for s in sorted(usable, key=lambda s: s.patient, reverse=True)}
+    patients = {s.key: names[s.patient.lower()] for s in usable}
+    groups = {patients[s.key]: s.group for s in usable}
     train_ids, held_ids = split_patients(groups, seed=preset.seed, fold=fold)
     if preset.split == "leaking_by_slice":
         train_ids = held_ids = list(groups)
-    training = [s for s in usable if s.patient in set(train_ids)]
-    training = [s for s in training if s.tumour >= preset.sampling.least_tumour * s.brain]
-    held_out = [s for s in usable if s.patient in set(held_ids)]
+    training = [s for s in usable if patients[s.key] in set(train_ids)]
+    small = {s.key for s in training if s.tumour < preset.sampling.least_tumour * s.brain}
+    training = [s for s in training if s.key not in small]
+    held_out = [s for s in usable if patients[s.key] in set(held_ids)]
+    if small:
+        left_out["of less tumour than --sampling.least-tumour"] = sorted(small)
     if not training or not held_out:
         raise UsageError(
             f"fold {fold} of {len(groups)} patients with a truth has {len(training)} cases for training and "
@@ -96,34 +105,47 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
         fold=fold,
         training=training,
         held_out=held_out,
+        left_out=left_out,
         data=worklist.fingerprint(keys, options={}, version=FORMAT),
         run=worklist.fingerprint(keys, options=options, version=FORMAT),
     )
 
 
-def refuse_other_spacing(shards: Sequence[Shard], preset: Preset) -> None:
-    """Raise UsageError for volumes that are not of 1 mm: a 3D cut is of slices as they are stored."""
+def sort_out(shards: Sequence[Shard], preset: Preset) -> tuple[list[Shard], dict[str, list[str]]]:
+    """(shards that the preset can be trained on, {why not: keys of the others}). Raises UsageError if only
+    the preset's targets or its spacing leave none.
+    """
+    found: dict[str, list[Shard]] = {}
     for shard in shards:
-        if preset.volumetric and not preset.resize and not is_one_mm(shard.zooms):
-            mm = " × ".join(f"{zoom:g}" for zoom in shard.zooms)
-            raise UsageError(
-                f"preset {preset.name} trains in 3D on voxels of 1 mm, and {shard.key} has {mm} mm; resample "
-                "that case, or train a 2D preset, which resamples slices by itself"
-            )
-
-
-def fitting(shards: Sequence[Shard], preset: Preset) -> list[Shard]:
-    """The labelled shards whose truths hold the preset's targets. Raises UsageError if there is none."""
-    labelled = [s for s in shards if s.labelled]
-    figshare = preset.targets in OF_FIGSHARE
-    usable = [s for s in labelled if (s.labels == "figshare") == figshare]
-    if labelled and not usable:
+        found.setdefault(why_not(shard, preset), []).append(shard)
+    usable = found.pop("", [])
+    if not usable and OTHER_TRUTH in found:
+        figshare = preset.targets in OF_FIGSHARE
         of, instead = ("BraTS", "regions or labels") if figshare else ("figshare", "tumour or tumour_types")
         raise UsageError(
             f"targets {preset.targets} and these shards do not go together: their truths are of {of}, "
             f"which has --targets {instead}"
         )
-    return usable
+    if not usable and OTHER_SPACING in found:
+        shard = found[OTHER_SPACING][0]
+        mm = " × ".join(f"{zoom:g}" for zoom in shard.zooms)
+        raise UsageError(
+            f"preset {preset.name} trains in 3D on voxels of 1 mm, and {shard.key} has {mm} mm; resample the "
+            "cases, or train a 2D preset, which resamples slices by itself"
+        )
+    return usable, {why: [shard.key for shard in others] for why, others in found.items()}
+
+
+def why_not(shard: Shard, preset: Preset) -> str:
+    """Why a shard neither trains nor is held out; empty if it may."""
+    if shard.outdated:
+        return "of older files, for the case failed when it was last preprocessed"
+    if not shard.labelled:
+        return "without a truth"
+    if (shard.labels == "figshare") != (preset.targets in OF_FIGSHARE):
+        return OTHER_TRUTH
+    # A 3D cut is of slices as they are stored.
+    return OTHER_SPACING if preset.volumetric and not preset.resize and not is_one_mm(shard.zooms) else ""
 
 
 def with_statistics(preset: Preset, training: Sequence[Shard]) -> Preset:

@@ -52,11 +52,15 @@ class CaseVolume:
         """(D, H, W) bool: voxels that are not 0 in every modality; outside, no tumour is looked for."""
         return (self.images != 0).any(axis=0)
 
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """Where the crop lies in an array over the canonical grid (D, H, W)."""
+        return tuple(slice(o, o + n) for o, n in zip(self.origin, self.images.shape[1:], strict=True))
+
     def whole(self, cropped: np.ndarray) -> np.ndarray:
         """An array over the crop (…, D, H, W) put back into the canonical grid, zeros around it."""
         full = np.zeros((*cropped.shape[:-3], *self.grid.shape), cropped.dtype)
-        box = tuple(slice(o, o + n) for o, n in zip(self.origin, cropped.shape[-3:], strict=True))
-        full[(..., *box)] = cropped
+        full[(..., *self.box)] = cropped
         return full
 
     def describe(self) -> str:
@@ -171,8 +175,8 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
     for role, volume in {**volumes, **({"seg": seg} if seg else {})}.items():
         if not volume.grid.same_place(grid):
             raise CaseError(
-                f"{role} lies on another grid ({_describe(volume.grid)}) than {next(iter(volumes))} "
-                f"({_describe(grid)})",
+                f"{role} lies on another grid ({volume.grid.describe()}) than {next(iter(volumes))} "
+                f"({grid.describe()})",
                 mend="register and resample it to the others",
                 file=_key(case, role),
             )
@@ -208,13 +212,6 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
 def _key(case: Case, role: str) -> str:
     entry = case.files.get(role) or case.files.get("image")
     return entry.key if entry else ""
-
-
-def _describe(grid: Grid) -> str:
-    zooms = np.sqrt((grid.source_affine[:3, :3] ** 2).sum(axis=0))
-    shape, spacing = "×".join(map(str, grid.source_shape)), "×".join(f"{mm:g}" for mm in zooms)
-    origin = ", ".join(f"{mm + 0.0:g}" for mm in grid.source_affine[:3, 3])
-    return f"{shape} {grid.orientation}, spacing {spacing}, origin {origin}"
 
 
 def _bounding_box(arrays: list[np.ndarray]) -> tuple[slice, slice, slice]:

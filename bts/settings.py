@@ -6,7 +6,7 @@ Axes: B batch, C channel (modality), D slices (z), H rows (front to back), W col
 
 import dataclasses
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 NETWORKS = Literal[
@@ -198,7 +198,7 @@ class Loss:
     """Added above and below the fraction of `dice`."""
 
     def __post_init__(self):
-        weights = [self.dice, self.generalised_dice, self.bce, self.ce, self.focal, self.lovasz]
+        weights = [getattr(self, f.name) for f in fields(self) if f.name not in ("class_weights", "smooth")]
         if min(weights) < 0 or not any(weights):
             raise ValueError("loss weights (loss.dice, loss.bce, …) must not be negative, nor all zero")
 

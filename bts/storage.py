@@ -197,14 +197,11 @@ class Store:
         except Exception as error:
             raise RunError(f"{self.uri}/{key}: cannot be deleted: {_reason(error)}") from error
 
-    def exists(self, key: str) -> bool:
-        return self.fs.exists(self.path(key))
-
 
 def _s3_options() -> dict:
     """Of s3fs. AWS_MAX_ATTEMPTS of the environment counts, which botocore ignores where a number is given."""
     attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
-    retries = {"mode": "standard", "max_attempts": attempts}
+    retries = {"mode": "standard", "total_max_attempts": attempts}
     config = {"retries": retries, "connect_timeout": 10, "read_timeout": PATIENCE_S}
     return {"config_kwargs": config, "use_listings_cache": False}
 

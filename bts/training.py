@@ -60,10 +60,10 @@ def train(
     progress = start(preset, pick_device(device), checkpoint, encoder)
     clock, parts = Clock(progress, rank, world), parts or world
     stepper = replicated(progress, parts) if world > 1 else progress.network
-    progress.done = clock.share() >= 1 or progress.stalled
+    progress.done = clock.share(clock.agree(0)[1]) >= 1 or progress.stalled
     while not progress.done:  # asked once an epoch: the one that ends the budget is validated
         run_epoch(progress, stepper, batches(progress.epoch), clock, parts, on_part)
-        progress.share = min(1.0, clock.share())
+        progress.share = min(1.0, clock.share(clock.agree(0)[1]))
         progress.done = progress.share >= 1
         if progress.done or progress.epoch % preset.budget.validate_every == 0:
             _validate(progress, validate, world)
@@ -226,10 +226,8 @@ class Clock:
         """Wall-clock seconds of training so far, earlier runs included; this rank's own clock."""
         return time.monotonic() - self.began
 
-    def share(self, seconds: float | None = None) -> float:
-        """Of the budget, 1 when spent: by rank 0's time or by whole epochs, whichever is further."""
-        if seconds is None:
-            seconds = self.agree(0)[1]
+    def share(self, seconds: float) -> float:
+        """Of the budget, 1 when spent: by rank 0's seconds or by whole epochs, whichever is further."""
         epochs, minutes = self.budget.epochs, self.budget.minutes
         by_epochs = self.progress.epoch / epochs if epochs else 0.0
         by_time = seconds / (60 * minutes) if minutes else 0.0

@@ -75,6 +75,13 @@ class Grid:
         x, y, z = (float(size[int(a)]) for a in np.argsort(self._to_canonical[:, 0]))
         return z, y, x
 
+    def describe(self) -> str:
+        """For a message: shape (x, y, z), orientation, spacing and origin in mm."""
+        shape, zooms = self.source_shape, nib.affines.voxel_sizes(self.source_affine)
+        spacing = "×".join(f"{mm:g}" for mm in zooms)
+        origin = ", ".join(f"{mm + 0.0:g}" for mm in self.source_affine[:3, 3])
+        return f"{'×'.join(map(str, shape))} {self.orientation}, spacing {spacing}, origin {origin}"
+
     def same_place(self, other: "Grid", tolerance_mm: float = 0.01) -> bool:
         """Whether both have the same shape and canonical axes, and every voxel lies at the same place within
         the tolerance. (At 45° a rounding decides which axis is which.)

@@ -53,7 +53,15 @@ class Todo:
     @property
     def note(self) -> str:
         """Key of the note that this try leaves if it fails."""
-        return f"_failed/{self.case.id}.{self.fingerprint}.{self.tries + 1}.json"
+        return self._note(self.tries + 1)
+
+    @property
+    def last_note(self) -> str:
+        """Key of the note of its last failure with the same inputs and options."""
+        return self._note(self.tries)
+
+    def _note(self, tries: int) -> str:
+        return f"_failed/{self.case.id}.{self.fingerprint}.{tries}.json"
 
     def to_row(self) -> dict:
         """For a Ray dataset."""
@@ -78,11 +86,18 @@ def largest_first(todo: Iterable[Todo]) -> list[Todo]:
 
 
 def plan(
-    wanted: Iterable[tuple[Case, str]], results: Iterable[Entry], suffix: str, retries: int | None = None
+    wanted: Iterable[tuple[Case, str]],
+    results: Iterable[Entry],
+    suffix: str,
+    retries: int | None = None,
+    *,
+    one_place: bool = False,
 ) -> Plan:
     """Subtract the results `…/CASE.FINGERPRINT.suffix` of a listing from the wanted (case, fingerprint).
 
     Cases that failed in more than `retries` runs after the first are left aside; None: tried every time.
+    one_place: the results mark what lies under one name for all fingerprints. Two of a case are of two runs
+    that overlapped, and do not tell which was the last to write: the case is done again.
     """
     there: dict[str, dict[str, str]] = {}
     notes: dict[str, dict[str, tuple[int, str]]] = {}
@@ -99,10 +114,13 @@ def plan(
         own, failed = there.get(case.id, {}), notes.get(case.id, {})
         older = [key for other, key in own.items() if other != mark]
         tries, last = max(((n, key) for key, (n, of) in failed.items() if of == mark), default=(0, ""))
-        if mark in own:
+        if one_place and len(own) > 1:
+            older = list(own.values())
+        elif mark in own:
             work.done += 1
             work.stale += [*older, *failed]
-        elif retries is not None and tries > retries:
+            continue
+        if retries is not None and tries > retries:
             work.aside[case.id] = last
         else:
             work.todo.append(Todo(case, mark, tuple(older), tries, tuple(failed)))

@@ -1,4 +1,4 @@
-"""What preprocess and segment share: flags that cut the work, the notes of failures, the dry run.
+"""What preprocess and segment share: flags that cut the work, the notes of failures; and the dry run.
 
 Not a command. A case is done once; one that fails is noted in the output's `_failed/` and tried again in some
 later runs, then left aside until its inputs or options change, and listed as failed all the while.
@@ -78,13 +78,18 @@ def keep_part(listing: Listing, flags: Flags) -> None:
         listing.problems = [one for one in listing.problems if part_of(one.case, parts) == part]
 
 
-def cut(work: Plan, flags: Flags) -> None:
-    """Leave to other runs what is beyond `limit`, and cases without a new file unless they failed before."""
+def cut(work: Plan, flags: Flags) -> dict[str, str]:
+    """Leave to other runs what is beyond `limit`, and cases without a new file unless they failed before.
+
+    Returns the last note of each case that failed before and is left: it is a failure of this run too.
+    """
     found, earliest = len(work.todo), flags.earliest()
     if earliest:
         work.todo = [one for one in work.todo if one.tries or is_new(one.case, earliest)]
         common.say(f"--since {flags.since}: {len(work.todo)} of {found} cases to do have a new file")
+    left = work.todo[flags.limit :] if flags.limit else []
     work.todo = work.todo[: flags.limit]
+    return {one.case.id: one.last_note for one in left if one.tries}
 
 
 def is_new(case: Case, earliest: float) -> bool:
@@ -95,8 +100,8 @@ def is_new(case: Case, earliest: float) -> bool:
     return max(written) >= earliest
 
 
-def left_aside(work: Plan, output: Store) -> list[dict]:
-    """The last failure of each case that failed too often, as the run report lists it."""
+def failed_before(notes: Mapping[str, str], output: Store) -> list[dict]:
+    """The last failure of each {case: key of its note} that is not tried, as the run report lists it."""
 
     def read(case_id: str, key: str) -> dict:
         try:
@@ -114,7 +119,7 @@ def left_aside(work: Plan, output: Store) -> list[dict]:
         return {"case_id": case_id, **found, "left_aside": key}
 
     with ThreadPoolExecutor(READERS) as threads:
-        return list(threads.map(read, work.aside.keys(), work.aside.values()))
+        return list(threads.map(read, notes.keys(), notes.values()))
 
 
 @dataclass(slots=True)
@@ -169,10 +174,8 @@ def explain(
         yield case_id, f"left aside: {key}"
 
 
-def rehearse(
-    reasons: Iterable[tuple[str, str]], counts: dict, failed: list[dict], output: Store
-) -> common.Outcome:
+def rehearse(reasons: Iterable[tuple[str, str]], counts: dict, failed: list[dict]) -> common.Outcome:
     """Print what would be done, a line a case: its name, a tab, why."""
     for case_id, reason in reasons:
         print(f"{case_id}\t{reason}".encode(errors="backslashreplace").decode())
-    return common.Outcome(output, counts, failed, dry_run=True)
+    return common.Outcome(None, counts, failed, dry_run=True)

@@ -30,7 +30,7 @@ class Outcome:
     """What a job did: the counts of its last line, and the failed cases of its run report."""
 
     output: Store | None
-    """Where the run report goes; a job without a folder of its own (promote, view, export) has none."""
+    """Where the run report goes; a job without a folder of its own (promote, view, export, …) has none."""
     counts: dict[str, object]
     failed: list[dict[str, str]] = field(default_factory=list)
     details: dict[str, object] = field(default_factory=dict)

@@ -45,9 +45,7 @@ class Grid:
             volume, said, convention = load_case(case, self.cases), {}, ""
             for name, pair in pairs.items():
                 found = read_pair(pair, self.cases, self.folders[name])
-                box = zip(volume.origin, volume.mask.shape, strict=True)
-                cut = tuple(slice(o, o + n) for o, n in box)
-                said[name], convention = np.ascontiguousarray(found.prediction[cut]), found.convention
+                said[name], convention = np.ascontiguousarray(found.prediction[volume.box]), found.convention
         except CaseError:
             return {"case_id": case.id, "png": b""}
         return {"case_id": case.id, "png": gallery.grid(volume, said, convention, self.colours)}

@@ -69,7 +69,7 @@ def main(settings: Settings) -> common.Outcome:
     book = Scorebook(output)
     todo = todo_of(matched.pairs, book, output, settings.colours)
     if settings.dry_run:
-        return rehearse(matched, todo, failed, output)
+        return rehearse(matched, todo, failed)
     scored, unscored = score(matched.pairs, todo, Score(source, labelmaps, output, settings.colours), book)
     failed += unscored
     failed.sort(key=lambda failure: failure["case_id"])
@@ -140,10 +140,10 @@ def score(
     return [scored_of(p, book.get(p.fingerprint), book.about(p.fingerprint)) for p in sound], failed
 
 
-def rehearse(matched: Matched, todo: dict[str, str], failed: list[dict], output: Store) -> common.Outcome:
+def rehearse(matched: Matched, todo: dict[str, str], failed: list[dict]) -> common.Outcome:
     """Print which cases would be scored, and why."""
     counts = {"cases": len(matched.pairs), "unchanged": len(matched.pairs) - len(todo), "todo": len(todo)}
-    return batch.rehearse(todo.items(), counts, failed, output)
+    return batch.rehearse(todo.items(), counts, failed)
 
 
 def score_other(

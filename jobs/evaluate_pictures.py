@@ -46,13 +46,14 @@ class Draw:
         }
 
     def turn(self, pair: Pair, found: Labels, legend: pictures.Legend) -> bytes:
-        """The GIF, or nothing where the case has no images, which its hull is made of."""
+        """The GIF, or nothing where the case has no images on the truth's grid, which its hull is made of."""
         try:
             volume = load_case(pair.case, self.cases, truth=False)
         except CaseError:
             return b""
-        box = tuple(slice(o, o + n) for o, n in zip(volume.origin, volume.images.shape[1:], strict=True))
-        return turning.draw(volume, found.truth[box], found.prediction[box], legend)
+        if not volume.grid.same_place(found.grid):
+            return b""
+        return turning.draw(volume, found.truth[volume.box], found.prediction[volume.box], legend)
 
 
 def draw(

@@ -10,17 +10,20 @@ One labelmap at a time is in memory. No Ray: the store is the limit.
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from isal import igzip
 
+from bts.cases import Case
 from bts.errors import CaseError, RunError, UsageError
 from bts.labelmaps import held, labelmap_key
-from bts.pairs import by_case, outdated
+from bts.pairs import MARKER, Pair, by_case, outdated, read_markers, refuse_older
 from bts.storage import Store, split_uri
 from bts.worklist import NOTE
 from jobs import common
+from jobs.batch import READERS
 
 GZIP = b"\x1f\x8b"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip: equal labelmaps give equal bytes
@@ -49,9 +52,16 @@ def main(settings: Settings) -> common.Outcome:
         listing = common.list_cases(Store(settings.cases), "auto")
         wanted = [case.id for case in listing.cases]
         failed = [common.failure(problem.case, problem) for problem in listing.problems]
+        if listing.slices:
+            raise UsageError(
+                f"{settings.cases}: {len(listing.slices)} figshare slices, whose patients a listing does not "
+                "tell: leave --cases out, and all labelmaps are packed"
+            )
     if not wanted:
         raise UsageError(f"{settings.cases or labelmaps.uri}: there is nothing to put into a zip")
     chosen, unfit = choose(sorted(wanted), found, keys, labelmaps)
+    if settings.cases:
+        unfit += older(listing.cases, chosen, keys, Store(settings.cases), labelmaps)
     failed += [common.failure(problem.case, problem, "export") for problem in unfit]
     counts = {"cases": len(wanted), "written": 0, "zip": settings.zip}
     if not failed:
@@ -83,6 +93,24 @@ def choose(
             problem, mend = f"is held for review in {waiting}", "look at it, then move it up"
         unfit.append(CaseError(problem, mend=mend, case=case))
     return chosen, unfit
+
+
+def older(
+    cases: Iterable[Case], chosen: Mapping[str, str], keys: set[str], source: Store, labelmaps: Store
+) -> list[CaseError]:
+    """What is wrong with the chosen labelmaps that were made of other files than the cases have now."""
+    markers = by_case(keys, MARKER)
+
+    def problem_of(case: Case) -> CaseError | None:
+        pair = Pair(case, chosen[case.id], tuple(markers[case.id]))
+        try:
+            refuse_older(pair, read_markers(pair, labelmaps), source)
+        except CaseError as error:
+            return error
+
+    marked = [case for case in cases if case.id in chosen and case.id in markers]
+    with ThreadPoolExecutor(READERS) as threads:
+        return list(filter(None, threads.map(problem_of, marked)))
 
 
 def pack(chosen: Mapping[str, str], labelmaps: Store, path: Path) -> None:

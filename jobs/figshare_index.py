@@ -1,7 +1,7 @@
 """figshare's numbered slices → one case a patient: the patient's number is inside the files only.
 
-Not a command: each job that lists cases runs it, and keeps the index in `_index/` of its own output, so that
-the files are opened again only when the listing has changed.
+Not a command: preprocess, segment and evaluate run it, and keep the index in `_index/` of their own output,
+so that the files are opened again only when the listing has changed.
 """
 
 from collections import Counter
@@ -78,9 +78,11 @@ def read_index(
     """(rows, failures) of the slices: read from the kept index, else from every file, in parallel."""
     mark = worklist.fingerprint({e.key: e.version for e in slices}, options={}, version=FORMAT)
     key = f"_index/{mark}.parquet"
-    if output.exists(key):
+    try:
         table = pq.read_table(pa.BufferReader(output.read(key)))
         return [IndexRow(**row) for row in table.to_pylist()], []
+    except (OSError, pa.ArrowException, TypeError):
+        pass  # there is none, or a spoilt one: it is made again
     common.start_ray()
     common.say(f"{source.uri}: reading the patients of {len(slices)} figshare slices")
     results = ray.data.from_items([asdict(e) for e in slices]).map(IndexSlice(source).__call__).take_all()

@@ -65,12 +65,11 @@ def main(settings: Settings) -> common.Outcome:
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     work = worklist.plan(wanted(listing.cases), output.list(), ".parquet", settings.retry_failed)
-    failed += batch.left_aside(work, output)
-    batch.cut(work, settings)
+    failed += batch.failed_before(work.aside | batch.cut(work, settings), output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside)}
     if settings.dry_run:
         reasons = batch.explain(work, made_of, lambda key: read_made_of(output, key))
-        return batch.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed, output)
+        return batch.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
         output.delete(key)
     settled = batch.settle(run(work.todo, source, output), work, output)

@@ -13,10 +13,13 @@ from jobs import common
 
 def run(job: str, kind: type, work: Callable[..., common.Outcome], about: str, argv: list[str]) -> int:
     """`PRESET [flags]` of a job whose settings hold a preset → exit code."""
+    known = "\n".join(f"  {name:12} {preset.summary}" for name, preset in PRESETS.items())
+    if argv[:1] in (["--help"], ["-h"]):
+        print(f"python -m jobs.{job} PRESET [flags]; PRESET --help lists its flags:\n{known}\n\n{about}")
+        return common.DONE
     if not argv or argv[0] not in PRESETS:
         named = argv and not argv[0].startswith("-")
         given = f"there is no preset {argv[0]}" if named else "give a preset first"
-        known = "\n".join(f"  {name:12} {preset.summary}" for name, preset in PRESETS.items())
         print(f"jobs.{job}: {given}; PRESET --help lists its flags:\n{known}", file=sys.stderr)
         return common.WRONG_USAGE
     try:

@@ -7,6 +7,7 @@ does not count. It moves an alias of the registry, and writes nothing else.
     ray job submit --working-dir . -- python -m jobs.promote models:/fast/2 --on s3://b/reports/v2 s3://b/reports/v1
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
@@ -99,8 +100,9 @@ def compare(
         said = " and ".join(sorted(f"--{one}" if one else "none" for one in options))
         raise UsageError(f"--on: labelmaps were made with different options ({said}); segment all alike")
     both = first.keys() & second.keys()
+    refuse_other_truths([(first[case_id], second[case_id]) for case_id in sorted(both)])
     seen = trained_on(tracker, candidate) | trained_on(tracker, holder)
-    usable = sorted(case_id for case_id in both if first[case_id].patient not in seen)
+    usable = sorted(case_id for case_id in both if first[case_id].patient.lower() not in seen)
     if len(usable) < len(both):
         common.say(f"{len(both) - len(usable)} of {len(both)} common cases were used in training: left out")
     if len(usable) < FEWEST:
@@ -115,9 +117,26 @@ def compare(
     return comparison.compare_metric(*values, metric)
 
 
+def refuse_other_truths(pairs: Sequence[tuple[Scored, Scored]]) -> None:
+    """Raise UsageError where two scores of a case are against different truths, told by their volumes."""
+    for one, other in pairs:
+        for region in one.truth_ml.keys() & other.truth_ml.keys():
+            if not math.isclose(one.truth_ml[region], other.truth_ml[region], rel_tol=1e-6):
+                said = " and ".join(f"{of.truth_ml[region]:.3f}" for of in (one, other))
+                raise UsageError(
+                    f"--on: the truths of case {one.case_id} differ ({region} {said} ml): it was changed in "
+                    "between, or is another case of this name; evaluate both models' labelmaps now"
+                )
+
+
 def scores_of(version: Version, scored: Sequence[Scored]) -> dict[str, Scored]:
     """Those of labelmaps that this model alone made, by case. Raises UsageError if there is none."""
-    found = {one.case_id: one for one in scored if one.maker.partition(" ")[0] == version.digest}
+    found: dict[str, Scored] = {}
+    for one in scored:
+        if one.maker.partition(" ")[0] != version.digest:
+            continue
+        if str(found.setdefault(one.case_id, one).scores) != str(one.scores):  # of NaN none equals another
+            raise UsageError(f"--on: case {one.case_id} has two different scores of {version.uri}")
     if not found:
         makers = ", ".join(sorted({one.maker or "another tool" for one in scored})) or "nothing"
         raise UsageError(
@@ -128,9 +147,9 @@ def scores_of(version: Version, scored: Sequence[Scored]) -> dict[str, Scored]:
 
 
 def trained_on(tracker: Tracker, version: Version) -> set[str]:
-    """Patients, as the model's own header names them."""
+    """Patients, as the model's own header names them, in lower case: a set may write them either way."""
     header = model.read_header(tracker.read(version.uri), version.uri)
-    return set(header["provenance"].get("training_patients", ()))
+    return {patient.lower() for patient in header["provenance"].get("training_patients", ())}
 
 
 def figures(paired: Paired, metric: str, holder: Version) -> str:

@@ -17,7 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from bts import labelfiles, labelmaps, model, tracking, worklist
-from bts.cases import OF_FIGSHARE, Case
+from bts.cases import OF_FIGSHARE, Case, find_cases
 from bts.errors import UsageError
 from bts.storage import Entry, Store, read_file
 from bts.targets import TARGETS
@@ -59,7 +59,8 @@ class Settings(batch.Flags):
     """Segment cases that lack these modalities too: the network sees nothing in their place, and the labelmap
     gets a flag. Train with --augmentation.drop for a network that is used to it."""
     probabilities: bool = False
-    """Also write _probabilities/CASE.TARGET.nii.gz (WT, TC, ET): bytes on the same grid, 255 is certain."""
+    """Also write _probabilities/CASE.TARGET.nii.gz (WT, TC, ET, or the model's own targets): bytes on the
+    same grid, 255 is certain."""
     hold_flagged: bool = False
     """Write labelmaps with flags (empty, very large, unlike the training's, …) to _held/ for review."""
 
@@ -104,7 +105,9 @@ def main(settings: Settings) -> common.Outcome:
     batch.keep_part(listing, settings)
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
+    check_apart(listing.cases, source, output)
     write = Write(
+        source,
         output,
         described,
         targets,
@@ -117,12 +120,11 @@ def main(settings: Settings) -> common.Outcome:
     there = {entry.key for entry in output.list()}
     present = labelmaps.results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
-    failed += batch.left_aside(work, output)
-    batch.cut(work, settings)
+    failed += batch.failed_before(work.aside | batch.cut(work, settings), output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside), "unfit": len(unfit)}
     if settings.dry_run:
         reasons = batch.explain(work, write.made_of, write.read_made_of)
-        return batch.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed, output)
+        return batch.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
         output.delete(key)
     explain_labels(listing.cases, write, there)
@@ -134,6 +136,18 @@ def main(settings: Settings) -> common.Outcome:
     details = {"models": described, "flagged_cases": settled.flagged, "unfit_cases": unfit[:1000]}
     details["strays"] = listing.strays[:1000]
     return common.Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
+
+
+def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:
+    """Raise UsageError where a labelmap would be listed among the cases, as a truth of its own making: in
+    MSD's labelsTs it would be scored against itself, in labelsTr it would replace the truth."""
+    inside = f"{output.uri.rstrip('/')}/".removeprefix(f"{source.uri.rstrip('/')}/")
+    if "://" in inside or inside.startswith("/"):
+        return
+    keys = (f"{inside.lstrip('/')}{labelmaps.labelmap_key(case.id)}" for case in cases)
+    if taken := find_cases(Entry(key, 0, "") for key in keys).cases:
+        key = next(iter(taken[0].files.values())).key
+        raise UsageError(f"--labelmaps {output.uri}: {key} would count as a truth; give another folder")
 
 
 def explain_labels(cases: list[Case], write: Write, there: set[str]) -> None:
@@ -159,7 +173,7 @@ def plan(
                 mark = more
         wanted.append((case, mark))
     ours = [Entry(key, 0, "") for key in sorted(there - void) if key.startswith(("_done/", "_failed/"))]
-    return worklist.plan(wanted, ours, ".json", retries)
+    return worklist.plan(wanted, ours, ".json", retries, one_place=True)
 
 
 def fingerprint(case: Case, write: Write, **more: object) -> str:

@@ -54,7 +54,7 @@ class Predict:
             each = self.segmenter.each(volume)
         except torch.OutOfMemoryError as error:
             problem = f"{'×'.join(map(str, volume.images.shape))} voxels do not fit into the GPU's memory"
-            raise CaseError(problem, mend="use a larger GPU") from error
+            raise CaseError(problem, mend="use a larger GPU", case=volume.case_id) from error
         mean = sum(each) / len(each)
         decoded = self.segmenter.decoded(mean)
         labels = self.segmenter.tidied(volume, decoded)

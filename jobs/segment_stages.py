@@ -47,6 +47,7 @@ class Write:
 
     def __init__(
         self,
+        cases: Store,
         output: Store,
         models: list[dict],
         targets: str,
@@ -57,11 +58,11 @@ class Write:
         sure_of: tuple[str, ...] = (),
         allow_missing: Collection[str] = (),
     ):
-        """models: name and digest of each; targets: what they predict; hold: flagged results go aside;
-        sure_of: targets whose probabilities are asked for.
+        """cases: where they lie; models: name and digest of each; targets: what they predict; hold: flagged
+        results go aside; sure_of: targets whose probabilities are asked for.
         """
         self.allow_missing = allow_missing
-        self.output, self.models, self.targets = output, models, targets
+        self.cases, self.output, self.models, self.targets = cases, output, models, targets
         self.labels, self.options, self.hold = labels, {"flips": flips}, hold
         # An option only where it is asked for: no labelmap of before is made again.
         self.sure_of = sure_of
@@ -92,6 +93,7 @@ class Write:
         seconds = {"read": row["read_s"], "predict": row["predict_s"], "write": time.monotonic() - started}
         marker = {
             **labelmaps.describe(case, whole, volume.grid, convention, *place),
+            "cases": self.cases.uri,
             "fingerprint": row["fingerprint"],
             "flags": json.loads(row["flags"]),
             "expected_dice": {region: round(of, 3) for region, of in json.loads(row["expected"]).items()},

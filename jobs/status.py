@@ -51,7 +51,11 @@ def main(settings: Settings) -> common.Outcome:
     show("failed", failures(notes, output))
     show("with a marker that cannot be read; jobs.segment makes them again", unreadable)
     if settings.cases:
-        counts |= say_left(common.list_cases(Store(settings.cases), "auto").cases, markers, notes)
+        listing = common.list_cases(Store(settings.cases), "auto")
+        show("no case to segment", list(map(str, listing.problems)))
+        counts |= say_left(listing.cases, markers, notes)
+        if listing.slices:
+            print(f"{len(listing.slices)} figshare slices, whose patients, told inside, are not counted")
     say_rate(markers.values())
     return common.Outcome(None, counts)
 

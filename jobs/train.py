@@ -29,6 +29,7 @@ from bts import model
 from bts.catalogue import read_catalogue
 from bts.curves import draw_classes, draw_curves, final_table, progress_line
 from bts.errors import RunError, UsageError
+from bts.nets import build
 from bts.plan import Plan, make_plan
 from bts.settings import Preset, to_dict
 from bts.storage import Store
@@ -119,10 +120,18 @@ def read_plan(settings: Settings, system: str) -> Plan:
     plan = make_plan(catalogue, replace(settings.preset, name=system), settings.fold)
     training, held_out = len(plan.training), len(plan.held_out)
     common.say(f"{shards.uri}: {len(catalogue)} shards, {training} for training, {held_out} held out")
+    say_left_out(plan)
+    build(plan.preset)  # fails early where the layers do not go together
     least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
     if not 1 <= least <= settings.most_workers <= training:
         raise UsageError(f"--workers {settings.workers}: give 1 to {training}, the number of training cases")
     return plan
+
+
+def say_left_out(plan: Plan) -> None:
+    """The shards that this training makes no use of, by number and example."""
+    for why, keys in plan.left_out.items():
+        common.say(f"{len(keys)} shards are left out, {why}: {common.examples(keys)}")
 
 
 def check_name(name: str) -> None:

@@ -20,7 +20,6 @@ from ray.util.queue import Queue
 from bts import feeding, gallery, training, validation
 from bts.catalogue import Shard
 from bts.curves import draw_thresholds
-from bts.errors import UsageError
 from bts.inference import Segmenter
 from bts.model import load_model
 from bts.plan import Plan
@@ -29,7 +28,7 @@ from bts.progress import Progress, outcome
 from bts.sampling import Sample, batches, samples_of
 from bts.shards import read_volume
 from bts.splits import leaked
-from bts.storage import Store, split_uri
+from bts.storage import Store, read_file
 
 KEEP = 2 << 30  # bytes: training cases that fit are read once and kept, uncompressed, in each worker
 PIECE = 16  # shards read at a time, a rank: about 250 MB of drawn slices, and as much again ahead
@@ -99,14 +98,8 @@ def keep(progress: Progress, figures: dict[str, float], rank: int, name: str) ->
 
 
 def read_encoder(uri: str) -> bytes | None:
-    """The file of an encoder's pretrained weights. Raises UsageError where it cannot be read."""
-    if not uri:
-        return None
-    store, key = split_uri(uri)
-    try:
-        return store.read(key)
-    except OSError as error:
-        raise UsageError(f"--layers.weights {uri}: cannot be read ({error})") from None
+    """The file of an encoder's pretrained weights. Raises UsageError where there is none, RunError."""
+    return read_file(uri) if uri else None
 
 
 def write_state(progress: Progress, folder: str) -> None:

@@ -78,7 +78,7 @@ def main(settings: Settings, system: str) -> common.Outcome:
     finally:
         book.close()
     common.say(table(trials, results))
-    counts = train.summary(models, name, data, epochs=0)
+    counts = train.summary(models, name, data, epochs=model.read_header(data, name)["provenance"]["epochs"])
     counts |= {"trials": len(trials), "best": " ".join(best.flags)}
     return common.Outcome(models, counts, failures(results))
 
@@ -98,6 +98,8 @@ def read_trials(settings: Settings, system: str) -> list[Trial]:
         except SystemExit:  # tyro has said what is wrong
             raise UsageError(f"--over gives {' '.join(flags)}, which no training takes") from None
         plan = make_plan(catalogue, replace(preset, name=system), settings.fold)
+        if number == 0:
+            train.say_left_out(plan)
         trials.append(Trial(number=number, flags=flags, plan=plan))
     return trials
 
@@ -159,7 +161,14 @@ def reasons(results: list[tune.Result]) -> dict[int, str]:
 def failures(results: list[tune.Result]) -> list[dict[str, str]]:
     """The failed trials, as the run report lists failed cases."""
     return [
-        {"case_id": f"trial {n}", "stage": "train", "message": f"trial {n}: {reason}"}
+        {
+            "case_id": f"trial {n}",
+            "stage": "train",
+            "file": "",
+            "error": reason,
+            "mend": "",
+            "message": f"trial {n}: {reason}",
+        }
         for n, reason in reasons(results).items()
     ]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import scale, segment
+from benchmarks import requests, scale, segment
 from benchmarks.accuracy import alone, box
 from benchmarks.material import make_cases
 from benchmarks.table import Row
@@ -53,6 +53,15 @@ def test_twice_the_cluster_takes_half_the_hours_and_the_scarcer_part_binds():
     assert scale.hours(replace(few, cores=16, gpus=2), 1000)[1] == pytest.approx(second / 2)
     without = replace(few, gpus=0)
     assert scale.hours(without, 1000)[1] == pytest.approx(1000 * (0.4 + without.predict_cpu_s) / 8 / 3600)
+
+
+def test_the_cases_requests_are_counted_over_the_jobs_own_tasks(tmp_path, capsys):
+    builders.put_all(Store(str(tmp_path / "cases")), builders.case_files("BraTS-SSA-00001-000"))
+    requests.send(str(tmp_path))
+    said = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["list 1 cases", "preprocess", "segment", "evaluate"]
+    for folder, pattern in (("shards", "*.parquet"), ("labelmaps", "*.nii.gz"), ("report", "cases/*.html")):
+        assert len(list((tmp_path / folder).glob(pattern))) == 1
 
 
 @pytest.mark.slow

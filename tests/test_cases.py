@@ -118,6 +118,11 @@ def test_a_patient_of_several_years_is_one_patient():
     assert {case.patient for case in listed(*keys).cases} == {"Brats17_2013_27"}
 
 
+def test_cases_among_the_jobs_own_records_are_said_to_be_left_out():
+    hidden = ["_failed/P7/P7_t1.nii.gz", "P7/_labels/P7_seg.nii.gz"]
+    assert listed(*hidden).strays == hidden and not listed(*hidden).cases
+
+
 def test_the_jobs_own_records_are_no_strays():
     listing = listed("_runs/20260101T0Z-abcdef.json", "sub/_done/X.0123456789ab.json", "_index/x.parquet")
     assert not listing.cases and not listing.strays

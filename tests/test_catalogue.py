@@ -1,4 +1,3 @@
-import builders
 import pytest
 
 from bts import catalogue, shards
@@ -6,6 +5,7 @@ from bts.cases import find_cases
 from bts.errors import UsageError
 from bts.preprocess import load_case
 from bts.storage import Store
+from tests import builders
 
 
 def put_shard(folder, case_id: str, key: str, *, truth: bool = True) -> None:
@@ -29,6 +29,17 @@ def test_a_shard_is_described_by_its_footer(tmp_path):
     _, truth = builders.voxels()
     assert first.tumour == (truth > 0).sum() and second.tumour == 0
     assert first.brain == 17 * 20 * 7 and first.mean[3] == pytest.approx(450, abs=30)
+
+
+def test_a_shard_whose_case_failed_since_is_outdated(tmp_path):
+    for name in ("BraTS-GLI-00007-000", "BraTS-GLI-00008-000"):
+        put_shard(tmp_path, name, f"{name}.aaaaaaaaaaaa.parquet")
+    Store(tmp_path / "shards").put("_failed/BraTS-GLI-00008-000.bbbbbbbbbbbb.2.json", b"{}")
+    found = catalogue.read_catalogue(Store(tmp_path / "shards"))
+    assert {shard.case: shard.outdated for shard in found} == {
+        "BraTS-GLI-00007-000": False,
+        "BraTS-GLI-00008-000": True,
+    }
 
 
 def test_no_shards_is_the_users_mistake(tmp_path):

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import affine, case_files, nifti, put_all, voxels
 
 from bts import tables
 from bts.metrics import CAVITY, DISTANCES, LESIONS, METRICS, REGIONS, measure
 from bts.storage import Store
 from jobs import common, evaluate
+from tests.builders import affine, case_files, nifti, put_all, voxels
 
 pytestmark = pytest.mark.slow
 SHAPE = (40, 48, 24)  # x, y, z

@@ -2,13 +2,14 @@
 
 import gzip
 import io
+import json
 import zipfile
 
 import pytest
-from builders import NAMES_2021, case_files, nifti, put_all, voxels
 
 from bts.storage import Store
 from jobs import common, export
+from tests.builders import NAMES_2021, case_files, nifti, put_all, voxels
 
 ONE, TWO, THREE = (f"BraTS2021_{n:05}" for n in range(3))
 LABELS = nifti(voxels()[1])
@@ -60,6 +61,25 @@ def test_an_incomplete_set_is_named_and_not_packed(folders, tmp_path, capsys):
     code, said = run(capsys, *folders, zip=str(tmp_path / "first.zip"))
     assert code == 3 and "held for review" in said and "has 2 labelmaps" in said
     assert not (tmp_path / "first.zip").exists()
+
+
+def test_a_labelmap_of_an_older_scan_is_not_packed(folders, tmp_path, capsys):
+    labelmaps, cases = folders
+    key = f"{ONE}/{ONE}_t1.nii.gz"
+    version = {entry.key: entry.version for entry in cases.list()}[key]
+    about = {"cases": cases.uri, "inputs": {"t1": {"key": key, "version": version}}}
+    labelmaps.put(f"_done/{ONE}.0123456789ab.json", json.dumps(about).encode())
+    assert run(capsys, *folders, zip=str(tmp_path / "first.zip"))[0] == 0
+    cases.put(key, LABELS)
+    code, said = run(capsys, *folders, zip=str(tmp_path / "second.zip"))
+    assert code == 3 and f"case {ONE}" in said and "t1 changed since" in said
+    assert not (tmp_path / "second.zip").exists()
+
+
+def test_figshare_slices_do_not_pass_for_a_complete_set(folders, tmp_path, capsys):
+    folders[1].put("7.mat", b"x")
+    code, said = run(capsys, *folders, zip=str(tmp_path / "first.zip"))
+    assert code == 2 and "1 figshare slices" in said and not (tmp_path / "first.zip").exists()
 
 
 def test_a_labelmap_older_than_its_case_is_not_packed(folders, tmp_path, capsys):

@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from builders import case_files, nifti, put_all
 from PIL import Image
 
 from bts import figshare, labelmaps
@@ -23,6 +22,7 @@ from bts.storage import Entry, Store
 from bts.volume import read_nifti
 from jobs import common, evaluate, segment
 from jobs.figshare_index import set_unfit_aside
+from tests.builders import case_files, nifti, put_all
 
 MENINGIOMA, GLIOMA = "figshare-100101", "figshare-MR7"
 SLICES = {3: ("100101", 1), 10: ("100101", 1), 2: ("MR7", 2), 5: ("MR7B", 2)}  # number: (patient's, type)
@@ -109,6 +109,15 @@ def test_masks_can_be_seen_and_read_back(convention, found, values):
     assert second[0, : len(found)].tolist() == values
     assert convention == "figshare_tumour" or np.array_equal(second // 80, labels[1])
     assert np.array_equal(read_nifti(files[f"{case.id}.nii.gz"], "x").voxels, labels)
+
+
+def test_what_is_moved_out_of_review_piece_by_piece_stays_done():
+    (case,) = figshare.cases_of(rows_of("12.mat", "3.mat"))
+    keys = labelmaps.result_keys(case)
+    for moved in range(len(keys) + 1):
+        there = {*keys[:moved], *map(labelmaps.held, keys[moved:])}
+        assert labelmaps.whole(case, there)
+        assert not labelmaps.whole(case, there - {keys[0], labelmaps.held(keys[0])})
 
 
 def test_a_slice_that_is_there_twice_is_refused_by_name():

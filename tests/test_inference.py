@@ -98,6 +98,25 @@ def test_probabilities_as_bytes_agree_with_the_labels():
     assert not wt[:, :3].any(), "outside the brain"
 
 
+def test_a_lone_voxel_far_from_the_brain_is_predicted_by_an_instance_norm_too():
+    """The only one of its batch of slices: at the network's deepest it would stand alone."""
+    preset = replace(PRESET, layers=replace(PRESET.layers, norm="instance"), inference=Inference(batch=1))
+    torch.manual_seed(0)
+    case = volume()
+    case.images[:, 0] = 0
+    case.images[:, 0, 20, 17] = 300
+    assert Segmenter([Model(build(preset), preset, {}, "")])(case).shape == case.images.shape[1:]
+
+
+def test_a_network_that_gives_no_numbers_fails_the_case_by_name():
+    broken = untrained(0)
+    with torch.no_grad():
+        next(broken.network.parameters()).fill_(float("nan"))
+    with pytest.raises(CaseError, match=r"case case-7: the network tiny .* no numbers") as caught:
+        Segmenter([broken])(volume())
+    assert caught.value.stage == "predict"
+
+
 def test_modalities_are_picked_by_name():
     case = volume()
     expected = np.zeros(case.images.shape[1:], np.uint8)

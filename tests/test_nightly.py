@@ -121,6 +121,16 @@ def test_parts_and_limits_add_up_to_the_whole(ray_local, place):
     assert (second["cases"], second["unchanged"], second["written"]) == (3, 1, 1)
 
 
+def test_a_case_that_failed_is_a_failure_of_a_run_that_is_too_short_to_try_it_again(ray_local, place):
+    preprocess_all(place)
+    for path in (place / "shards").glob("*.parquet"):
+        path.unlink()
+    for _ in range(2):
+        short = preprocess_all(place, limit=1)
+        assert short.counts["written"] == 1 and short.exit_code == common.SOME_FAILED
+        assert [(one["case_id"], one["stage"]) for one in short.failed] == [(CASES[2], "read")]
+
+
 def test_since_leaves_cases_without_a_new_file_to_other_runs(ray_local, place, capsys):
     assert preprocess_all(place, since="2999-01-01").counts["written"] == 0
     only_first = max(p.stat().st_mtime for p in (place / "cases" / CASES[0]).iterdir()) + 0.005

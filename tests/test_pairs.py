@@ -1,10 +1,11 @@
 """Labelmaps matched with cases by name, and pairs read with every check."""
 
 import json
+import os
+import time
 
 import numpy as np
 import pytest
-from builders import LPS, NAMES_2021, affine, case_files, nifti, put_all, voxels
 
 from bts.cases import find_cases
 from bts.errors import CaseError
@@ -12,6 +13,7 @@ from bts.labelmaps import digest
 from bts.pairs import Labels, Pair, match, read_images, read_markers, read_pair
 from bts.preprocess import read_role
 from bts.storage import Entry, Store
+from tests.builders import LPS, NAMES_2021, affine, case_files, nifti, put_all, voxels
 
 ONE, TWO = "BraTS2021_00001", "BraTS2021_00002"
 MOVED = LPS + np.outer([0, 0, 2, 0], [0, 0, 0, 1])  # 2 mm up
@@ -117,6 +119,36 @@ def test_a_marker_tells_what_made_the_labelmap(stores, marker, maker):
     assert Labels(*[None] * 4, markers).maker == maker
 
 
+def test_a_labelmap_of_an_older_scan_is_not_scored(stores):
+    truth = voxels()[1]
+    files = find_cases(stores[0].list()).cases[0].files
+    inputs = {role: {"key": files[role].key, "version": files[role].version} for role in ("t1", "flair")}
+    marker = {"labels": "brats2023", "cases": stores[0].uri, "inputs": inputs}
+    before = pair_of(stores, truth, marker=marker)
+    assert np.array_equal(*read_pair(before, *stores)[:2])
+    stores[0].put(files["flair"].key, stores[0].read(files["t1"].key))
+    pair = pair_of(stores, truth, marker=marker)
+    assert pair.fingerprint != before.fingerprint, "a score that is known is of the older scan"
+    with pytest.raises(CaseError, match="flair changed since the labelmap was made") as caught:
+        read_pair(pair, *stores)
+    assert (caught.value.case, caught.value.file) == (ONE, pair.labelmap)
+    elsewhere = pair_of(stores, truth, marker={**marker, "cases": "s3://another/place"})
+    read_pair(elsewhere, *stores)  # a copy has versions of its own
+
+
+def test_labelmaps_out_of_two_zips_are_told_apart(stores):
+    path = stores[1].path(f"{ONE}.nii.gz")
+    found = []
+    for labels in (voxels()[1], voxels()[1][:, ::-1]):
+        pair_of(stores, labels)
+        with open(path, "r+b") as file:
+            file.truncate(1000)  # equal in size
+        os.utime(path, (315532800, 315532800))
+        time.sleep(0.02)
+        found.append(match(find_cases(stores[0].list()).cases, stores[1].list()).pairs[0].fingerprint)
+    assert found[0] != found[1]
+
+
 def test_a_marker_is_believed_of_its_own_bytes_alone(stores):
     """An msd labelmap's 1 is the other conventions' 2: the marker of another file would swap them."""
     pair = pair_of(stores, voxels()[1], marker={})
@@ -136,7 +168,7 @@ def test_a_marker_is_believed_of_its_own_bytes_alone(stores):
         ({"labels_xyz": voxels()[1] * 0.5}, "labels", "labels 0.5"),
         ({"labels_xyz": voxels()[1][1:]}, "grid", "19×24×12 LPS"),
         ({"matrix": affine("RAS")}, "grid", "20×24×12 RAS"),
-        ({"matrix": MOVED}, "grid", "LPS, origin 0, 239, 2"),
+        ({"matrix": MOVED}, "grid", "LPS, spacing 1×1×1, origin 0, 239, 2"),
         ({"marker": {"labels": "klingon"}}, "labels", "one label convention"),
         ({"marker": {"label": "brats2023"}}, "labels", "one label convention"),
         ({"marker": ["brats2023"]}, "labels", "one label convention"),

@@ -43,12 +43,38 @@ def test_the_run_is_named_by_all_that_makes_the_model():
     assert len({plan.run, *(other.run for other in others)}) == 5
 
 
-def test_a_3d_preset_refuses_volumes_that_are_not_of_one_millimetre():
-    odd = [*cases(18), *(replace(s, key="odd") for s in cases(20, zooms=(3.0, 0.5, 0.5))[18:])]
-    with pytest.raises(UsageError, match=r"best trains in 3D .* odd has 3 × 0.5 × 0.5 mm"):
-        make_plan(odd, PRESETS["best"], 0)
-    assert len(make_plan(odd, FAST, 0).training) == 16
-    assert make_plan(cases(20, zooms=(1.0, 1.02, 1.02)), PRESETS["best"], 0).training
+def test_a_3d_preset_leaves_out_volumes_that_are_not_of_one_millimetre():
+    thick = cases(20, zooms=(3.0, 0.5, 0.5))
+    plan = make_plan([*cases(18), *thick[18:]], PRESETS["best"], 0)
+    assert plan.left_out == {"not of 1 mm, which a 3D preset needs": [s.key for s in thick[18:]]}
+    assert plan.run == make_plan(cases(18), PRESETS["best"], 0).run
+    with pytest.raises(UsageError, match=r"best trains in 3D .* has 3 × 0.5 × 0.5 mm"):
+        make_plan(thick, PRESETS["best"], 0)
+    assert not make_plan([*cases(18), *thick[18:]], FAST, 0).left_out
+    assert not make_plan(cases(20, zooms=(1.0, 1.02, 1.02)), PRESETS["best"], 0).left_out
+
+
+def test_what_is_not_trained_on_is_said():
+    sound = cases(20)
+    others = [replace(sound[0], outdated=True), replace(sound[1], labelled=False)]
+    others.append(replace(sound[2], labels="figshare"))
+    small = [replace(s, tumour=1) for s in sound[3:5]]
+    preset = replace(FAST, sampling=replace(FAST.sampling, least_tumour=0.05))
+    plans = [make_plan([*others, *small, *sound[5:]], preset, fold) for fold in range(5)]
+    assert {len(plan.held_out) + len(plan.training) for plan in plans} <= {15, 16, 17}
+    for plan in plans:
+        left = {key: why for why, keys in plan.left_out.items() for key in keys}
+        assert "older files" in left[sound[0].key] and left[sound[1].key] == "without a truth"
+        assert "targets" in left[sound[2].key]
+        assert {s.key for s in (*plan.training, *plan.held_out)} | left.keys() == {s.key for s in sound}
+
+
+def test_a_patient_written_in_two_ways_is_on_one_side():
+    first, *others = cases(20)
+    shards = [replace(first, patient="P0"), *others]
+    for fold in range(5):
+        training, held_out = make_plan(shards, FAST, fold).training, make_plan(shards, FAST, fold).held_out
+        assert not {s.patient.lower() for s in training} & {s.patient.lower() for s in held_out}
 
 
 def test_provenance_says_whom_the_model_has_seen():

@@ -38,14 +38,15 @@ def champion(tracker: Tracker, name: str) -> str:
     return tracker.version(f"models:/{name}@champion").number
 
 
-def report(folder, model: bytes, dice: float, *, cases=range(10, 30), options: str = "") -> str:
+def report(folder, model: bytes, dice: float, *, cases=range(10, 30), options="", truth_ml=40.0) -> str:
     """A report's folder with scores near `dice` and HD95 near 100 × (1 − dice)."""
     scored = []
     for n in cases:
         value = float(np.clip(dice + NOISE[n], 0, 1))
         of = {"dice": value, "hd95": 100 * (1 - value)}
         scores = {region: of for region in metrics.REGIONS}
-        scored.append(Scored(f"case{n}", "", "brats2021", scores, f"p{n}", f"{digest(model)}{options}"))
+        maker, truth = f"{digest(model)}{options}", {"WT": truth_ml}
+        scored.append(Scored(f"case{n}", "", "brats2021", scores, f"p{n}", maker, truth_ml=truth))
     Store(folder).put("scores.parquet", tables.write(scored)["scores.parquet"])
     return str(folder)
 
@@ -84,6 +85,16 @@ def test_a_model_that_is_not_better_does_not(tracker, registry, tmp_path, capsys
     assert code == 0 and line["promoted"] is False and line["difference"] > 0 and line["p"] > 0.05
     assert "not below 0.05" in said and champion(tracker, name) == "1"
     assert run(capsys, f"models:/{name}/2", worse, of_old, p_value=0.99)[1]["promoted"]
+
+
+def test_scores_against_other_truths_say_nothing(tracker, registry, tmp_path, capsys):
+    name, (old, new) = registry
+    of_new, of_old = report(tmp_path / "n", new, 0.8), report(tmp_path / "o", old, 0.7, truth_ml=90.0)
+    code, _, said = run(capsys, f"models:/{name}/2", of_new, of_old)
+    assert code == 2 and "the truths of case case10 differ (WT 40.000 and 90.000 ml)" in said
+    again = report(tmp_path / "a", new, 0.6)
+    code, _, said = run(capsys, f"models:/{name}/2", of_new, again, report(tmp_path / "o", old, 0.7))
+    assert code == 2 and "case10 has two different scores" in said and champion(tracker, name) == "1"
 
 
 def mixed(model: bytes) -> bytes:

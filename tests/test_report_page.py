@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from browser import Browser
 from test_report import page, scored
+
+from tests.browser import Browser
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,6 @@ import nibabel as nib
 import numpy as np
 import psutil
 import pytest
-from builders import NAMES_2021, affine, case_files, nifti, put_all, voxels
 
 from bts import tables, viewer
 from bts.cases import find_cases
@@ -23,6 +22,7 @@ from bts.report import Scored
 from bts.storage import Store
 from bts.viewer import Server, Shelf
 from jobs import view
+from tests.builders import NAMES_2021, affine, case_files, nifti, put_all, voxels
 from tests.conftest import ROOT
 
 OLD, NEW, ALONE, TWICE, HELD, BAD = (

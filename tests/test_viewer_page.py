@@ -4,12 +4,12 @@ import threading
 
 import numpy as np
 import pytest
-from browser import Browser
 
 from bts import phantom, pictures
 from bts.cases import find_cases
 from bts.storage import Store
 from bts.viewer import Server, Shelf
+from tests.browser import Browser
 
 pytestmark = pytest.mark.slow
 

@@ -47,6 +47,15 @@ def test_what_a_crash_left_behind_is_cleared():
     assert plan([(CASE, "bbbbbbbbbbbb")], there, SUFFIX).stale == ["X.1.aaaaaaaaaaaa.parquet"]
 
 
+def test_two_marks_of_one_place_are_of_runs_that_overlapped_and_the_case_is_done_again():
+    marks = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
+    keys = [f"X.1.{mark}{SUFFIX}" for mark in marks]
+    (again,) = plan([(CASE, marks[0])], listed(*keys), SUFFIX, one_place=True).todo
+    assert sorted(again.older) == keys
+    assert plan([(CASE, marks[0])], listed(keys[0]), SUFFIX, one_place=True).done == 1
+    assert plan([(CASE, marks[0])], listed(*keys), SUFFIX).stale == [keys[1]]  # each under a name of its own
+
+
 def test_a_failed_case_is_tried_again_a_few_times_and_then_left_aside():
     mark, listing, tries = "aaaaaaaaaaaa", [], 0
     while todo := plan([(CASE, mark)], listing, SUFFIX, retries=2).todo:

@@ -1,7 +1,21 @@
 import pytest
 
+from bts.cases import find_cases
 from bts.errors import UsageError
-from jobs.segment import pool, wanted_gpus
+from bts.storage import Entry, Store
+from jobs.segment import check_apart, pool, wanted_gpus
+
+
+def test_labelmaps_never_go_where_they_would_count_as_truths(tmp_path):
+    keys = ["imagesTr/BRATS_001.nii.gz", "labelsTr/BRATS_001.nii.gz", "imagesTs/BRATS_485.nii.gz"]
+    cases, source = find_cases(Entry(key, 1, "v") for key in keys).cases, Store(tmp_path / "Task01")
+    for folder in ("labelsTr", "labelsTs"):
+        with pytest.raises(UsageError, match=f"{folder}/BRATS_001.nii.gz would count as a truth"):
+            check_apart(cases, source, Store(tmp_path / "Task01" / folder))
+    for elsewhere in ("Task01", "Task01/labelmaps", "Task01b/labelsTr", "labelsTr"):
+        check_apart(cases, source, Store(tmp_path / elsewhere))
+    with pytest.raises(UsageError, match="another folder"):
+        check_apart(cases, Store("s3://b"), Store("s3://b/x/labelsTs/"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,33 @@
+"""Who can reach the Ray that a job starts for itself: nobody but this machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+LISTENERS = """
+import psutil, ray
+from jobs import common
+common.start_ray()
+ray.get(ray.remote(lambda: 1).remote())
+for process in psutil.Process().children(recursive=True):
+    for one in process.net_connections(kind="inet"):
+        if one.status == "LISTEN":
+            print(process.name(), one.laddr.ip.removeprefix("::ffff:"))
+"""
+
+
+def test_a_jobs_own_ray_listens_on_loopback_alone():
+    """Its ports take any code to run, and ask for no token."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", LISTENERS]
+    done = subprocess.run(
+        command, cwd=ROOT, env=env | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=240
+    )
+    listeners = [line.split() for line in done.stdout.splitlines()]
+    assert {name for name, *_ in listeners} >= {"gcs_server", "raylet"}, done.stdout + done.stderr
+    assert {address for *_, address in listeners} == {"127.0.0.1"}, done.stdout
