@@ -54,5 +54,5 @@ bench-quick: .venv/installed-test
 	@.venv/bin/python -m benchmarks.quick
 
 clean:
-	rm -rf .venv .venv-bench demo-bucket mlflow.db mlruns .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench demo-bucket bench.json mlflow.db mlruns mlartifacts .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

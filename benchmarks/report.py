@@ -60,7 +60,7 @@ def make_report(count: int) -> str:
     nothing = {"failed": [], "without_labelmap": [], "without_truth": []}
     shown = [Picture(title, one, z, panels, gif) for title, one in report.choose(scored).items()]
     worst = [(one, pictures.draw_pair(*seen)) for one in report.worst(scored)]
-    return report.render(Contents(**texts, **nothing, scored=scored, pictures=shown, worst=worst, pages=True))
+    return report.render(Contents(**texts, **nothing, scored=scored, pictures=shown, worst=worst))
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,6 @@ class Row:
     theirs: list[float]
     target: float | None = None
     """The least ratio that the project promises."""
-    note: str = field(default="")
 
     @property
     def ratios(self) -> list[float]:
@@ -48,7 +47,7 @@ class Row:
         target = "" if self.target is None else f"{self.target:g}"
         return (
             f"{self.what:34}{ours:10.3f} {self.unit:10}{self.against:28}{theirs:10.3f}"
-            f"{self.ratio:9.2f}  {spread:14}{target:>7} {verdict:4}{self.note}"
+            f"{self.ratio:9.2f}  {spread:14}{target:>7} {verdict}"
         )
 
 

@@ -1,6 +1,5 @@
 """What a folder of shards holds: case, patient, group and number of slices of each, read from the footers."""
 
-import json
 import math
 from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 from bts.cases import MODALITIES
 from bts.errors import RunError, UsageError
 from bts.preprocess import STATISTICS
+from bts.shards import metadata_of
 from bts.storage import Store
 from bts.worklist import NOTE
 
@@ -96,7 +96,7 @@ def _describe(store: Store, key: str, failed: Set[str]) -> Shard:
     try:
         with open_shard(store, key) as raw:
             file = pq.ParquetFile(raw, pre_buffer=True)
-            meta = json.loads(file.schema_arrow.metadata[b"bts"])
+            meta = metadata_of(file.schema_arrow)
             first = file.read_row_group(0, columns=["case_id", "patient_id", "dataset", "group", *STATISTICS])
             counts = file.read(columns=["brain_px", "tumour_px"])
     except Exception as error:  # each store raises its own classes

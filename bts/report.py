@@ -9,7 +9,7 @@ import base64
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -98,8 +98,6 @@ class Contents:
     worst: Sequence[tuple[Scored, bytes]] = ()
     """The worst cases, each with truth beside prediction as JPEG."""
     colours: pictures.Colours = "field"
-    pages: bool = False
-    """Each case has a page of its own beside this one (bts.casepage)."""
 
 
 def choose(scored: Sequence[Scored]) -> dict[str, Scored]:
@@ -123,6 +121,11 @@ def summarise(scored: Sequence[Scored], region: str, metric: str) -> dict[str, f
     with that region and metric; NaN where there is none.
     """
     return statistics.describe(_values(scored, region, metric))
+
+
+def means(scored: Sequence[Scored], metrics: Iterable[str]) -> dict[str, float]:
+    """Mean of each metric and region, as "dice/WT"."""
+    return {f"{m}/{r}": summarise(scored, r, m)["mean"] for m in metrics for r in regions_of(scored)}
 
 
 def interval(scored: Sequence[Scored], region: str, metric: str) -> tuple[float, float]:

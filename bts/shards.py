@@ -52,7 +52,18 @@ def write_shard(volume: CaseVolume, inputs: dict[str, str]) -> bytes:
 
 def read_metadata(data: bytes) -> dict:
     """The `bts` JSON of a shard. Raises ValueError if it is not a shard of ours."""
-    return _checked_metadata(pq.ParquetFile(io.BytesIO(data)))
+    return metadata_of(pq.ParquetFile(io.BytesIO(data)).schema_arrow)
+
+
+def metadata_of(schema: pa.Schema) -> dict:
+    """The same, of a schema that is read already."""
+    raw = (schema.metadata or {}).get(b"bts")
+    if raw is None:
+        raise ValueError("not a shard of this project (no `bts` metadata)")
+    meta = json.loads(raw)
+    if meta["format"] > FORMAT:
+        raise ValueError(f"written by a newer version (shard format {meta['format']}, known {FORMAT})")
+    return meta
 
 
 def read_volume(data: bytes, modalities: tuple[str, ...] = MODALITIES) -> CaseVolume:
@@ -61,7 +72,7 @@ def read_volume(data: bytes, modalities: tuple[str, ...] = MODALITIES) -> CaseVo
     Raises ValueError if it is not a shard of ours, or lacks a modality.
     """
     file = pq.ParquetFile(io.BytesIO(data))
-    meta = _checked_metadata(file)
+    meta = metadata_of(file.schema_arrow)
     if missing := [m for m in modalities if m not in meta["modalities"]]:
         raise ValueError(f"the shard has no {', '.join(missing)} (it has {', '.join(meta['modalities'])})")
     table = file.read([name for name in SCHEMA.names if name not in MODALITIES or name in modalities])
@@ -87,7 +98,7 @@ def read_volume(data: bytes, modalities: tuple[str, ...] = MODALITIES) -> CaseVo
 
 def read_grid(schema: pa.Schema) -> Grid:
     """Where a shard's case lies, of the schema that reading it gives."""
-    return Grid(base64.b64decode(json.loads(schema.metadata[b"bts"])["header"]))
+    return Grid(base64.b64decode(metadata_of(schema)["header"]))
 
 
 def pixels(column: pa.ChunkedArray, dtype: np.dtype) -> np.ndarray:
@@ -164,13 +175,3 @@ def _metadata(volume: CaseVolume, inputs: dict[str, str]) -> dict:
         "inputs": inputs,
         "versions": _versions(),
     }
-
-
-def _checked_metadata(file: pq.ParquetFile) -> dict:
-    raw = (file.schema_arrow.metadata or {}).get(b"bts")
-    if raw is None:
-        raise ValueError("not a shard of this project (no `bts` metadata)")
-    meta = json.loads(raw)
-    if meta["format"] > FORMAT:
-        raise ValueError(f"written by a newer version (shard format {meta['format']}, known {FORMAT})")
-    return meta

@@ -229,11 +229,6 @@ class Tracker:
             self.client.log_batch(run_id, params=items[start : start + PARAMS_A_CALL])
 
 
-def resolve(uri: str) -> bytes:
-    """The model file behind `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Raises UsageError, RunError."""
-    return Tracker().read(uri)
-
-
 def is_there() -> bool:
     """Whether a server is configured, or this folder has a database: a new one is made by trainings alone."""
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or os.path.exists("mlflow.db")

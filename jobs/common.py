@@ -23,6 +23,7 @@ from bts.errors import CaseError, RunError, UsageError
 from bts.storage import Store
 
 DONE, COULD_NOT_RUN, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
+EVERY_S = 5  # between two lines of progress in a log
 
 
 @dataclass
@@ -79,8 +80,8 @@ def guarded(name: str, work: Callable[[], Outcome]) -> int:
     return outcome.exit_code
 
 
-def check_max_failed(value: str) -> str:
-    """`--max-failed` as typed, if it is a number or a percentage. Raises UsageError."""
+def check_max_failed(value: str) -> None:
+    """Raise UsageError where `--max-failed` is neither a number nor a percentage."""
     try:
         if float(value.removesuffix("%")) < 0:
             raise ValueError
@@ -88,7 +89,6 @@ def check_max_failed(value: str) -> str:
         raise UsageError(
             f"--max-failed {value}: give a number of cases (3) or a share of them (5%)"
         ) from None
-    return value
 
 
 def start_ray() -> None:
@@ -143,8 +143,8 @@ def _or_stop(task: Callable[[dict], dict]) -> Callable[[dict], dict]:
 class Progress:
     """A bar on a terminal; otherwise plain lines for the log, one every few seconds and one at the end."""
 
-    def __init__(self, name: str, total: int, every_s: float = 5.0):
-        self.name, self.total, self.every_s = name, total, every_s
+    def __init__(self, name: str, total: int):
+        self.name, self.total = name, total
         self.done = self.failed = 0
         self.started = self.last = time.monotonic()
         self.bar = tqdm(total=total, desc=name, unit="case", disable=not sys.stderr.isatty())
@@ -162,7 +162,7 @@ class Progress:
         self.failed += failed
         self.bar.update()
         now = time.monotonic()
-        if now - self.last >= self.every_s or self.done == self.total:
+        if now - self.last >= EVERY_S or self.done == self.total:
             self.last = now
             self.export()
             if self.bar.disable:

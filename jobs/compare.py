@@ -17,7 +17,7 @@ from bts.errors import CaseError, UsageError
 from bts.pairs import Pair, read_pair
 from bts.pictures import Colours
 from bts.preprocess import load_case
-from bts.report import Scored, choose
+from bts.report import Scored, choose, means
 from bts.storage import Store
 from jobs import common
 
@@ -62,7 +62,7 @@ def draw(
     if not shared:
         raise UsageError(f"--against: no case was scored in all of {', '.join(scored)}")
     same = {name: [one for one in of if one.case_id in shared] for name, of in scored.items()}
-    found = {"comparison.png": draw_bars({name: mean_scores(of) for name, of in same.items()})}
+    found = {"comparison.png": draw_bars({name: means(of, SHOWN) for name, of in same.items()})}
     chosen = {one.case_id: {} for one in choose(same[next(iter(same))]).values()}
     for name, of in pairs.items():
         for pair in of:
@@ -72,13 +72,3 @@ def draw(
     rows = [{"pairs": json.dumps(of)} for of in chosen.values()]
     grids = ray.data.from_items(rows, override_num_blocks=len(rows)).map(drawer.__call__)
     return found | {f"comparison-{r['case_id']}.png": r["png"] for r in grids.iter_rows() if r["png"]}
-
-
-def mean_scores(scored: Sequence[Scored]) -> dict[str, float]:
-    """Mean Dice and IoU of each region, as "dice/WT"."""
-    regions = dict.fromkeys(region for one in scored for region in one.scores)
-    return {
-        f"{metric}/{region}": float(np.mean([s.scores[region][metric] for s in scored if region in s.scores]))
-        for metric in SHOWN
-        for region in regions
-    }

@@ -57,7 +57,7 @@ class Settings:
 
 
 def main(settings: Settings) -> common.Outcome:
-    max_failed = common.check_max_failed(settings.max_failed)
+    common.check_max_failed(settings.max_failed)
     source, labelmaps, output = Store(settings.cases), Store(settings.labelmaps), Store(settings.report)
     ours, *names = folders = compare.name_folders([labelmaps, *map(Store, settings.against)])
     others = {name: folders[name] for name in names}
@@ -73,31 +73,18 @@ def main(settings: Settings) -> common.Outcome:
     scored, unscored = score(matched.pairs, todo, Score(source, labelmaps, output, settings.colours), book)
     failed += unscored
     failed.sort(key=lambda failure: failure["case_id"])
-    pairs = {ours: matched.pairs} | {n: match(listing.cases, f.list()).pairs for n, f in others.items()}
-    scores = {ours: scored} | {n: score_other(n, pairs[n], source, f, book) for n, f in others.items()}
+    found = {ours: matched} | {name: match(listing.cases, folder.list()) for name, folder in others.items()}
+    scores = {ours: scored} | {n: score_other(n, found[n], source, f, book) for n, f in others.items()}
     book.close()
     files = tables.write(scored)
     if others:
+        pairs = {name: of.pairs for name, of in found.items()}
         files |= compare.draw(scores, pairs, compare.Grid(source, folders, settings.colours))
     shown, worst = draw(scored, matched.pairs, Draw(source, labelmaps, settings.colours))
     if worst:
         files["montage.png"] = montage(worst, settings.colours)
-    contents = report.Contents(
-        title="Segmentation scores",
-        when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        labelmaps=labelmaps.uri,
-        cases=source.uri,
-        scored=scored,
-        failed=failed,
-        without_labelmap=matched.without_labelmap,
-        without_truth=matched.without_truth,
-        pictures=shown,
-        worst=worst,
-        colours=settings.colours,
-        pages=True,
-        comparisons={name: comparison.compare(scored, scores[name]) for name in others},
-        ranking=comparison.rank(scores) if len(others) > 1 else {},
-    )
+    places = {"labelmaps": labelmaps.uri, "cases": source.uri, "colours": settings.colours}
+    contents = contents_of(scores, matched, failed=failed, pictures=shown, worst=worst, **places)
     if others:
         files["comparison.csv"] = comparison.write(ours, contents.comparisons, contents.ranking)
     files["index.html"] = report.render(contents).encode(errors="backslashreplace")
@@ -105,7 +92,22 @@ def main(settings: Settings) -> common.Outcome:
         output.put(name, data)
     print_results(ours, contents, output)
     track(contents, output, files)
-    return outcome(output, contents, listing.strays, max_failed)
+    return outcome(output, contents, listing.strays, settings.max_failed)
+
+
+def contents_of(scores: dict[str, list[Scored]], matched: Matched, **known: object) -> report.Contents:
+    """What the page tells; `scores` by folder, these labelmaps' first."""
+    (_, scored), *others = scores.items()
+    return report.Contents(
+        title="Segmentation scores",
+        when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        scored=scored,
+        without_labelmap=matched.without_labelmap,
+        without_truth=matched.without_truth,
+        comparisons={name: comparison.compare(scored, of) for name, of in others},
+        ranking=comparison.rank(scores) if len(others) > 1 else {},
+        **known,
+    )
 
 
 def todo_of(
@@ -146,12 +148,11 @@ def rehearse(matched: Matched, todo: dict[str, str], failed: list[dict]) -> comm
     return batch.rehearse(todo.items(), counts, failed)
 
 
-def score_other(
-    name: str, pairs: Sequence[Pair], source: Store, folder: Store, book: Scorebook
-) -> list[Scored]:
+def score_other(name: str, matched: Matched, source: Store, folder: Store, book: Scorebook) -> list[Scored]:
     """Scores of a folder to compare with; what cannot be scored there is said."""
-    todo = {pair.case.id for pair in pairs if book.get(pair.fingerprint) is None}
-    scored, failed = score(pairs, todo, Score(source, folder), book)
+    todo = {pair.case.id for pair in matched.pairs if book.get(pair.fingerprint) is None}
+    scored, failed = score(matched.pairs, todo, Score(source, folder), book)
+    failed += [common.failure(problem.case, problem) for problem in matched.problems]
     for failure in failed:
         common.say(f"{name} failed at {failure['stage']}: {failure['message']}")
     return scored
@@ -219,11 +220,7 @@ def track(contents: report.Contents, output: Store, files: dict[str, bytes]) -> 
     makers = {one.maker.split(" ")[0] for one in contents.scored}
     if len(makers) != 1 or makers == {""} or not tracking.is_there():
         return
-    means = {
-        f"{metric}/{region}": report.summarise(contents.scored, region, metric)["mean"]
-        for region in report.regions_of(contents.scored)
-        for metric in report.metrics_of(contents.scored)
-    }
+    means = report.means(contents.scored, report.metrics_of(contents.scored))
     shown = {name: data for name, data in files.items() if name.endswith((".html", ".png"))}
     for picture in contents.pictures:
         title = picture.title.lower().replace(" ", "-")

@@ -64,6 +64,14 @@ class Settings(batch.Flags):
     hold_flagged: bool = False
     """Write labelmaps with flags (empty, very large, unlike the training's, …) to _held/ for review."""
 
+    def check(self) -> None:
+        """Raise UsageError for values that make no sense."""
+        super().check()
+        if self.predictors is not None and self.predictors < 1:
+            raise UsageError(f"--predictors {self.predictors}: give at least 1")
+        if not 0 < self.gpu_share <= 1:
+            raise UsageError(f"--gpu-share {self.gpu_share:g}: give more than 0 and at most 1")
+
 
 def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
     """((name, bytes) of each model, checked; what they all predict: Preset.targets).
@@ -86,15 +94,11 @@ def read_model(name: str) -> bytes:
     if name == IN_THE_BOX:
         common.say("the model in the box has seen few patients; what it is good for: bts/weights/README.md")
         return model.BOX.read_bytes()
-    return tracking.resolve(name) if name.startswith("models:/") else read_file(name)
+    return tracking.Tracker().read(name) if name.startswith("models:/") else read_file(name)
 
 
 def main(settings: Settings) -> common.Outcome:
     settings.check()
-    if settings.predictors is not None and settings.predictors < 1:
-        raise UsageError(f"--predictors {settings.predictors}: give at least 1")
-    if not 0 < settings.gpu_share <= 1:
-        raise UsageError(f"--gpu-share {settings.gpu_share:g}: give more than 0 and at most 1")
     source, output = Store(settings.cases), Store(settings.labelmaps)
     models, targets = read_models(settings.model)
     described = [model.describe(data, name) for name, data in models]
@@ -106,17 +110,7 @@ def main(settings: Settings) -> common.Outcome:
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     check_apart(listing.cases, source, output)
-    write = Write(
-        source,
-        output,
-        described,
-        targets,
-        labels=settings.labels,
-        flips=settings.flips,
-        hold=settings.hold_flagged,
-        sure_of=tuple(TARGETS[targets]) if settings.probabilities else (),
-        allow_missing=settings.allow_missing,
-    )
+    write = make_write(settings, described, targets)
     there = {entry.key for entry in output.list()}
     present = labelmaps.results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
@@ -136,6 +130,21 @@ def main(settings: Settings) -> common.Outcome:
     details = {"models": described, "flagged_cases": settled.flagged, "unfit_cases": unfit[:1000]}
     details["strays"] = listing.strays[:1000]
     return common.Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
+
+
+def make_write(settings: Settings, described: list[dict], targets: str) -> Write:
+    """The last stage, which also tells what each labelmap is made of."""
+    return Write(
+        Store(settings.cases),
+        Store(settings.labelmaps),
+        described,
+        targets,
+        labels=settings.labels,
+        flips=settings.flips,
+        hold=settings.hold_flagged,
+        sure_of=tuple(TARGETS[targets]) if settings.probabilities else (),
+        allow_missing=settings.allow_missing,
+    )
 
 
 def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:

@@ -19,7 +19,7 @@ def browser(tmp_path_factory):
     cases[7] = replace(cases[7], flags=["empty: no tumour found"])
     cases[9].scores["WT"]["hd95"] = 12.5
     folder = tmp_path_factory.mktemp("report")
-    (folder / "index.html").write_text(page(scored=cases, pages=True), "utf-8")
+    (folder / "index.html").write_text(page(scored=cases), "utf-8")
     with Browser(tmp_path_factory.mktemp("chromium")) as found:
         found.open((folder / "index.html").as_uri())
         found.wait("document.getElementById('tools')?.hidden === false")

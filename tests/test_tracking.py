@@ -3,7 +3,7 @@ import os
 import pytest
 
 from bts.errors import RunError, UsageError
-from bts.tracking import Tracker, flatten, resolve, without_login
+from bts.tracking import Tracker, flatten, without_login
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +82,11 @@ def test_an_evaluation_joins_the_run_of_its_model(tracker):
     ]
 
 
-def test_resolve_reads_from_the_file_in_the_current_directory(tracker, folder, monkeypatch):
+def test_a_model_is_read_from_the_file_in_the_current_directory(tracker, folder, monkeypatch):
     tracker.register(start(tracker, "f"), "model-f", b"bytes", "1")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(folder)
-    assert resolve("models:/model-f@champion") == b"bytes"
+    assert Tracker().read("models:/model-f@champion") == b"bytes"
     assert sorted(os.listdir(folder)) == ["mlartifacts", "mlflow.db"]
 
 
