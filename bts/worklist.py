@@ -69,7 +69,7 @@ class Todo:
 
 
 @dataclass(slots=True)
-class Plan:
+class Work:
     """What a job will do, and what is done already."""
 
     todo: list[Todo] = field(default_factory=list)
@@ -92,7 +92,7 @@ def plan(
     retries: int | None = None,
     *,
     one_place: bool = False,
-) -> Plan:
+) -> Work:
     """Subtract the results `…/CASE.FINGERPRINT.suffix` of a listing from the wanted (case, fingerprint).
 
     Cases that failed in more than `retries` runs after the first are left aside; None: tried every time.
@@ -109,7 +109,7 @@ def plan(
         stem, dot, mark = name.removesuffix(suffix).rpartition(".")
         if name.endswith(suffix) and dot:
             there.setdefault(stem, {})[mark] = entry.key
-    work = Plan()
+    work = Work()
     for case, mark in wanted:
         own, failed = there.get(case.id, {}), notes.get(case.id, {})
         older = [key for other, key in own.items() if other != mark]

@@ -15,7 +15,7 @@ from datetime import datetime
 from bts.cases import Case, Listing
 from bts.errors import UsageError
 from bts.storage import Store
-from bts.worklist import Plan, Todo, changes, part_of
+from bts.worklist import Todo, Work, changes, part_of
 from jobs import common
 
 READERS = 16  # threads that read notes or older results
@@ -78,7 +78,7 @@ def keep_part(listing: Listing, flags: Flags) -> None:
         listing.problems = [one for one in listing.problems if part_of(one.case, parts) == part]
 
 
-def cut(work: Plan, flags: Flags) -> dict[str, str]:
+def cut(work: Work, flags: Flags) -> dict[str, str]:
     """Leave to other runs what is beyond `limit`, and cases without a new file unless they failed before.
 
     Returns the last note of each case that failed before and is left: it is a failure of this run too.
@@ -132,7 +132,7 @@ class Settled:
     """Case → flags, of those that have any."""
 
 
-def settle(results: Iterable[dict], work: Plan, output: Store) -> Settled:
+def settle(results: Iterable[dict], work: Work, output: Store) -> Settled:
     """Sort a stream of results (case_id, failure, flags: JSON or empty); note failures for the next runs."""
     todo = {one.case.id: one for one in work.todo}
     settled = Settled()
@@ -151,7 +151,7 @@ def settle(results: Iterable[dict], work: Plan, output: Store) -> Settled:
 
 
 def explain(
-    work: Plan, now: Callable[[Todo], Mapping], before: Callable[[str], Mapping]
+    work: Work, now: Callable[[Todo], Mapping], before: Callable[[str], Mapping]
 ) -> Iterator[tuple[str, str]]:
     """(case, why it would be done or is left aside). `now` and `before` tell what makes a result, the older
     one by its key: as bts.worklist.changes takes them.

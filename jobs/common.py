@@ -122,7 +122,7 @@ def stream(
     Ray loses the class of what a task raises, so a RunError (a full disk, a bucket that refuses) travels here
     as a row; a row with a `failure` counts as a failed case. Raises RunError.
     """
-    progress = Progress(name, total)
+    progress = Meter(name, total)
     for row in rows.map(_or_stop(last), **how).iter_rows():
         if row["stop"]:
             raise RunError(row["stop"])
@@ -140,7 +140,7 @@ def _or_stop(task: Callable[[dict], dict]) -> Callable[[dict], dict]:
     return run
 
 
-class Progress:
+class Meter:
     """A bar on a terminal; otherwise plain lines for the log, one every few seconds and one at the end."""
 
     def __init__(self, name: str, total: int):

@@ -115,7 +115,7 @@ def older(
 
 def pack(chosen: Mapping[str, str], labelmaps: Store, path: Path) -> None:
     """Write the zip. Raises RunError for a labelmap that cannot be read."""
-    progress = common.Progress("export", len(chosen))
+    progress = common.Meter("export", len(chosen))
     with zipfile.ZipFile(path, "w") as file:  # stored: gzip has done the work
         for case, key in chosen.items():
             try:

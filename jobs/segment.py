@@ -169,7 +169,7 @@ def explain_labels(cases: list[Case], write: Write, there: set[str]) -> None:
 
 def plan(
     cases: list[Case], there: set[str], present: dict[str, set[str]], write: Write, retries: int
-) -> worklist.Plan:
+) -> worklist.Work:
     """What is left: a case is done if its marker carries today's fingerprint and its files are present."""
     wanted, void = [], set()
     for case in cases:
