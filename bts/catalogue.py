@@ -1,7 +1,7 @@
 """What a folder of shards holds: case, patient, group and number of slices of each, read from the footers."""
 
 import math
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -60,7 +60,9 @@ def read_catalogue(store: Store) -> list[Shard]:
     """
     there = [entry.key for entry in store.list()]
     keys = [key for key in there if key.endswith(".parquet") and not key.startswith("_")]
-    failed = {note["case"] for note in map(NOTE.fullmatch, there) if note}
+    failed: dict[str, set[str]] = {}
+    for note in filter(None, map(NOTE.fullmatch, there)):
+        failed.setdefault(note["case"], set()).add(note["mark"])
     if not keys:
         raise UsageError(f"{store.uri}: no shards there; make them with python -m jobs.preprocess")
     with ThreadPoolExecutor(READERS) as threads:
@@ -92,7 +94,8 @@ def _blame(store: Store, key: str, error: Exception) -> Exception:
     return UsageError(f"{store.uri}/{key}: not a shard of this project ({problem}); {mend}")
 
 
-def _describe(store: Store, key: str, failed: Set[str]) -> Shard:
+def _describe(store: Store, key: str, failed: Mapping[str, Set[str]]) -> Shard:
+    """`failed`: fingerprints under which each case failed; under its shard's own it has been done since."""
     try:
         with open_shard(store, key) as raw:
             file = pq.ParquetFile(raw, pre_buffer=True)
@@ -110,7 +113,7 @@ def _describe(store: Store, key: str, failed: Set[str]) -> Shard:
         group=row["group"] or row["dataset"] or "",
         slices=file.metadata.num_rows,
         labelled=counts["tumour_px"].null_count == 0,
-        outdated=row["case_id"] in failed,
+        outdated=bool(failed.get(row["case_id"], set()) - {key.split(".")[-2]}),
         modalities=tuple(meta["modalities"]),
         labels=meta["labels"],
         voxels=math.prod(meta["source_shape"]),

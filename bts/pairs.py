@@ -16,7 +16,7 @@ import numpy as np
 from bts import metrics
 from bts.cases import CONVENTIONS, Case, to_internal
 from bts.errors import CaseError
-from bts.labelmaps import digest
+from bts.labelmaps import digest, inputs_of
 from bts.preprocess import fetch, modalities_of, read_modality, read_role, read_stack
 from bts.storage import Entry, Store
 from bts.volume import Grid, Volume, read_nifti
@@ -40,8 +40,9 @@ class Pair:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that makes its scores; the images too, for the labelmap may be of others."""
-        roles = list(self.case.files)
+        """Of all that makes its scores; of the images too where a marker tells those of the labelmap."""
+        stacked = self.case.dataset == "figshare"
+        roles = list(self.case.files) if stacked or self.markers else ["seg"]
         options = {"labelmap": self.version, "markers": self.markers, "labels": self.case.labels}
         return case_fingerprint(self.case, roles, options=options, version=metrics.FORMAT)
 
@@ -120,7 +121,8 @@ def match(cases: Iterable[Case], entries: Iterable[Entry], *, truths: bool = Tru
 
     `truths`: only the cases that have a truth; figshare's slices hold theirs.
     """
-    versions = {entry.key: f"{entry.version} {entry.modified}" for entry in entries}
+    # An ETag is of the bytes; size and date (with a plus) are not.
+    versions = {e.key: f"{e.version} {e.modified}" if "+" in e.version else e.version for e in entries}
     labelmaps, markers, failures = (by_case(versions, pattern) for pattern in (LABELMAP, MARKER, NOTE))
     matched = Matched()
     for case in cases:
@@ -154,13 +156,13 @@ def outdated(case_id: str, labelmap: str) -> CaseError:
 def refuse_older(pair: Pair, markers: Sequence[dict], cases: Store) -> None:
     """Raise CaseError where the labelmap was made of other files than the case has now, as far as its marker
     tells: it names the place of the cases, and a copy elsewhere has versions of its own."""
-    now = {role: entry.version for role, entry in pair.case.files.items()}
+    now = {role: pair.case.files[role].version for role in inputs_of(pair.case)}
     for marker in markers:
-        inputs = marker.get("inputs")
-        if marker.get("cases") != cases.uri or not isinstance(inputs, dict):
+        inputs, place = marker.get("inputs"), str(marker.get("cases"))
+        if place.rstrip("/") != cases.uri.rstrip("/") or not isinstance(inputs, dict):
             continue
         then = {role: of.get("version") for role, of in inputs.items() if isinstance(of, dict)}
-        if changed := sorted(role for role in then.keys() & now.keys() if then[role] != now[role]):
+        if changed := [role for role in now if then.get(role) != now[role]]:
             raise CaseError(
                 f"{', '.join(changed)} changed since the labelmap was made of it",
                 mend="run jobs.segment again", case=pair.case.id, file=pair.labelmap, stage="list",
@@ -178,6 +180,8 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
     "labels" (values outside the convention).
     """
     try:
+        markers = read_markers(pair, labelmaps)
+        refuse_older(pair, markers, cases)
         truth = _read_truth(pair.case, cases)
         data = fetch(pair.labelmap, labelmaps)
         found = read_nifti(data, pair.labelmap)
@@ -187,8 +191,7 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
                 mend=_mend_of_grid(pair.case), file=pair.labelmap, stage="grid",
             )  # fmt: skip
         truth_DHW = _labels(truth.voxels, pair.case.labels, _truth_file(pair.case))
-        prediction_DHW, convention, markers = _prediction(data, found, pair, labelmaps)
-        refuse_older(pair, markers, cases)
+        prediction_DHW, convention, markers = _prediction(data, found, pair, markers)
     except CaseError as error:
         error.case, error.stage = pair.case.id, error.stage or "read"
         raise
@@ -207,7 +210,7 @@ def read_prediction(pair: Pair, labelmaps: Store) -> Volume:
     """The labelmap as labels of the project, uint8, on its own grid. Raises CaseError."""
     data = fetch(pair.labelmap, labelmaps)
     found = read_nifti(data, pair.labelmap)
-    return Volume(_prediction(data, found, pair, labelmaps)[0], found.grid)
+    return Volume(_prediction(data, found, pair, read_markers(pair, labelmaps))[0], found.grid)
 
 
 def read_markers(pair: Pair, labelmaps: Store) -> list[dict]:
@@ -254,10 +257,10 @@ def _read_truth(case: Case, cases: Store) -> Volume:
 
 
 def _prediction(
-    data: bytes, found: Volume, pair: Pair, labelmaps: Store
+    data: bytes, found: Volume, pair: Pair, markers: Sequence[dict]
 ) -> tuple[np.ndarray, str, list[dict]]:
-    """(labels of the project, convention of the file, markers) of a labelmap as read from its bytes."""
-    markers = _speaking_of(data, read_markers(pair, labelmaps), pair)
+    """(labels of the project, convention of the file, its own markers) of a labelmap read from its bytes."""
+    markers = _speaking_of(data, markers, pair)
     convention = written_in(pair, markers)
     mend = f"write the labelmap in the convention {convention}"
     return _labels(found.voxels, convention, pair.labelmap, mend), convention, markers

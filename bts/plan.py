@@ -93,9 +93,10 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
     if small:
         left_out["of less tumour than --sampling.least-tumour"] = sorted(small)
     if not training or not held_out:
+        others = "".join(f"{len(keys)} shards are left out, {why}; " for why, keys in left_out.items())
         raise UsageError(
             f"fold {fold} of {len(groups)} patients with a truth has {len(training)} cases for training and "
-            f"{len(held_out)} for validation; preprocess more cases (5 patients fill every fold)"
+            f"{len(held_out)} for validation; {others}preprocess more cases (5 patients fill every fold)"
         )
     preset = with_statistics(preset, training)
     keys = {s.key: "" for s in usable}  # a shard's name carries its content's fingerprint
@@ -119,7 +120,7 @@ def sort_out(shards: Sequence[Shard], preset: Preset) -> tuple[list[Shard], dict
     for shard in shards:
         found.setdefault(why_not(shard, preset), []).append(shard)
     usable = found.pop("", [])
-    if not usable and OTHER_TRUTH in found:
+    if not usable and OTHER_TRUTH in found and OTHER_SPACING not in found:
         figshare = preset.targets in OF_FIGSHARE
         of, instead = ("BraTS", "regions or labels") if figshare else ("figshare", "tumour or tumour_types")
         raise UsageError(

@@ -74,7 +74,7 @@ class Picture:
     panels: dict[str, bytes]
     """PNG by caption, left to right."""
     turning: bytes = b""
-    """GIF of truth beside prediction; empty where the images are missing."""
+    """GIF of truth beside prediction; empty where there are no images on the truth's grid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

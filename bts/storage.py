@@ -200,7 +200,7 @@ class Store:
 
 def _s3_options() -> dict:
     """Of s3fs. AWS_MAX_ATTEMPTS of the environment counts, which botocore ignores where a number is given."""
-    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
+    attempts = max(1, int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS)))
     retries = {"mode": "standard", "total_max_attempts": attempts}
     config = {"retries": retries, "connect_timeout": 10, "read_timeout": PATIENCE_S}
     return {"config_kwargs": config, "use_listings_cache": False}

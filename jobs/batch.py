@@ -162,6 +162,8 @@ def explain(
             return f"failed before (tries: {one.tries})"
         if not one.older:
             return "new"
+        if f".{one.fingerprint}." in "".join(one.older):
+            return "two runs overlapped"
         try:
             return changes(now(one), before(one.older[0]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -52,10 +52,9 @@ def main(settings: Settings) -> common.Outcome:
         listing = common.list_cases(Store(settings.cases), "auto")
         wanted = [case.id for case in listing.cases]
         failed = [common.failure(problem.case, problem) for problem in listing.problems]
-        if listing.slices:
-            raise UsageError(
-                f"{settings.cases}: {len(listing.slices)} figshare slices, whose patients a listing does not "
-                "tell: leave --cases out, and all labelmaps are packed"
+        if listing.slices:  # as of a folder of both, of which a model segments the one kind
+            common.say(
+                f"{len(listing.slices)} figshare slices, whose patients are told inside: not looked for"
             )
     if not wanted:
         raise UsageError(f"{settings.cases or labelmaps.uri}: there is nothing to put into a zip")
@@ -108,7 +107,8 @@ def older(
         except CaseError as error:
             return error
 
-    marked = [case for case in cases if case.id in chosen and case.id in markers]
+    # A marker speaks of CASE.nii.gz alone.
+    marked = [c for c in cases if c.id in markers and chosen.get(c.id) == labelmap_key(c.id)]
     with ThreadPoolExecutor(READERS) as threads:
         return list(filter(None, threads.map(problem_of, marked)))
 

@@ -100,7 +100,6 @@ def compare(
         said = " and ".join(sorted(f"--{one}" if one else "none" for one in options))
         raise UsageError(f"--on: labelmaps were made with different options ({said}); segment all alike")
     both = first.keys() & second.keys()
-    refuse_other_truths([(first[case_id], second[case_id]) for case_id in sorted(both)])
     seen = trained_on(tracker, candidate) | trained_on(tracker, holder)
     usable = sorted(case_id for case_id in both if first[case_id].patient.lower() not in seen)
     if len(usable) < len(both):
@@ -110,6 +109,7 @@ def compare(
             f"--on: too few cases: {len(both)} are scored for both {candidate.uri} and {holder.uri}, "
             f"{len(usable)} of them of patients that neither was trained on; {FEWEST} are needed"
         )
+    refuse_other_truths([(first[case_id], second[case_id]) for case_id in usable])
     try:
         values = [[metrics.mean_score(of[i].scores, metric) for i in usable] for of in (first, second)]
     except KeyError:
@@ -130,12 +130,15 @@ def refuse_other_truths(pairs: Sequence[tuple[Scored, Scored]]) -> None:
 
 
 def scores_of(version: Version, scored: Sequence[Scored]) -> dict[str, Scored]:
-    """Those of labelmaps that this model alone made, by case. Raises UsageError if there is none."""
+    """Those of labelmaps that this model alone made, by case. Raises UsageError if there is none, or two that
+    differ.
+    """
     found: dict[str, Scored] = {}
     for one in scored:
         if one.maker.partition(" ")[0] != version.digest:
             continue
-        if str(found.setdefault(one.case_id, one).scores) != str(one.scores):  # of NaN none equals another
+        other = found.setdefault(one.case_id, one)
+        if metrics.mean_dice(other.scores) != metrics.mean_dice(one.scores):
             raise UsageError(f"--on: case {one.case_id} has two different scores of {version.uri}")
     if not found:
         makers = ", ".join(sorted({one.maker or "another tool" for one in scored})) or "nothing"

@@ -34,7 +34,9 @@ def test_a_shard_is_described_by_its_footer(tmp_path):
 def test_a_shard_whose_case_failed_since_is_outdated(tmp_path):
     for name in ("BraTS-GLI-00007-000", "BraTS-GLI-00008-000"):
         put_shard(tmp_path, name, f"{name}.aaaaaaaaaaaa.parquet")
-    Store(tmp_path / "shards").put("_failed/BraTS-GLI-00008-000.bbbbbbbbbbbb.2.json", b"{}")
+    notes = ("BraTS-GLI-00008-000.bbbbbbbbbbbb.2.json", "BraTS-GLI-00007-000.aaaaaaaaaaaa.1.json")
+    for note in notes:  # the second is of the shard's own files: it was made after all
+        Store(tmp_path / "shards").put(f"_failed/{note}", b"{}")
     found = catalogue.read_catalogue(Store(tmp_path / "shards"))
     assert {shard.case: shard.outdated for shard in found} == {
         "BraTS-GLI-00007-000": False,

@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from bts.cases import find_cases
 from bts.storage import Store
 from jobs import common, export
 from tests.builders import NAMES_2021, case_files, nifti, put_all, voxels
@@ -65,12 +66,12 @@ def test_an_incomplete_set_is_named_and_not_packed(folders, tmp_path, capsys):
 
 def test_a_labelmap_of_an_older_scan_is_not_packed(folders, tmp_path, capsys):
     labelmaps, cases = folders
-    key = f"{ONE}/{ONE}_t1.nii.gz"
-    version = {entry.key: entry.version for entry in cases.list()}[key]
-    about = {"cases": cases.uri, "inputs": {"t1": {"key": key, "version": version}}}
-    labelmaps.put(f"_done/{ONE}.0123456789ab.json", json.dumps(about).encode())
+    for case in find_cases(cases.list()).cases:  # TWO's is another tool's, of which no marker speaks
+        inputs = {role: {"key": e.key, "version": e.version} for role, e in case.files.items()}
+        about = json.dumps({"cases": f"{cases.uri}/", "inputs": inputs if case.id == ONE else {}}).encode()
+        labelmaps.put(f"_done/{case.id}.0123456789ab.json", about)
     assert run(capsys, *folders, zip=str(tmp_path / "first.zip"))[0] == 0
-    cases.put(key, LABELS)
+    cases.put(f"{ONE}/{ONE}_t1.nii.gz", LABELS)
     code, said = run(capsys, *folders, zip=str(tmp_path / "second.zip"))
     assert code == 3 and f"case {ONE}" in said and "t1 changed since" in said
     assert not (tmp_path / "second.zip").exists()
@@ -79,7 +80,7 @@ def test_a_labelmap_of_an_older_scan_is_not_packed(folders, tmp_path, capsys):
 def test_figshare_slices_do_not_pass_for_a_complete_set(folders, tmp_path, capsys):
     folders[1].put("7.mat", b"x")
     code, said = run(capsys, *folders, zip=str(tmp_path / "first.zip"))
-    assert code == 2 and "1 figshare slices" in said and not (tmp_path / "first.zip").exists()
+    assert code == 0 and "1 figshare slices, whose patients are told inside: not looked for" in said
 
 
 def test_a_labelmap_older_than_its_case_is_not_packed(folders, tmp_path, capsys):

@@ -122,16 +122,19 @@ def test_a_marker_tells_what_made_the_labelmap(stores, marker, maker):
 def test_a_labelmap_of_an_older_scan_is_not_scored(stores):
     truth = voxels()[1]
     files = find_cases(stores[0].list()).cases[0].files
-    inputs = {role: {"key": files[role].key, "version": files[role].version} for role in ("t1", "flair")}
+    inputs = {role: {"key": entry.key, "version": entry.version} for role, entry in files.items()}
     marker = {"labels": "brats2023", "cases": stores[0].uri, "inputs": inputs}
     before = pair_of(stores, truth, marker=marker)
     assert np.array_equal(*read_pair(before, *stores)[:2])
     stores[0].put(files["flair"].key, stores[0].read(files["t1"].key))
-    pair = pair_of(stores, truth, marker=marker)
+    pair = match(find_cases(stores[0].list()).cases, stores[1].list()).pairs[0]
     assert pair.fingerprint != before.fingerprint, "a score that is known is of the older scan"
     with pytest.raises(CaseError, match="flair changed since the labelmap was made") as caught:
         read_pair(pair, *stores)
     assert (caught.value.case, caught.value.file) == (ONE, pair.labelmap)
+    missing = {**marker, "inputs": {"t1": inputs["t1"]}}
+    with pytest.raises(CaseError, match=r"flair, t1ce, t2 changed|t1ce, t2, flair changed"):
+        read_pair(pair_of(stores, truth, marker=missing), *stores)
     elsewhere = pair_of(stores, truth, marker={**marker, "cases": "s3://another/place"})
     read_pair(elsewhere, *stores)  # a copy has versions of its own
 

@@ -10,19 +10,20 @@ import pytest
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 LISTENERS = """
-import psutil, ray
-from jobs import common
+from jobs import common  # before Ray, as a job does
+import contextlib, psutil, ray
 common.start_ray()
 ray.get(ray.remote(lambda: 1).remote())
 for process in psutil.Process().children(recursive=True):
-    for one in process.net_connections(kind="inet"):
-        if one.status == "LISTEN":
-            print(process.name(), one.laddr.ip.removeprefix("::ffff:"))
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in process.net_connections(kind="inet"):
+            if one.status == "LISTEN":
+                print(process.name(), one.laddr.ip.removeprefix("::ffff:"))
 """
 
 
 def test_a_jobs_own_ray_listens_on_loopback_alone():
-    """Its ports take any code to run, and ask for no token."""
+    """Its ports take any code to run."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, "-c", LISTENERS]
     done = subprocess.run(
