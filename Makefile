@@ -1,7 +1,7 @@
 # make demo   everything once, on phantom cases, in ./demo-bucket
 # make test   all tests;  make test-fast  those under two minutes altogether
 # make bench  speed beside other tools and this machine's limits, in half an hour;  make bench-quick  in two minutes
-# make venv   .venv alone
+# make venv   .venv alone;  make clean  takes away what these made, but no model registry (mlflow.db, mlartifacts)
 SHELL := /bin/bash
 PYTHON ?= python3
 INSTALL = -m pip install -qq --no-compile --disable-pip-version-check
@@ -17,7 +17,8 @@ venv: .venv/installed
 # A stamp a requirements file: touched only when pip has finished, so that an interrupted install is repeated.
 .venv/installed: requirements.txt requirements-viewer.txt
 	@echo "installing requirements.txt into .venv (once; about a minute)"
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	@$(PYTHON) -m venv --clear .venv
 	@$(PIP) -r requirements.txt
 	@$(PIP) --no-deps -r requirements-viewer.txt
 	@$(COMPILE) .venv/lib || true
@@ -54,5 +55,5 @@ bench-quick: .venv/installed-test
 	@.venv/bin/python -m benchmarks.quick
 
 clean:
-	rm -rf .venv .venv-bench demo-bucket bench.json mlflow.db mlruns mlartifacts .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench demo-bucket bench.json .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

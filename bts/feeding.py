@@ -26,12 +26,19 @@ T = TypeVar("T")
 COLUMNS = ("case_id", "z", "height", "width", "y0", "x0", "mask", "dtype", "brain_px", "tumour_px")
 
 
-def deal(shards: Sequence[Shard], ranks: int, *, seed: int, epoch: int) -> list[list[Shard]]:
-    """Shards in this epoch's random order, each to one rank: the one with the fewest slices so far."""
-    hands: list[list[Shard]] = [[] for _ in range(ranks)]
-    slices = [0] * ranks
+def batches_a_step(parts: int, world: int) -> list[int]:
+    """How many of a step's batches each rank takes."""
+    return [parts // world + (rank < parts % world) for rank in range(world)]
+
+
+def deal(shards: Sequence[Shard], shares: Sequence[int], *, seed: int, epoch: int) -> list[list[Shard]]:
+    """Shards in this epoch's random order, each to one rank: the one with the fewest slices so far for its
+    share, the batches that it takes a step, so that all come to their end together.
+    """
+    hands: list[list[Shard]] = [[] for _ in shares]
+    slices = [0] * len(shares)
     for index in np.random.default_rng([seed, epoch]).permutation(len(shards)):
-        rank = slices.index(min(slices))
+        rank = min(range(len(shares)), key=lambda rank: slices[rank] / shares[rank])
         hands[rank].append(shards[index])
         slices[rank] += shards[index].slices
     return hands

@@ -13,7 +13,7 @@ STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for the hidden convolutions of a network; AdamW for its first and last one, norms and biases.
+    """Muon for the hidden convolutions of a network; AdamW for the first one, the heads, norms and biases.
 
     A kernel (outputs, inputs, …), or (inputs, outputs, …) of a transposed convolution, is a matrix of its
     first side and all others. Its step has the root mean square of AdamW's (Liu et al. 2025, arXiv
@@ -21,7 +21,8 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, network: nn.Module, *, lr: float, momentum: float, weight_decay: float):
-        kernels = [p for p in network.parameters() if p.ndim > 2][1:-1]
+        named = [(name, p) for name, p in network.named_parameters() if p.ndim > 2]
+        kernels = [p for name, p in named[1:] if not name.startswith("head")]
         hidden = {id(kernel) for kernel in kernels}
         rest = [p for p in network.parameters() if id(p) not in hidden]
         groups = [{"params": kernels, "hidden": True}, {"params": rest, "hidden": False}]

@@ -15,7 +15,7 @@ from bts.cases import MODALITIES, MSD_CHANNELS, Case, to_internal
 from bts.errors import CaseError
 from bts.metaimage import read_mha
 from bts.storage import Store
-from bts.volume import Grid, Volume, read_nifti
+from bts.volume import MAX_BYTES, Grid, Volume, read_nifti
 
 STATISTICS = ("mean", "std", "p01", "p99")
 PIECE = 1 << 16  # voxels counted at a time: what a processor's cache holds
@@ -107,7 +107,7 @@ def read_role(case: Case, store: Store, role: str, *, channels: int = 0) -> Volu
     """One file of a case, decoded by its extension. Raises CaseError."""
     key = case.files[role].key
     try:
-        data = fetch(key, store)
+        data = fetch(key, store, case.files[role].size)
         if key.lower().endswith(".mha"):  # never one of several channels: only MSD has them, in NIfTI
             return read_mha(data, key)
         return read_nifti(data, key, channels=channels)
@@ -133,18 +133,22 @@ def read_modality(case: Case, store: Store, modality: str) -> Volume:
     return read_role(case, store, modality)
 
 
-def fetch(key: str, store: Store) -> bytes:
-    """The bytes of one object. Raises CaseError of stage "read"."""
+def fetch(key: str, store: Store, size: int = 0) -> bytes:
+    """The bytes of one object, which the listing says are `size`. Raises CaseError of stage "read"."""
+    if size > 1.01 * MAX_BYTES:  # what does not shrink by gzip grows a little
+        problem = f"is {size / 2**30:.0f} GiB large, no scan of a head is"
+        raise CaseError(problem, mend="look at what it is", file=key, stage="read")
     try:
         return store.read(key)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         mend = "check that it is still there and may be read, then run again"
         raise CaseError(f"cannot be read: {error}", mend=mend, file=key, stage="read") from error
 
 
 def read_stack(case: Case, store: Store) -> tuple[Volume, Volume]:
     """(image, truth) of a figshare patient, both (D, H, W). Raises CaseError."""
-    return figshare.stack([figshare.read_slice(fetch(key, store), key) for key in case.files])
+    files = ((key, fetch(key, store, entry.size)) for key, entry in case.files.items())
+    return figshare.stack([figshare.read_slice(data, key) for key, data in files])
 
 
 def missing_of(case: Case) -> tuple[str, ...]:

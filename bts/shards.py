@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bts.cases import MODALITIES
+from bts.parquet import check_plain
 from bts.preprocess import STATISTICS, CaseVolume
 from bts.volume import Grid
 
@@ -56,7 +57,8 @@ def read_metadata(data: bytes) -> dict:
 
 
 def metadata_of(schema: pa.Schema) -> dict:
-    """The same, of a schema that is read already."""
+    """The same, of a schema that is read already; by it nothing of the shard can run code."""
+    check_plain(schema)
     raw = (schema.metadata or {}).get(b"bts")
     if raw is None:
         raise ValueError("not a shard of this project (no `bts` metadata)")

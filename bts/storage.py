@@ -203,6 +203,10 @@ def _s3_options() -> dict:
     attempts = max(1, int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS)))
     retries = {"mode": "standard", "total_max_attempts": attempts}
     config = {"retries": retries, "connect_timeout": 10, "read_timeout": PATIENCE_S}
+    if os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        # Many servers that are not Amazon's refuse the checksums that botocore sends since 2025.
+        names = ("request_checksum_calculation", "response_checksum_validation")
+        config |= {name: os.environ.get(f"AWS_{name.upper()}", "when_required") for name in names}
     return {"config_kwargs": config, "use_listings_cache": False}
 
 

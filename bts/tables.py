@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from bts import statistics
 from bts.errors import UsageError
 from bts.metrics import REGIONS
+from bts.parquet import check_plain
 from bts.report import Scored
 from bts.storage import read_file
 
@@ -67,6 +68,7 @@ def read(data: bytes, name: str) -> list[Scored]:
     """
     try:
         table = pq.read_table(pa.BufferReader(data))
+        check_plain(table.schema)
         cases = json.loads(table.schema.metadata[b"bts"])["cases"]
         rows = table.select([*TEXTS, "value"]).to_pylist()
     except (pa.ArrowException, KeyError, TypeError, ValueError):

@@ -17,6 +17,7 @@ from torch import nn
 from bts.augment import augment
 from bts.device import autocast, channels_last, pick_device
 from bts.errors import CaseError, RunError
+from bts.feeding import batches_a_step
 from bts.inference import Segmenter
 from bts.losses import total_loss
 from bts.normalise import finish, normalise
@@ -81,8 +82,19 @@ def replicated(progress: Progress, parts: int) -> nn.Module:
     """
     on_gpu = next(progress.network.parameters()).is_cuda
     if on_gpu and parts == dist.get_world_size():
-        progress.network = nn.SyncBatchNorm.convert_sync_batchnorm(progress.network)
+        progress.network = with_shared_norms(progress.network)
     return nn.parallel.DistributedDataParallel(progress.network)
+
+
+def with_shared_norms(network: nn.Module) -> nn.Module:
+    """The network with SyncBatchNorm for batch norms. Not for classes derived from them: those of timm's
+    encoders hold the activation too, which PyTorch's own conversion of the whole network would drop.
+    """
+    for block in list(network.modules()):
+        for name, child in list(block.named_children()):
+            if type(child) in (nn.BatchNorm2d, nn.BatchNorm3d):
+                setattr(block, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+    return network
 
 
 def run_epoch(
@@ -96,13 +108,13 @@ def run_epoch(
     """One pass over the batches, or what of it the budget allows (at least a step); updates the progress."""
     part = progress.begin_epoch(clock.world, parts)
     clock.kept = None  # the end of an epoch is kept anyway
-    mine = parts // clock.world + (clock.rank < parts % clock.world)
-    batches = iter(batches)
-    for _ in islice(batches, part.steps * mine):  # done before this epoch was broken off
-        pass
+    mine = batches_a_step(parts, clock.world)[clock.rank]
+    batches, last = iter(batches), []
+    for batch in islice(batches, part.steps * mine):  # done before this epoch was broken off
+        last = [batch]
     stepper.train()
     device = next(progress.network.parameters()).device
-    generator, last, latest = torch.Generator(device), [], []
+    generator, latest = torch.Generator(device), []
     samples, waited, began = 0, 0.0, time.perf_counter()
     while True:
         asked = time.perf_counter()
@@ -148,6 +160,8 @@ def train_step(
     for group in progress.optimiser.param_groups:
         group["lr"] = progress.lr
     progress.optimiser.zero_grad()
+    # Of a rank that only keeps the others company: norms must not learn from a batch that was seen before.
+    kept = [] if weight else [buffer.clone() for buffer in progress.network.buffers()]
     losses = []
     for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
         # Ranks exchange gradients once a step, with the last batch of each.
@@ -155,6 +169,8 @@ def train_step(
             loss = batch_loss(progress.preset, stepper, batch, generator)
             (loss * weight).backward()
         losses.append(loss.detach())
+    for buffer, before in zip(progress.network.buffers() if kept else (), kept, strict=True):
+        buffer.copy_(before)
     if settings.clip:
         nn.utils.clip_grad_norm_(progress.network.parameters(), settings.clip)
     progress.optimiser.step()

@@ -53,9 +53,7 @@ def main(settings: Settings) -> common.Outcome:
         wanted = [case.id for case in listing.cases]
         failed = [common.failure(problem.case, problem) for problem in listing.problems]
         if listing.slices:  # as of a folder of both, of which a model segments the one kind
-            common.say(
-                f"{len(listing.slices)} figshare slices, whose patients are told inside: not looked for"
-            )
+            common.say(f"{len(listing.slices)} figshare slices, of patients that are not looked for")
     if not wanted:
         raise UsageError(f"{settings.cases or labelmaps.uri}: there is nothing to put into a zip")
     chosen, unfit = choose(sorted(wanted), found, keys, labelmaps)

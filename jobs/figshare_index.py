@@ -15,6 +15,7 @@ from bts import figshare, worklist
 from bts.cases import Listing, unsafe_key
 from bts.errors import CaseError, UsageError
 from bts.figshare import IndexRow
+from bts.parquet import check_plain
 from bts.preprocess import fetch
 from bts.storage import Entry, Store
 from jobs import common
@@ -80,8 +81,9 @@ def read_index(
     key = f"_index/{mark}.parquet"
     try:
         table = pq.read_table(pa.BufferReader(output.read(key)))
+        check_plain(table.schema)
         return [IndexRow(**row) for row in table.to_pylist()], []
-    except (OSError, pa.ArrowException, TypeError):
+    except (OSError, ValueError, TypeError):  # ValueError: pyarrow's own too
         pass  # there is none, or a spoilt one: it is made again
     common.start_ray()
     common.say(f"{source.uri}: reading the patients of {len(slices)} figshare slices")
@@ -104,7 +106,7 @@ class IndexSlice:
     def __call__(self, row: dict) -> dict:
         entry = Entry(**row)
         try:
-            found = figshare.read_index_row(fetch(entry.key, self.source), entry)
+            found = figshare.read_index_row(fetch(entry.key, self.source, entry.size), entry)
         except CaseError as error:
             return {"row": None, "failure": common.failure(entry.key, error, "index")}
         return {"row": asdict(found), "failure": None}

@@ -216,7 +216,9 @@ def run(
     fitting, threads, resources = pool(cpus, gpus, settings.gpu_share)
     actors = min(asked or fitting, len(rows))
     allowed = settings.allow_missing
-    how = (ray.put(models), threads, write.options["flips"], bool(write.sure_of), allowed)
+    # Told, for an actor that asked for no GPU sees those of its machine all the same.
+    device = "cuda" if gpus else "cpu"
+    how = (ray.put(models), device, threads, settings.flips, settings.probabilities, allowed)
     predicted = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map(Read(source, allowed).__call__, **io)

@@ -22,15 +22,16 @@ class Predict:
     def __init__(
         self,
         models: ray.ObjectRef,
+        device: str,
         threads: int,
         flips: bool,
         probabilities: bool,
         allow_missing: Collection[str],
     ):
-        if not torch.cuda.is_available():
+        if device == "cpu":
             torch.set_num_threads(threads)
         loaded = [model.load_model(data, name) for name, data in ray.get(models)]
-        self.segmenter = inference.Segmenter(loaded, flips=flips, allow_missing=allow_missing)
+        self.segmenter = inference.Segmenter(loaded, device, flips=flips, allow_missing=allow_missing)
         self.probabilities = probabilities
 
     def __call__(self, row: dict) -> dict:

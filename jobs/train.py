@@ -59,6 +59,10 @@ class Settings:
     preset: Annotated[Preset, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
 
     @property
+    def least_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
     def most_workers(self) -> int:
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
@@ -122,8 +126,7 @@ def read_plan(settings: Settings, system: str) -> Plan:
     common.say(f"{shards.uri}: {len(catalogue)} shards, {training} for training, {held_out} held out")
     say_left_out(plan)
     build(plan.preset)  # fails early where the layers do not go together
-    least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
-    if not 1 <= least <= settings.most_workers <= training:
+    if not 1 <= settings.least_workers <= settings.most_workers <= training:
         raise UsageError(f"--workers {settings.workers}: give 1 to {training}, the number of training cases")
     return plan
 
@@ -194,7 +197,7 @@ def fit(name: str, job: Job, settings: Settings, told: Callable[[int, float, dic
 def scaling(settings: Settings) -> ScalingConfig:
     """What each worker asks of the cluster. Raises UsageError for GPUs that this machine does not have."""
     workers, alone = settings.most_workers, not os.environ.get("RAY_ADDRESS")
-    gpu = wants_gpu(settings.gpu, workers)
+    gpu = wants_gpu(settings.gpu, settings.least_workers)
     small = alone and ray.cluster_resources()["CPU"] < workers  # then they share the CPUs
     return ScalingConfig(
         num_workers=settings.workers,

@@ -153,9 +153,9 @@ class Feed:
 
     def _pieces(self, start: int) -> Iterator[tuple[bool, list[pa.Table]]]:
         """(whether it is the epoch's last, its tables) of every piece, without end."""
-        plan = self.job.plan
+        plan, shares = self.job.plan, feeding.batches_a_step(self.job.parts, self.world)
         for epoch in itertools.count(start):
-            mine = feeding.deal(plan.training, self.world, seed=plan.preset.seed, epoch=epoch)[self.rank]
+            mine = feeding.deal(plan.training, shares, seed=plan.preset.seed, epoch=epoch)[self.rank]
             for first in range(0, len(mine), PIECE):
                 yield first + PIECE >= len(mine), self._read(mine[first : first + PIECE], epoch)
 

@@ -8,7 +8,6 @@ import torch
 from ray import tune
 
 from bts import training
-from bts.device import pick_device
 from bts.errors import RunError, UsageError
 from bts.plan import Plan
 from bts.progress import Progress, outcome, start
@@ -28,19 +27,19 @@ class Trial:
         return " ".join(self.flags) or "the preset as it is"
 
 
-def run_trial(config: dict, jobs: list[Job], cpus: int) -> None:
+def run_trial(config: dict, jobs: list[Job], cpus: int, device: str) -> None:
     """Train from the trial's last checkpoint on; Ray Tune ends the process where others did better."""
     try:
-        train_trial(config, jobs, cpus)
+        train_trial(config, jobs, cpus, device)
     except (RunError, UsageError) as error:  # such as a loss that is no number: again would be no better
         tune.report({"dice": 0.0, "percent": 100, "failure": str(error)})
 
 
-def train_trial(config: dict, jobs: list[Job], cpus: int) -> None:
+def train_trial(config: dict, jobs: list[Job], cpus: int, device: str) -> None:
     """One training, reported at every validation."""
     number = config["number"]
-    job, device = jobs[number], pick_device()
-    if device.type == "cpu":
+    job = jobs[number]
+    if device == "cpu":
         torch.set_num_threads(min(cpus, len(os.sched_getaffinity(0))))
 
     def on_epoch(progress: Progress) -> None:

@@ -77,7 +77,9 @@ def test_the_head_s_crontab_is_sound_and_the_job_takes_its_flags(config):
     ).stdout
     path, line = crontab.splitlines()
     assert path.startswith("PATH=/")
-    assert line.startswith("0 2 * * * cd /home/ray/nightly && RAY_AUTH_MODE=token ray job submit ")
+    assert line.startswith(
+        "0 2 * * * cd /home/ray/nightly && RAY_AUTH_MODE=token flock -n .lock ray job submit "
+    )
     assert "%" not in line.replace("\\%", "")  # cron would read it as a new line
     flags = line.partition("jobs.segment ")[2].partition(" >")[0]
     settings = tyro.cli(segment.Settings, args=shlex.split(flags))
@@ -99,6 +101,8 @@ def test_ray_accepts_the_one_of_machines_at_hand(token):
     assert found["max_workers"] == len(found["provider"]["worker_ips"])
     head, worker = (found[f"{kind}_start_ray_commands"][-1] for kind in ("head", "worker"))
     assert "--num-cpus=0" in head and "--autoscaling-config=" in head and "$RAY_HEAD_IP:6379" in worker
+    for command in (head, worker):  # a job's `python` is the one that ray's own process finds
+        assert re.search(r"PATH=\S*/bts/\.venv/bin:\\?\$PATH RAY_AUTH_MODE=token ray start", command)
 
 
 @pytest.mark.parametrize("text", [TEXT, AT_HAND])

@@ -80,7 +80,7 @@ def test_a_labelmap_of_an_older_scan_is_not_packed(folders, tmp_path, capsys):
 def test_figshare_slices_do_not_pass_for_a_complete_set(folders, tmp_path, capsys):
     folders[1].put("7.mat", b"x")
     code, said = run(capsys, *folders, zip=str(tmp_path / "first.zip"))
-    assert code == 0 and "1 figshare slices, whose patients are told inside: not looked for" in said
+    assert code == 0 and "1 figshare slices, of patients that are not looked for" in said
 
 
 def test_a_labelmap_older_than_its_case_is_not_packed(folders, tmp_path, capsys):

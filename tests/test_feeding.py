@@ -22,12 +22,23 @@ def rows(case: str, tumour: list[int], brain: list[int]) -> pa.Table:
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_every_shard_goes_to_exactly_one_rank_in_an_order_of_the_epochs_own(ranks):
     shards = [shard(i, slices=10 + i) for i in range(7)]
-    hands = feeding.deal(shards, ranks, seed=0, epoch=0)
+    hands = feeding.deal(shards, [1] * ranks, seed=0, epoch=0)
     assert sorted(s.key for hand in hands for s in hand) == [s.key for s in shards]
     totals = [sum(s.slices for s in hand) for hand in hands]
     assert max(totals) - min(totals) <= max(s.slices for s in shards)
-    assert feeding.deal(shards, ranks, seed=0, epoch=0) == hands
-    assert feeding.deal(shards, ranks, seed=0, epoch=1) != hands
+    assert feeding.deal(shards, [1] * ranks, seed=0, epoch=0) == hands
+    assert feeding.deal(shards, [1] * ranks, seed=0, epoch=1) != hands
+
+
+@pytest.mark.parametrize(("parts", "world"), [(4, 3), (8, 5), (8, 8), (5, 2)])
+def test_ranks_of_unequal_shares_come_to_their_end_together(parts, world):
+    """As many steps as ranks of equal shares would take, but for the last few."""
+    shares = feeding.batches_a_step(parts, world)
+    assert sum(shares) == parts
+    for epoch in range(5):
+        hands = feeding.deal([shard(i) for i in range(48)], shares, seed=0, epoch=epoch)
+        steps = [sum(s.slices for s in hand) / share for hand, share in zip(hands, shares, strict=True)]
+        assert max(steps) - min(steps) <= 10 and max(steps) <= 480 / parts + 10
 
 
 def drawn(table: pa.Table, share: float, epoch: int) -> set[int]:

@@ -32,7 +32,9 @@ def test_singular_values_come_near_one_whatever_the_shape_and_the_scale(rows, co
 def network() -> nn.Module:
     torch.manual_seed(0)
     layers = [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 3, 2, 2)]
-    return nn.Sequential(*layers, nn.Conv2d(3, 1, 1))
+    net = nn.Sequential(*layers)
+    net.add_module("head", nn.Conv2d(3, 1, 1))
+    return net
 
 
 def stepped(net: nn.Module, optimiser: torch.optim.Optimizer, steps: int, first: int = 0) -> None:

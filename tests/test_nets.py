@@ -21,6 +21,7 @@ from bts.nets.folding import folded
 from bts.nets.segnet import _unpool
 from bts.presets import PRESETS
 from bts.settings import Augmentation, Budget, Layers, Loss, Optimiser, Preset, Sampling, from_dict, to_dict
+from bts.training import with_shared_norms
 
 OWN = [name for name in FAMILIES if name != "encoder_unet"]
 SIDES = (8, 16, 12)
@@ -314,6 +315,15 @@ def test_encoder_unet_gives_logits_as_large_as_the_image(timm, name):
     assert network.eval()(torch.randn(1, 4, 32, 64)).shape == (1, 3, 32, 64)
     network.train()(torch.randn(2, 4, 64, 64)).square().mean().backward()
     assert not [n for n, p in network.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+def test_norms_shared_by_gpus_leave_the_network_what_it_was(timm, name):
+    """Many of timm's norms hold the activation; PyTorch's own conversion of a network would drop it."""
+    network, images = with_encoder(name, norm="batch").eval(), torch.randn(1, 4, 32, 32)
+    before = network(images)
+    assert torch.equal(with_shared_norms(network).eval()(images), before)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in network.modules())
 
 
 @pytest.mark.parametrize("inputs", [1, 4])

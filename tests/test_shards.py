@@ -5,9 +5,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bts import figshare, shards
+from bts import figshare, shards, tables
 from bts.cases import MODALITIES, find_cases, from_internal, to_internal
-from bts.errors import CaseError
+from bts.catalogue import read_catalogue
+from bts.errors import CaseError, UsageError
 from bts.preprocess import CaseVolume, load_case, read_role
 from bts.storage import Store
 from bts.volume import write_labelmap
@@ -28,6 +29,46 @@ def canonical(path) -> np.ndarray:
     lps = nib.orientations.axcodes2ornt("LPS")
     turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), lps)
     return nib.orientations.apply_orientation(np.asarray(image.dataobj), turn).T
+
+
+def test_a_file_too_large_for_a_scan_is_not_read_at_all(tmp_path):
+    name = "BraTS-GLI-00001-000"
+    builders.put_all(Store(str(tmp_path)), builders.case_files(name))
+    with open(tmp_path / name / f"{name}-t2w.nii.gz", "r+b") as file:
+        file.truncate(1 << 42)  # sparse: it takes no room
+    (case,) = find_cases(Store(str(tmp_path)).list()).cases
+    with pytest.raises(CaseError, match="4096 GiB large") as caught:
+        load_case(case, Store(str(tmp_path)))
+    assert (caught.value.case, caught.value.stage) == (name, "read")
+
+
+def test_a_shard_whose_reading_would_run_code_is_refused(tmp_path):
+    """Ray unpickles the values of a type that it registers, as soon as they are taken out of a table."""
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray
+
+    name = "BraTS-GLI-00001-000"
+    sound = pq.read_table(io.BytesIO(shards.write_shard(one_case(tmp_path, builders.case_files(name)), {})))
+    trap = ArrowPythonObjectArray.from_objects([Trap(tmp_path / "sprung")] * len(sound))
+    place, sink = sound.schema.get_field_index("case_id"), io.BytesIO()
+    pq.write_table(sound.set_column(place, "case_id", trap), sink)
+    with pytest.raises(ValueError, match="extension type"):
+        shards.read_volume(sink.getvalue())
+    Store(str(tmp_path / "shards")).put(f"{name}.0123456789ab.parquet", sink.getvalue())
+    with pytest.raises(UsageError, match="extension type"):
+        read_catalogue(Store(str(tmp_path / "shards")))
+    with pytest.raises(UsageError, match=r"no scores\.parquet"):
+        tables.read(sink.getvalue(), "scores.parquet")
+    assert not (tmp_path / "sprung").exists()
+
+
+class Trap:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "PIR", "ASR"])

@@ -13,7 +13,7 @@ from bts.errors import RunError, UsageError
 from bts.model import load_model
 from bts.progress import start
 from bts.settings import Augmentation, Budget, Layers, Loss, Normalisation, Optimiser, Preset, Sampling
-from bts.training import learning_rate, train, vary
+from bts.training import learning_rate, train, train_step, vary
 
 PRESET = Preset(
     name="tiny",
@@ -255,6 +255,16 @@ def test_an_epoch_without_batches_says_so():
         run(batches=lambda epoch: [])
 
 
+def test_a_rank_without_a_batch_of_its_own_lets_no_norm_learn_from_the_last_one():
+    progress, _ = run()
+    progress.network.train()
+    before = {name: value.clone() for name, value in progress.network.named_buffers()}
+    for seed, weight, alike in ((1, 0.0, True), (2, 1.0, False)):
+        train_step(progress, progress.network, [batch(seed)], 0.5, torch.Generator(), weight=weight)
+        now = dict(progress.network.named_buffers())
+        assert before and all(torch.equal(now[name], before[name]) for name in before) == alike
+
+
 def worker(rank: int, meeting: str, queue) -> None:
     """Uneven numbers of batches: rank 0 has 3, rank 1 has 5."""
     torch.set_num_threads(1)
@@ -263,6 +273,23 @@ def worker(rank: int, meeting: str, queue) -> None:
     uneven = (lambda epoch: batches(epoch, 3)) if rank == 0 else (lambda epoch: batches(epoch + 50, 5))
     progress, _ = run(batches=uneven, validate=validate, rank=rank, world=2)
     queue.put((rank, progress.step, progress.lr, progress.metrics["dice/WT"], weights(progress)[0].tolist()))
+    torch.distributed.destroy_process_group()
+
+
+def cut_off(rank: int, meeting: str, queue) -> None:
+    """Uneven ranks as in `worker`, and again from a checkpoint after rank 0's last batch."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    preset = replace(PRESET, budget=replace(PRESET.budget, checkpoint_minutes=1e-9))
+    uneven = (lambda epoch: batches(epoch, 3)) if rank == 0 else (lambda epoch: batches(epoch + 50, 5))
+    kept = {}
+
+    def keep(progress):
+        kept[progress.epoch, progress.part.steps] = progress.state()
+
+    whole, _ = run(preset, batches=uneven, on_part=keep, rank=rank, world=2)
+    again, _ = run(preset, batches=uneven, checkpoint=kept[1, 4], rank=rank, world=2)
+    queue.put((rank, whole.step, again.step, weights(whole)[0].tolist(), weights(again)[0].tolist()))
     torch.distributed.destroy_process_group()
 
 
@@ -305,6 +332,12 @@ def test_two_ranks_with_uneven_batches_end_together_with_equal_weights(tmp_path)
     zero, one = of_two_ranks(worker, tmp_path)
     assert zero[1:] == one[1:]
     assert zero[1] == 15 and zero[3] == 0.5  # every batch of both: none is left out for the other's lack
+
+
+@pytest.mark.slow
+def test_a_training_cut_off_when_one_rank_had_no_batch_left_goes_on(tmp_path):
+    for _, steps, again, whole, resumed in of_two_ranks(cut_off, tmp_path):
+        assert steps == again == 15 and np.allclose(whole, resumed, atol=1e-5)
 
 
 @pytest.mark.slow
