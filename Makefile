@@ -17,8 +17,9 @@ venv: .venv/installed
 # A stamp a requirements file: touched only when pip has finished, so that an interrupted install is repeated.
 .venv/installed: requirements.txt requirements-viewer.txt
 	@echo "installing requirements.txt into .venv (once; about a minute)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
-	@$(PYTHON) -m venv --clear .venv
+	@.venv/bin/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")' \
+	&& $(PYTHON) -m venv --clear .venv; }
 	@$(PIP) -r requirements.txt
 	@$(PIP) --no-deps -r requirements-viewer.txt
 	@$(COMPILE) .venv/lib || true

@@ -1,7 +1,7 @@
 """Scores of cases that are kept beside a report, so that the next run computes only what is new.
 
-They lie in a few Parquet files, `_scores/DIGEST.parquet`: case_id, fingerprint (of truth, labelmap, images,
-label convention and the metrics' own version), and as JSON the scores and what else is known. Written
+They lie in a few Parquet files, `_scores/DIGEST.parquet`: case_id, fingerprint (of truth, labelmap, its
+images, label convention and the metrics' own version), and as JSON the scores and what else is known. Written
 in pieces while a run goes on, and made one at its end: a crash loses a piece at most.
 """
 

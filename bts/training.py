@@ -268,6 +268,8 @@ class Clock:
 
 def _validate(progress: Progress, validate: Callable | None, world: int) -> None:
     """Figures of the averaged weights on held-out patients: rank 0's, shared with all."""
+    for buffer in progress.average.buffers() if world > 1 else ():
+        dist.broadcast(buffer, 0)  # a rank's norms are its own; rank 0's are those that are kept
     try:
         figures = validate(progress.segmenter()) if validate else None
     except CaseError as error:  # the last step may break the weights after a finite loss

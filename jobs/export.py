@@ -1,6 +1,7 @@
 """A folder of labelmaps → one zip for a challenge: CASE.nii.gz of every case at its top, and nothing else.
 
 With --cases the set must be complete: what lacks a labelmap is named, no zip is written, the exit code is 3.
+figshare's patients are not among them, for a listing does not tell who they are.
 One labelmap at a time is in memory. No Ray: the store is the limit.
 
     python -m jobs.export --labelmaps data/labelmaps --cases data/cases --zip submission.zip

@@ -217,7 +217,7 @@ def run(
     actors = min(asked or fitting, len(rows))
     allowed = settings.allow_missing
     # Told, for an actor that asked for no GPU sees those of its machine all the same.
-    device = "cuda" if gpus else "cpu"
+    device = None if gpus else "cpu"
     how = (ray.put(models), device, threads, settings.flips, settings.probabilities, allowed)
     predicted = (
         ray.data.from_items(rows, override_num_blocks=len(rows))

@@ -10,6 +10,7 @@ import torch
 
 from bts import certainty, flags, inference, model
 from bts.cases import Case
+from bts.device import pick_device
 from bts.errors import CaseError
 from bts.preprocess import CaseVolume
 from jobs import common
@@ -22,13 +23,14 @@ class Predict:
     def __init__(
         self,
         models: ray.ObjectRef,
-        device: str,
+        device: str | None,
         threads: int,
         flips: bool,
         probabilities: bool,
         allow_missing: Collection[str],
     ):
-        if device == "cpu":
+        """device: "cpu" where no GPU was asked for, None: the machine's GPU if it has one."""
+        if pick_device(device).type == "cpu":
             torch.set_num_threads(threads)
         loaded = [model.load_model(data, name) for name, data in ray.get(models)]
         self.segmenter = inference.Segmenter(loaded, device, flips=flips, allow_missing=allow_missing)

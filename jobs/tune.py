@@ -110,7 +110,7 @@ def fit(name: str, trials: list[Trial], settings: Settings, news: Queue) -> list
     jobs = [
         Job(plan=t.plan, provenance=t.plan.provenance(), shards=shards, parts=1, news=news) for t in trials
     ]
-    device = "cuda" if "GPU" in asked else "cpu"
+    device = None if "GPU" in asked else "cpu"
     work = tune.with_parameters(run_trial, jobs=jobs, cpus=asked["CPU"], device=device)
     work = tune.with_resources(work, asked)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # MLflow has the figures

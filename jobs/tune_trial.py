@@ -8,6 +8,7 @@ import torch
 from ray import tune
 
 from bts import training
+from bts.device import pick_device
 from bts.errors import RunError, UsageError
 from bts.plan import Plan
 from bts.progress import Progress, outcome, start
@@ -27,7 +28,7 @@ class Trial:
         return " ".join(self.flags) or "the preset as it is"
 
 
-def run_trial(config: dict, jobs: list[Job], cpus: int, device: str) -> None:
+def run_trial(config: dict, jobs: list[Job], cpus: int, device: str | None) -> None:
     """Train from the trial's last checkpoint on; Ray Tune ends the process where others did better."""
     try:
         train_trial(config, jobs, cpus, device)
@@ -35,11 +36,11 @@ def run_trial(config: dict, jobs: list[Job], cpus: int, device: str) -> None:
         tune.report({"dice": 0.0, "percent": 100, "failure": str(error)})
 
 
-def train_trial(config: dict, jobs: list[Job], cpus: int, device: str) -> None:
+def train_trial(config: dict, jobs: list[Job], cpus: int, device: str | None) -> None:
     """One training, reported at every validation."""
     number = config["number"]
-    job = jobs[number]
-    if device == "cpu":
+    job, device = jobs[number], pick_device(device)
+    if device.type == "cpu":
         torch.set_num_threads(min(cpus, len(os.sched_getaffinity(0))))
 
     def on_epoch(progress: Progress) -> None:

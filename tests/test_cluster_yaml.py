@@ -77,9 +77,8 @@ def test_the_head_s_crontab_is_sound_and_the_job_takes_its_flags(config):
     ).stdout
     path, line = crontab.splitlines()
     assert path.startswith("PATH=/")
-    assert line.startswith(
-        "0 2 * * * cd /home/ray/nightly && RAY_AUTH_MODE=token flock -n .lock ray job submit "
-    )
+    start = "cd /home/ray/nightly && RAY_AUTH_MODE=token flock -n /home/ray/nightly.lock ray job submit "
+    assert line.startswith(f"0 2 * * * {start}")
     assert "%" not in line.replace("\\%", "")  # cron would read it as a new line
     flags = line.partition("jobs.segment ")[2].partition(" >")[0]
     settings = tyro.cli(segment.Settings, args=shlex.split(flags))

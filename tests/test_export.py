@@ -77,7 +77,7 @@ def test_a_labelmap_of_an_older_scan_is_not_packed(folders, tmp_path, capsys):
     assert not (tmp_path / "second.zip").exists()
 
 
-def test_figshare_slices_do_not_pass_for_a_complete_set(folders, tmp_path, capsys):
+def test_figshare_slices_beside_the_cases_are_said_not_to_be_looked_for(folders, tmp_path, capsys):
     folders[1].put("7.mat", b"x")
     code, said = run(capsys, *folders, zip=str(tmp_path / "first.zip"))
     assert code == 0 and "1 figshare slices, of patients that are not looked for" in said

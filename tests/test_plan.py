@@ -50,6 +50,10 @@ def test_a_3d_preset_leaves_out_volumes_that_are_not_of_one_millimetre():
     assert plan.run == make_plan(cases(18), PRESETS["best"], 0).run
     with pytest.raises(UsageError, match=r"best trains in 3D .* has 3 × 0.5 × 0.5 mm"):
         make_plan(thick, PRESETS["best"], 0)
+    with pytest.raises(UsageError, match="left out, not of 1 mm"):
+        make_plan([*cases(2), *thick[2:]], PRESETS["best"], 0)
+    with pytest.raises(UsageError, match="trains in 3D"):
+        make_plan([*thick, replace(thick[0], labels="figshare")], PRESETS["best"], 0)
     assert not make_plan([*cases(18), *thick[18:]], FAST, 0).left_out
     assert not make_plan(cases(20, zooms=(1.0, 1.02, 1.02)), PRESETS["best"], 0).left_out
 

@@ -10,6 +10,7 @@ from bts.cases import MODALITIES, find_cases, from_internal, to_internal
 from bts.catalogue import read_catalogue
 from bts.errors import CaseError, UsageError
 from bts.preprocess import CaseVolume, load_case, read_role
+from bts.report import Scored
 from bts.storage import Store
 from bts.volume import write_labelmap
 from tests import builders
@@ -56,6 +57,10 @@ def test_a_shard_whose_reading_would_run_code_is_refused(tmp_path):
     Store(str(tmp_path / "shards")).put(f"{name}.0123456789ab.parquet", sink.getvalue())
     with pytest.raises(UsageError, match="extension type"):
         read_catalogue(Store(str(tmp_path / "shards")))
+    scores = {region: {"dice": 1.0} for region in ("WT", "TC", "ET")}
+    table = pq.read_table(io.BytesIO(tables.write([Scored("a", "", "", scores)])["scores.parquet"]))
+    trap = ArrowPythonObjectArray.from_objects([Trap(tmp_path / "sprung")] * len(table))
+    pq.write_table(table.set_column(0, table.column_names[0], trap), sink := io.BytesIO())
     with pytest.raises(UsageError, match=r"no scores\.parquet"):
         tables.read(sink.getvalue(), "scores.parquet")
     assert not (tmp_path / "sprung").exists()

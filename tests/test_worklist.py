@@ -1,6 +1,7 @@
 from bts.cases import find_cases
 from bts.storage import Entry
 from bts.worklist import Todo, case_fingerprint, changes, fingerprint, largest_first, part_of, plan
+from jobs.batch import explain
 
 CASE = find_cases([Entry("a/X.1_t1.nii.gz", 1, "v1"), Entry("a/X.1_t2.nii.gz", 1, "v1")]).cases[0]
 SUFFIX = ".parquet"
@@ -50,8 +51,9 @@ def test_what_a_crash_left_behind_is_cleared():
 def test_two_marks_of_one_place_are_of_runs_that_overlapped_and_the_case_is_done_again():
     marks = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
     keys = [f"X.1.{mark}{SUFFIX}" for mark in marks]
-    (again,) = plan([(CASE, marks[0])], listed(*keys), SUFFIX, one_place=True).todo
-    assert sorted(again.older) == keys
+    work = plan([(CASE, marks[0])], listed(*keys), SUFFIX, one_place=True)
+    assert sorted(work.todo[0].older) == keys
+    assert list(explain(work, now=None, before=None)) == [("X.1", "two runs overlapped")]
     assert plan([(CASE, marks[0])], listed(keys[0]), SUFFIX, one_place=True).done == 1
     assert plan([(CASE, marks[0])], listed(*keys), SUFFIX).stale == [keys[1]]  # each under a name of its own
 

@@ -22,9 +22,10 @@ for process in psutil.Process().children(recursive=True):
 """
 
 
-def test_a_jobs_own_ray_listens_on_loopback_alone():
+@pytest.mark.parametrize("said", [{}, {"RAY_ADDRESS": "local", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}])
+def test_a_jobs_own_ray_listens_on_loopback_alone(said):
     """Its ports take any code to run."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | said
     command = [sys.executable, "-c", LISTENERS]
     done = subprocess.run(
         command, cwd=ROOT, env=env | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=240
