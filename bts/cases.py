@@ -72,7 +72,7 @@ class Listing:
     """figshare's numbered .mat files; the patient is inside, so they become cases by an index pass."""
 
 
-# Folders that this project's jobs keep beside their results; whose case files are there is not known.
+# Folders that this project's jobs keep beside their results; a file of a case in one of them is a stray.
 OURS = {"_runs", "_index", "_done", "_failed", "_held", "_scores", "_labels", "_probabilities"}
 # Role in the file name → role here, for 2017–2021 names and 2023+ names.
 ROLES = {"flair": "flair", "t1": "t1", "t1ce": "t1ce", "t2": "t2", "seg": "seg"}

@@ -39,6 +39,11 @@ def inputs_of(case: Case) -> list[str]:
     return list(case.files) if case.dataset == "figshare" else [role for role in ROLES if role in case.files]
 
 
+def versions_of(case: Case) -> dict[str, str]:
+    """Role → version of the files that a labelmap of the case would now be made from."""
+    return {role: case.files[role].version for role in inputs_of(case)}
+
+
 def labelmap_key(case_id: str) -> str:
     return f"{case_id}.nii.gz"
 

@@ -16,7 +16,7 @@ import numpy as np
 from bts import metrics
 from bts.cases import CONVENTIONS, Case, to_internal
 from bts.errors import CaseError
-from bts.labelmaps import digest, inputs_of
+from bts.labelmaps import digest, versions_of
 from bts.preprocess import fetch, modalities_of, read_modality, read_role, read_stack
 from bts.storage import Entry, Store
 from bts.volume import Grid, Volume, read_nifti
@@ -156,7 +156,7 @@ def outdated(case_id: str, labelmap: str) -> CaseError:
 def refuse_older(pair: Pair, markers: Sequence[dict], cases: Store) -> None:
     """Raise CaseError where the labelmap was made of other files than the case has now, as far as its marker
     tells: it names the place of the cases, and a copy elsewhere has versions of its own."""
-    now = {role: pair.case.files[role].version for role in inputs_of(pair.case)}
+    now = versions_of(pair.case)
     for marker in markers:
         inputs, place = marker.get("inputs"), str(marker.get("cases"))
         if place.rstrip("/") != cases.uri.rstrip("/") or not isinstance(inputs, dict):

@@ -79,9 +79,7 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
                 f"modalities {' '.join(preset.modalities)} and these shards do not go together: {shard.key} "
                 f"has no {', '.join(missing)}; train with --modalities {have}"
             )
-    # One patient may be written in small letters too: of several spellings the first counts.
-    names = {s.patient.lower(): s.patient for s in sorted(usable, key=lambda s: s.patient, reverse=True)}
-    patients = {s.key: names[s.patient.lower()] for s in usable}
+    patients = patients_of(usable)
     groups = {patients[s.key]: s.group for s in usable}
     train_ids, held_ids = split_patients(groups, seed=preset.seed, fold=fold)
     if preset.split == "leaking_by_slice":
@@ -112,6 +110,14 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
     )
 
 
+def patients_of(shards: Sequence[Shard]) -> dict[str, str]:
+    """Key → patient; one whose name is written in small letters too goes by the first of the spellings."""
+    names: dict[str, str] = {}
+    for patient in sorted(shard.patient for shard in shards):
+        names.setdefault(patient.lower(), patient)
+    return {shard.key: names[shard.patient.lower()] for shard in shards}
+
+
 def sort_out(shards: Sequence[Shard], preset: Preset) -> tuple[list[Shard], dict[str, list[str]]]:
     """(shards that the preset can be trained on, {why not: keys of the others}). Raises UsageError if only
     the preset's targets or its spacing leave none.
@@ -120,19 +126,19 @@ def sort_out(shards: Sequence[Shard], preset: Preset) -> tuple[list[Shard], dict
     for shard in shards:
         found.setdefault(why_not(shard, preset), []).append(shard)
     usable = found.pop("", [])
-    if not usable and OTHER_TRUTH in found and OTHER_SPACING not in found:
-        figshare = preset.targets in OF_FIGSHARE
-        of, instead = ("BraTS", "regions or labels") if figshare else ("figshare", "tumour or tumour_types")
-        raise UsageError(
-            f"targets {preset.targets} and these shards do not go together: their truths are of {of}, "
-            f"which has --targets {instead}"
-        )
     if not usable and OTHER_SPACING in found:
         shard = found[OTHER_SPACING][0]
         mm = " × ".join(f"{zoom:g}" for zoom in shard.zooms)
         raise UsageError(
             f"preset {preset.name} trains in 3D on voxels of 1 mm, and {shard.key} has {mm} mm; resample the "
             "cases, or train a 2D preset, which resamples slices by itself"
+        )
+    if not usable and OTHER_TRUTH in found:
+        figshare = preset.targets in OF_FIGSHARE
+        of, instead = ("BraTS", "regions or labels") if figshare else ("figshare", "tumour or tumour_types")
+        raise UsageError(
+            f"targets {preset.targets} and these shards do not go together: their truths are of {of}, "
+            f"which has --targets {instead}"
         )
     return usable, {why: [shard.key for shard in others] for why, others in found.items()}
 

@@ -142,9 +142,8 @@ def fetch(key: str, store: Store, size: int = 0) -> bytes:
         return store.read(key)
     except (OSError, MemoryError) as error:
         mend = "check that it is still there and may be read, then run again"
-        raise CaseError(
-            f"cannot be read: {error or 'no memory for it'}", mend=mend, file=key, stage="read"
-        ) from error
+        problem = f"cannot be read: {str(error) or 'no memory for it'}"
+        raise CaseError(problem, mend=mend, file=key, stage="read") from error
 
 
 def read_stack(case: Case, store: Store) -> tuple[Volume, Volume]:

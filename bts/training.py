@@ -161,7 +161,7 @@ def train_step(
         group["lr"] = progress.lr
     progress.optimiser.zero_grad()
     # Of a rank that only keeps the others company: norms must not learn from a batch that was seen before.
-    kept = [] if weight else [buffer.clone() for buffer in progress.network.buffers()]
+    kept = [] if weight else [(buffer, buffer.clone()) for buffer in progress.network.buffers()]
     losses = []
     for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
         # Ranks exchange gradients once a step, with the last batch of each.
@@ -169,7 +169,7 @@ def train_step(
             loss = batch_loss(progress.preset, stepper, batch, generator)
             (loss * weight).backward()
         losses.append(loss.detach())
-    for buffer, before in zip(progress.network.buffers() if kept else (), kept, strict=True):
+    for buffer, before in kept:
         buffer.copy_(before)
     if settings.clip:
         nn.utils.clip_grad_norm_(progress.network.parameters(), settings.clip)
@@ -268,8 +268,9 @@ class Clock:
 
 def _validate(progress: Progress, validate: Callable | None, world: int) -> None:
     """Figures of the averaged weights on held-out patients: rank 0's, shared with all."""
-    for buffer in progress.average.buffers() if world > 1 else ():
-        dist.broadcast(buffer, 0)  # a rank's norms are its own; rank 0's are those that are kept
+    if world > 1:  # a rank's norms are its own; rank 0's are those that are kept
+        for buffer in progress.average.buffers():
+            dist.broadcast(buffer, 0)
     try:
         figures = validate(progress.segmenter()) if validate else None
     except CaseError as error:  # the last step may break the weights after a finite loss

@@ -83,8 +83,8 @@ def main(settings: Settings) -> common.Outcome:
     shown, worst = draw(scored, matched.pairs, Draw(source, labelmaps, settings.colours))
     if worst:
         files["montage.png"] = montage(worst, settings.colours)
-    places = {"labelmaps": labelmaps.uri, "cases": source.uri, "colours": settings.colours}
-    contents = contents_of(scores, matched, failed=failed, pictures=shown, worst=worst, **places)
+    about = {"labelmaps": labelmaps.uri, "cases": source.uri, "colours": settings.colours}
+    contents = contents_of(scores, matched, failed=failed, pictures=shown, worst=worst, **about)
     if others:
         files["comparison.csv"] = comparison.write(ours, contents.comparisons, contents.ranking)
     files["index.html"] = report.render(contents).encode(errors="backslashreplace")

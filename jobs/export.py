@@ -17,10 +17,9 @@ from pathlib import Path
 
 from isal import igzip
 
-from bts.cases import Case
 from bts.errors import CaseError, RunError, UsageError
 from bts.labelmaps import held, labelmap_key
-from bts.pairs import MARKER, Pair, by_case, outdated, read_markers, refuse_older
+from bts.pairs import Pair, by_case, match, outdated, read_markers, refuse_older
 from bts.storage import Store, split_uri
 from bts.worklist import NOTE
 from jobs import common
@@ -46,21 +45,22 @@ def main(settings: Settings) -> common.Outcome:
     labelmaps, (output, name) = Store(settings.labelmaps), split_uri(settings.zip)
     if not name.lower().endswith(".zip"):
         raise UsageError(f"--zip {settings.zip}: give the name of a file that ends in .zip")
-    keys = {entry.key for entry in labelmaps.list()}
-    found, failed = by_case(keys), []
+    there = labelmaps.list()
+    keys = {entry.key for entry in there}
+    found, failed, aged = by_case(keys), [], []
     wanted = list(found)
     if settings.cases:
-        listing = common.list_cases(Store(settings.cases), "auto")
+        cases = Store(settings.cases)
+        listing = common.list_cases(cases, "auto")
         wanted = [case.id for case in listing.cases]
         failed = [common.failure(problem.case, problem) for problem in listing.problems]
         if listing.slices:  # as of a folder of both, of which a model segments the one kind
             common.say(f"{len(listing.slices)} figshare slices, of patients that are not looked for")
+        aged = older(match(listing.cases, there, truths=False).pairs, cases, labelmaps)
     if not wanted:
         raise UsageError(f"{settings.cases or labelmaps.uri}: there is nothing to put into a zip")
     chosen, unfit = choose(sorted(wanted), found, keys, labelmaps)
-    if settings.cases:
-        unfit += older(listing.cases, chosen, keys, Store(settings.cases), labelmaps)
-    failed += [common.failure(problem.case, problem, "export") for problem in unfit]
+    failed += [common.failure(problem.case, problem, "export") for problem in unfit + aged]
     counts = {"cases": len(wanted), "written": 0, "zip": settings.zip}
     if not failed:
         with tempfile.TemporaryDirectory() as here:
@@ -93,23 +93,17 @@ def choose(
     return chosen, unfit
 
 
-def older(
-    cases: Iterable[Case], chosen: Mapping[str, str], keys: set[str], source: Store, labelmaps: Store
-) -> list[CaseError]:
-    """What is wrong with the chosen labelmaps that were made of other files than the cases have now."""
-    markers = by_case(keys, MARKER)
+def older(pairs: Iterable[Pair], cases: Store, labelmaps: Store) -> list[CaseError]:
+    """What is wrong with the labelmaps that were made of other files than their cases have now."""
 
-    def problem_of(case: Case) -> CaseError | None:
-        pair = Pair(case, chosen[case.id], tuple(markers[case.id]))
+    def problem_of(pair: Pair) -> CaseError | None:
         try:
-            refuse_older(pair, read_markers(pair, labelmaps), source)
+            refuse_older(pair, read_markers(pair, labelmaps), cases)
         except CaseError as error:
             return error
 
-    # A marker speaks of CASE.nii.gz alone.
-    marked = [c for c in cases if c.id in markers and chosen.get(c.id) == labelmap_key(c.id)]
     with ThreadPoolExecutor(READERS) as threads:
-        return list(filter(None, threads.map(problem_of, marked)))
+        return list(filter(None, threads.map(problem_of, (pair for pair in pairs if pair.markers))))
 
 
 def pack(chosen: Mapping[str, str], labelmaps: Store, path: Path) -> None:

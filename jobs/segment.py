@@ -150,10 +150,10 @@ def make_write(settings: Settings, described: list[dict], targets: str) -> Write
 def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:
     """Raise UsageError where a labelmap would be listed among the cases, as a truth of its own making: in
     MSD's labelsTs it would be scored against itself, in labelsTr it would replace the truth."""
-    inside = f"{output.uri.rstrip('/')}/".removeprefix(f"{source.uri.rstrip('/')}/")
-    if "://" in inside or inside.startswith("/"):
+    above, place = (f"{store.uri.rstrip('/')}/" for store in (source, output))
+    if not place.startswith(above):
         return
-    keys = (f"{inside.lstrip('/')}{labelmaps.labelmap_key(case.id)}" for case in cases)
+    keys = (place.removeprefix(above) + labelmaps.labelmap_key(case.id) for case in cases)
     if taken := find_cases(Entry(key, 0, "") for key in keys).cases:
         key = next(iter(taken[0].files.values())).key
         raise UsageError(f"--labelmaps {output.uri}: {key} would count as a truth; give another folder")

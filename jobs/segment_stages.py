@@ -128,8 +128,7 @@ class Write:
 
     def made_of(self, one: Todo) -> dict:
         """All that will make a labelmap, as `read_made_of` reads it of an older one."""
-        versions = {role: one.case.files[role].version for role in labelmaps.inputs_of(one.case)}
-        return {"inputs": versions, **self.options_of(one.case), "format": FORMAT}
+        return {"inputs": labelmaps.versions_of(one.case), **self.options_of(one.case), "format": FORMAT}
 
     def read_made_of(self, key: str) -> dict:
         """What made an older labelmap, by its marker. Raises OSError, ValueError or KeyError."""

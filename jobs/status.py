@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bts.cases import Case
-from bts.labelmaps import held, inputs_of, labelmap_key
+from bts.labelmaps import held, labelmap_key, versions_of
 from bts.pairs import MARKER
 from bts.storage import Store
 from bts.worklist import NOTE
@@ -52,7 +52,7 @@ def main(settings: Settings) -> common.Outcome:
     show("with a marker that cannot be read; jobs.segment makes them again", unreadable)
     if settings.cases:
         listing = common.list_cases(Store(settings.cases), "auto")
-        show("no case to segment", list(map(str, listing.problems)))
+        show("refused in the listing", list(map(str, listing.problems)))
         counts |= say_left(listing.cases, markers, notes)
         if listing.slices:
             print(f"{len(listing.slices)} figshare slices, whose patients, told inside, are not counted")
@@ -105,7 +105,7 @@ def say_left(cases: Iterable[Case], markers: Mapping[str, Mapping], notes: Mappi
     for case in cases:
         if case.id in markers:
             then = {role: of.get("version") for role, of in markers[case.id].get("inputs", {}).items()}
-            if then != {role: case.files[role].version for role in inputs_of(case)}:
+            if then != versions_of(case):
                 changed.append(case.id)
         elif case.id not in notes:
             left.append(case.id)

@@ -21,7 +21,7 @@ from ray.util.queue import Queue
 
 from bts import model, search
 from bts.catalogue import read_catalogue
-from bts.errors import RunError, UsageError
+from bts.errors import CaseError, RunError, UsageError
 from bts.plan import make_plan
 from bts.settings import Preset, to_dict
 from bts.storage import Store
@@ -161,17 +161,11 @@ def reasons(results: list[tune.Result]) -> dict[int, str]:
 
 def failures(results: list[tune.Result]) -> list[dict[str, str]]:
     """The failed trials, as the run report lists failed cases."""
-    return [
-        {
-            "case_id": f"trial {n}",
-            "stage": "train",
-            "file": "",
-            "error": reason,
-            "mend": "",
-            "message": f"trial {n}: {reason}",
-        }
-        for n, reason in reasons(results).items()
-    ]
+    found = []
+    for n, reason in reasons(results).items():
+        failure = common.failure(f"trial {n}", CaseError(reason, mend=""), "train")
+        found.append({**failure, "message": f"trial {n}: {reason}"})
+    return found
 
 
 def table(trials: list[Trial], results: list[tune.Result]) -> str:

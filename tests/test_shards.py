@@ -9,7 +9,7 @@ from bts import figshare, shards, tables
 from bts.cases import MODALITIES, find_cases, from_internal, to_internal
 from bts.catalogue import read_catalogue
 from bts.errors import CaseError, UsageError
-from bts.preprocess import CaseVolume, load_case, read_role
+from bts.preprocess import CaseVolume, fetch, load_case, read_role
 from bts.report import Scored
 from bts.storage import Store
 from bts.volume import write_labelmap
@@ -41,6 +41,15 @@ def test_a_file_too_large_for_a_scan_is_not_read_at_all(tmp_path):
     with pytest.raises(CaseError, match="4096 GiB large") as caught:
         load_case(case, Store(str(tmp_path)))
     assert (caught.value.case, caught.value.stage) == (name, "read")
+
+
+def test_a_file_that_memory_does_not_hold_says_so(tmp_path):
+    class Full(Store):
+        def read(self, key):
+            raise MemoryError
+
+    with pytest.raises(CaseError, match=r"x\.nii: cannot be read: no memory for it"):
+        fetch("x.nii", Full(str(tmp_path)))
 
 
 def test_a_shard_whose_reading_would_run_code_is_refused(tmp_path):
