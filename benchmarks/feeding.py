@@ -19,15 +19,15 @@ import torch
 
 from benchmarks.material import make_cases, make_shards
 from benchmarks.table import Row, in_turn, peer, python
-from bts.catalogue import read_catalogue
-from bts.feeding import read_items
-from bts.plan import Plan, make_plan
 from bts.presets import FAST
-from bts.sampling import collate, samples_of
 from bts.settings import Preset
+from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
-from jobs import common
-from jobs.train_worker import Feed, Job
+from bts.training.batches import collate, samples_of
+from bts.training.feeding import read_items
+from bts.training.plan import Plan, make_plan
+from jobs.driver import common
+from jobs.workers.train import Feed, Job
 
 CASES, SHARDS = 6, 102
 RUNS = 2

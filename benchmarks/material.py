@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from benchmarks.table import ROOT, python
-from bts import phantom
+from bts.phantom.case import write_case
 from bts.storage import Store
 
 DATA = ROOT.parent / "shared" / "data" / "brats"
@@ -34,7 +34,7 @@ def _originals(place: Path) -> list[Path]:
         for case in real:
             shutil.copytree(case, place / case.name)
         for n in range(0 if real else 10):
-            for key, data in phantom.write_case(0, n).items():
+            for key, data in write_case(0, n).items():
                 Store(str(place)).put(key, data)
     return sorted(place.iterdir())
 

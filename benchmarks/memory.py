@@ -16,16 +16,16 @@ from pathlib import Path
 import psutil
 import torch
 
-from bts import phantom
-from bts.model import save_model
-from bts.nets import build
+from bts.model.file import save_model
+from bts.model.nets import build
+from bts.phantom.case import write_case
 from bts.settings import Budget, Layers, Loss, Preset
 from bts.storage import Store
 
 
 def make_cases(folder: Path, count: int) -> None:
     """One phantom under many names: links, so that the disk holds it once."""
-    first = phantom.write_case(0, 0, (48, 48, 32))
+    first = write_case(0, 0, (48, 48, 32))
     for key, data in first.items():
         Store(str(folder)).put(key, data)
     (own,) = {key.split("/")[0] for key in first}

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from bts.cases import OF_FIGSHARE, find_cases
-from bts.feeding import with_grid
-from bts.figshare import cases_of, read_index_row
-from bts.preprocess import CaseVolume, load_case
+from bts.cases.case import OF_FIGSHARE, find_cases
+from bts.cases.figshare import cases_of, read_index_row
+from bts.cases.read import CaseVolume, load_case
 from bts.presets import PRESETS
-from bts.sampling import Sample, collate
 from bts.settings import Augmentation, Budget, Normalisation, Optimiser, Preset
-from bts.shards import table_of
+from bts.shards.format import table_of
 from bts.storage import Store
-from bts.training import train
-from bts.validation import score_case
+from bts.training.batches import Sample, collate
+from bts.training.feeding import with_grid
+from bts.training.loop import train
+from bts.training.validation import score_case
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 FLAT, DEEP = (64, 64), (16, 48, 48)

@@ -19,13 +19,15 @@ import torch
 
 from benchmarks.material import make_cases
 from benchmarks.table import Row, python
-from bts import labelmaps, metrics, shards
-from bts.cases import find_cases
-from bts.inference import Segmenter
-from bts.model import Model
-from bts.nets import build
-from bts.preprocess import load_case
+from bts.cases.case import find_cases
+from bts.cases.read import load_case
+from bts.inference.segmenter import Segmenter
+from bts.model.file import Model
+from bts.model.nets import build
 from bts.presets import FAST
+from bts.results.files import encode
+from bts.scoring import metrics
+from bts.shards.format import write_shard
 from bts.storage import Store
 
 STAGES = ("preprocess", "predict", "write", "evaluate")
@@ -51,7 +53,7 @@ def prepare(stage: str, folder: Path) -> Callable[[], object]:
     store = Store(str(folder))
     case = find_cases(store.list(), "auto").cases[-1]
     if stage == "preprocess":
-        return lambda: shards.write_shard(load_case(case, store), {})
+        return lambda: write_shard(load_case(case, store), {})
     volume = load_case(case, store)
     labels = volume.whole(volume.mask)
     if stage == "predict":
@@ -59,7 +61,7 @@ def prepare(stage: str, folder: Path) -> Callable[[], object]:
         segmenter = Segmenter([Model(build(FAST), FAST, {}, "")])
         return lambda: segmenter(replace(volume, mask=None))
     if stage == "write":
-        return lambda: labelmaps.encode(case, labels, volume.grid, case.labels, "bts")
+        return lambda: encode(case, labels, volume.grid, case.labels, "bts")
     moved = np.roll(labels, 2, axis=1)
     return lambda: metrics.measure(labels, moved, metrics.REGIONS, metrics.CAVITY, spacing=(1.0, 1.0, 1.0))
 

@@ -19,19 +19,20 @@ from scipy.ndimage import distance_transform_edt
 
 from benchmarks.material import make_cases
 from benchmarks.table import HEADER, Row, in_turn, timed
-from bts import metrics, shards
-from bts.cases import Case, find_cases
-from bts.feeding import draw_slices, needed, with_grid
-from bts.inference import Segmenter
-from bts.model import Model
-from bts.nets import build
-from bts.preprocess import CaseVolume, load_case
+from bts.cases.case import Case, find_cases
+from bts.cases.read import CaseVolume, load_case
+from bts.inference.segmenter import Segmenter
+from bts.model.file import Model
+from bts.model.nets import build
 from bts.presets import FAST
-from bts.progress import start
-from bts.sampling import collate, samples_of
+from bts.scoring import metrics
 from bts.settings import Sampling
+from bts.shards.format import pq, table_of, write_shard
 from bts.storage import Store
-from bts.training import train_step
+from bts.training.batches import collate, samples_of
+from bts.training.feeding import draw_slices, needed, with_grid
+from bts.training.loop import train_step
+from bts.training.state import start
 
 RUNS = 3
 FLAT = replace(FAST, sampling=Sampling())  # single slices
@@ -55,7 +56,7 @@ def shard_of_case(case: Case, store: Store, volume: CaseVolume, files: list[byte
 
     return row(
         "case to shard, one core",
-        lambda: shards.write_shard(load_case(case, store), {}),
+        lambda: write_shard(load_case(case, store), {}),
         "gunzip + zstd",
         limit,
         0.4,
@@ -63,10 +64,10 @@ def shard_of_case(case: Case, store: Store, volume: CaseVolume, files: list[byte
 
 
 def batches_of_shard(volume: CaseVolume, paths: list[Path]) -> Row:
-    data, rng = shards.write_shard(volume, {}), np.random.default_rng(0)
+    data, rng = write_shard(volume, {}), np.random.default_rng(0)
 
     def ours() -> None:
-        table = shards.pq.read_table(pa.BufferReader(data))
+        table = pq.read_table(pa.BufferReader(data))
         samples = samples_of(needed(with_grid(table, volume.grid), FLAT, 0), FLAT, rng)
         for first in range(0, len(samples), FLAT.batch):
             collate(samples[first : first + FLAT.batch], FLAT, rng)
@@ -91,7 +92,7 @@ def labels_of_case(volume: CaseVolume) -> Row:
 
 
 def step(volume: CaseVolume) -> Row:
-    table = with_grid(shards.table_of(volume), volume.grid)
+    table = with_grid(table_of(volume), volume.grid)
     drawn = np.flatnonzero(draw_slices(table, 0.33, 0, 0))[: FLAT.batch]
     table = table.append_column("drawn", pa.array(np.isin(np.arange(len(table)), drawn)))
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)

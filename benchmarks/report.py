@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bts import metrics, phantom, pictures, report, turning
-from bts.cases import find_cases
-from bts.preprocess import load_case
-from bts.report import Contents, Picture, Scored
+from bts.cases.case import find_cases
+from bts.cases.read import load_case
+from bts.phantom.case import write_case
+from bts.report import page, rotation, slices
+from bts.report.page import Contents, Picture, Scored
+from bts.scoring import metrics
 from bts.storage import Store
 from tests.browser import Browser
 
@@ -48,19 +50,19 @@ def make_report(count: int) -> str:
     scored = make_scores(count)
     with tempfile.TemporaryDirectory() as place:
         store = Store(place)
-        for key, data in phantom.write_case(0, 3).items():
+        for key, data in write_case(0, 3).items():
             store.put(key, data)
         (case,) = find_cases(store.list()).cases
         volume = load_case(case, store)
     truth, flair = volume.mask, volume.images[volume.modalities.index("flair")]
-    z = pictures.fullest_slice(truth, truth)
+    z = slices.fullest_slice(truth, truth)
     seen = truth[z], np.roll(truth[z], 2), {"flair": flair[z], "t1ce": flair[z]}, volume.grid.zooms[1:]
-    gif, panels = turning.draw(volume, truth, truth, pictures.LABELS), pictures.draw(*seen)
+    gif, panels = rotation.draw(volume, truth, truth, slices.LABELS), slices.draw(*seen)
     texts = {"title": "Segmentation scores", "when": "now", "labelmaps": "l", "cases": "c"}
     nothing = {"failed": [], "without_labelmap": [], "without_truth": []}
-    shown = [Picture(title, one, z, panels, gif) for title, one in report.choose(scored).items()]
-    worst = [(one, pictures.draw_pair(*seen)) for one in report.worst(scored)]
-    return report.render(Contents(**texts, **nothing, scored=scored, pictures=shown, worst=worst))
+    shown = [Picture(title, one, z, panels, gif) for title, one in page.choose(scored).items()]
+    worst = [(one, slices.draw_pair(*seen)) for one in page.worst(scored)]
+    return page.render(Contents(**texts, **nothing, scored=scored, pictures=shown, worst=worst))
 
 
 def main() -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from aiobotocore.client import AioBaseClient
 
-from bts import phantom
-from bts.cases import find_cases
-from bts.pairs import match
+from bts.cases.case import find_cases
+from bts.cases.worklist import Todo
+from bts.phantom.case import write_case
+from bts.results.match import match
 from bts.storage import Store
-from bts.worklist import Todo
-from jobs.evaluate_stages import Score
 from jobs.preprocess import MakeShard
-from jobs.segment_stages import Read, Write
+from jobs.workers.read import Read, Write
+from jobs.workers.score import Score
 from tests import servers
 
 CASES = 300  # 1,500 keys, so that pages of a listing are seen
@@ -86,7 +86,7 @@ def send(place: str) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, served(Path(folder)):
         bucket = Path(folder, "b")
-        first = phantom.write_case(0, 0, (48, 48, 32))
+        first = write_case(0, 0, (48, 48, 32))
         for n in range(CASES):
             for key, data in first.items():
                 file = bucket / "cases" / key.replace("00000", f"{n:05d}")

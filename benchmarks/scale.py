@@ -20,12 +20,12 @@ import tyro
 
 from benchmarks.material import make_cases
 from benchmarks.table import python
-from bts.cases import find_cases
-from bts.model import save_model
-from bts.nets import build
+from bts.cases.case import find_cases
+from bts.model.file import save_model
+from bts.model.nets import build
 from bts.presets import FAST
 from bts.storage import Entry
-from jobs import common
+from jobs.driver import common
 
 SIZES = (1_000, 100_000, 10_000_000)
 SMALL, LARGE = 17, 68  # cases of the check

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.table import Row
-from bts.metrics import CAVITY, REGIONS, measure
-from bts.volume import read_nifti
+from bts.images.nifti import read_nifti
+from bts.scoring.metrics import CAVITY, REGIONS, measure
 
 GOLDEN = Path(__file__).resolve().parent.parent.parent / "shared" / "golden"
 OFFICIAL_S = 9.1

@@ -17,13 +17,13 @@ import torch
 
 from benchmarks.material import make_cases, make_shards
 from benchmarks.table import Row, in_turn, peer, python
-from bts.cases import find_cases, to_internal
-from bts.inference import Segmenter
-from bts.metrics import REGIONS, mean_dice, score
-from bts.model import load_model
-from bts.preprocess import load_case
+from bts.cases.case import find_cases, to_internal
+from bts.cases.read import load_case
+from bts.images.nifti import read_nifti
+from bts.inference.segmenter import Segmenter
+from bts.model.file import load_model
+from bts.scoring.metrics import REGIONS, mean_dice, score
 from bts.storage import Store
-from bts.volume import read_nifti
 
 CASES, PEER_CASES = 8, 1
 RUNS = 2

@@ -19,9 +19,9 @@ from benchmarks.accuracy.alone import batches_of
 from benchmarks.feeding import plan_of
 from benchmarks.material import make_shards
 from benchmarks.table import Row, in_turn, python
-from bts import training
 from bts.settings import Budget
 from bts.storage import Store
+from bts.training import loop
 
 SHARDS = 4  # an epoch is a quarter to half a minute on two cores
 EPOCHS = 3
@@ -70,7 +70,7 @@ def bare(shards: Path) -> float:
     store, plan = Store(str(shards)), plan_of(shards)
     preset = dataclasses.replace(plan.preset, budget=Budget(epochs=EPOCHS))
     rates = []
-    training.train(
+    loop.train(
         preset,
         batches=batches_of(plan, store),
         on_epoch=lambda progress: rates.append(progress.metrics["samples_per_second"]),

@@ -21,15 +21,15 @@ from isal import igzip
 
 from benchmarks.material import make_cases
 from benchmarks.table import peer, timed
-from bts.cases import find_cases
-from bts.inference import Segmenter
-from bts.model import BOX, Model
-from bts.nets import build
-from bts.normalise import constants, normalise
-from bts.preprocess import CaseVolume, load_case
+from bts.cases.case import find_cases
+from bts.cases.read import CaseVolume, load_case
+from bts.inference.segmenter import Segmenter
+from bts.model.file import BOX, Model
+from bts.model.nets import build
+from bts.model.normalise import constants, normalise
 from bts.presets import FAST
 from bts.settings import Layers, Sampling
-from bts.shards import table_of
+from bts.shards.format import table_of
 from bts.storage import Store
 
 RUNS = 5

@@ -10,8 +10,8 @@ from pathlib import Path
 from benchmarks.material import make_cases, make_shards
 from benchmarks.table import HEADER, Row, python
 from benchmarks.training import through_ray
-from bts.model import save_model
-from bts.nets import build
+from bts.model.file import save_model
+from bts.model.nets import build
 from bts.presets import FAST
 
 CASES, SHARDS = 20, 12

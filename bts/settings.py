@@ -208,7 +208,7 @@ class Optimiser:
     """Steps and their size. Progress is the share of the budget that is spent."""
 
     kind: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
-    """muon: bts.muon, for few steps."""
+    """muon: bts.training.muon, for few steps."""
     lr: float = 3e-3
     """Learning rate at its highest."""
     momentum: float = 0.9

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bts.presets import PRESETS
-from jobs import common, evaluate, phantom, preprocess, segment, train
+from jobs import evaluate, phantom, preprocess, segment, train
+from jobs.driver import common
 
 TRAINING, UNSEEN = 12, 4  # cases
 

@@ -16,16 +16,18 @@ from typing import Literal
 
 import ray
 
-from bts import casepage, comparison, pictures, report, tables, tracking
+from bts import tracking
 from bts.errors import RunError, UsageError
-from bts.pairs import Matched, Pair, match
-from bts.report import Scored
-from bts.scorebook import Scorebook
+from bts.report import case_page, page, slices
+from bts.report.page import Scored
+from bts.results.match import Matched, Pair, match
+from bts.scoring import comparison, tables
+from bts.scoring.score_cache import Scorebook
 from bts.storage import Store
-from jobs import batch, common, compare
-from jobs.evaluate_pictures import Draw, draw, montage
-from jobs.evaluate_stages import Score, scored_of
-from jobs.figshare_index import index_figshare
+from jobs.driver import common, compare, incremental
+from jobs.driver.figshare_index import index_figshare
+from jobs.workers.draw import Draw, draw, montage
+from jobs.workers.score import Score, scored_of
 
 NAMED = 1000  # at most this many unmatched files by name in the run report
 
@@ -48,7 +50,7 @@ class Settings:
     """Other folders of labelmaps of the same cases (other networks, other tools): scored too, compared case
     by case with these (comparison.csv), ranked from two others on, and drawn in comparison.png and
     comparison-CASE.png."""
-    colours: pictures.Colours = "field"
+    colours: slices.Colours = "field"
     """Of the labels in pictures: field is red, green and yellow; colour-blind those of Okabe and Ito 2008."""
     dry_run: bool = False
     """Say which cases would be scored and why, and write nothing."""
@@ -87,7 +89,7 @@ def main(settings: Settings) -> common.Outcome:
     contents = contents_of(scores, matched, failed=failed, pictures=shown, worst=worst, **about)
     if others:
         files["comparison.csv"] = comparison.write(ours, contents.comparisons, contents.ranking)
-    files["index.html"] = report.render(contents).encode(errors="backslashreplace")
+    files["index.html"] = page.render(contents).encode(errors="backslashreplace")
     for name, data in files.items():
         output.put(name, data)
     print_results(ours, contents, output)
@@ -95,10 +97,10 @@ def main(settings: Settings) -> common.Outcome:
     return outcome(output, contents, listing.strays, settings.max_failed)
 
 
-def contents_of(scores: dict[str, list[Scored]], matched: Matched, **known: object) -> report.Contents:
+def contents_of(scores: dict[str, list[Scored]], matched: Matched, **known: object) -> page.Contents:
     """What the page tells; `scores` by folder, these labelmaps' first."""
     (_, scored), *others = scores.items()
-    return report.Contents(
+    return page.Contents(
         title="Segmentation scores",
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         scored=scored,
@@ -111,14 +113,14 @@ def contents_of(scores: dict[str, list[Scored]], matched: Matched, **known: obje
 
 
 def todo_of(
-    pairs: Sequence[Pair], book: Scorebook, output: Store, colours: pictures.Colours
+    pairs: Sequence[Pair], book: Scorebook, output: Store, colours: slices.Colours
 ) -> dict[str, str]:
     """{case: why} of those to score: not known, changed, or without a page in these colours."""
     pages, known, todo = {entry.key for entry in output.list("cases")}, book.cases, {}
     for pair in pairs:
         if book.get(pair.fingerprint) is None:
             todo[pair.case.id] = "changed" if pair.case.id in known else "new"
-        elif casepage.key(pair.case.id) not in pages or book.about(pair.fingerprint)["page"] != colours:
+        elif case_page.key(pair.case.id) not in pages or book.about(pair.fingerprint)["page"] != colours:
             todo[pair.case.id] = "no page"
     return todo
 
@@ -145,7 +147,7 @@ def score(
 def rehearse(matched: Matched, todo: dict[str, str], failed: list[dict]) -> common.Outcome:
     """Print which cases would be scored, and why."""
     counts = {"cases": len(matched.pairs), "unchanged": len(matched.pairs) - len(todo), "todo": len(todo)}
-    return batch.rehearse(todo.items(), counts, failed)
+    return incremental.rehearse(todo.items(), counts, failed)
 
 
 def score_other(name: str, matched: Matched, source: Store, folder: Store, book: Scorebook) -> list[Scored]:
@@ -158,9 +160,9 @@ def score_other(name: str, matched: Matched, source: Store, folder: Store, book:
     return scored
 
 
-def outcome(output: Store, contents: report.Contents, strays: list[str], max_failed: str) -> common.Outcome:
+def outcome(output: Store, contents: page.Contents, strays: list[str], max_failed: str) -> common.Outcome:
     scored, failed = contents.scored, contents.failed
-    dice = {r: round(report.summarise(scored, r, "dice")["mean"], 4) for r in report.regions_of(scored)}
+    dice = {r: round(page.summarise(scored, r, "dice")["mean"], 4) for r in page.regions_of(scored)}
     counts = {
         "cases": len(scored) + len(failed),
         "scored": len(scored),
@@ -204,9 +206,9 @@ def run(pairs: Sequence[Pair], score: Callable[[dict], dict]) -> Iterator[dict]:
     yield from common.stream("evaluate", len(rows), cases, score)
 
 
-def print_results(ours: str, contents: report.Contents, output: Store) -> None:
+def print_results(ours: str, contents: page.Contents, output: Store) -> None:
     """The tables for the person who watches, on standard output: they are the result."""
-    print(report.table(contents.scored))
+    print(page.table(contents.scored))
     for other, found in contents.comparisons.items():
         print(comparison.table(ours, other, found))
     if contents.ranking:
@@ -215,12 +217,12 @@ def print_results(ours: str, contents: report.Contents, output: Store) -> None:
     print(f"report: {output.uri}/index.html", flush=True)
 
 
-def track(contents: report.Contents, output: Store, files: dict[str, bytes]) -> None:
+def track(contents: page.Contents, output: Store, files: dict[str, bytes]) -> None:
     """Means, page and pictures go to the MLflow run of the model, where one model made all the labelmaps."""
     makers = {one.maker.split(" ")[0] for one in contents.scored}
     if len(makers) != 1 or makers == {""} or not tracking.is_there():
         return
-    means = report.means(contents.scored, report.metrics_of(contents.scored))
+    means = page.means(contents.scored, page.metrics_of(contents.scored))
     shown = {name: data for name, data in files.items() if name.endswith((".html", ".png"))}
     for picture in contents.pictures:
         title = picture.title.lower().replace(" ", "-")

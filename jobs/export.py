@@ -17,13 +17,13 @@ from pathlib import Path
 
 from isal import igzip
 
+from bts.cases.worklist import NOTE
 from bts.errors import CaseError, RunError, UsageError
-from bts.labelmaps import held, labelmap_key
-from bts.pairs import Pair, by_case, match, outdated, read_markers, refuse_older
+from bts.results.files import held, labelmap_key
+from bts.results.match import Pair, by_case, match, outdated, read_markers, refuse_older
 from bts.storage import Store, split_uri
-from bts.worklist import NOTE
-from jobs import common
-from jobs.batch import READERS
+from jobs.driver import common
+from jobs.driver.incremental import READERS
 
 GZIP = b"\x1f\x8b"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip: equal labelmaps give equal bytes

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import ray.data
 
-from bts import phantom
 from bts.errors import UsageError
+from bts.phantom.case import LEAST, SIZE, case_keys, write_case
 from bts.storage import Store
-from jobs import common
+from jobs.driver import common
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Settings:
     """Another seed, other cases under the same names: give it another folder."""
     start: int = 0
     """Number of the first case."""
-    size: tuple[int, int, int] = phantom.SIZE
+    size: tuple[int, int, int] = SIZE
     """Voxels in x, y, z; fewer draw the same anatomy smaller, at 1 mm still."""
 
 
@@ -38,7 +38,7 @@ def main(settings: Settings) -> common.Outcome:
     output = Store(settings.cases)
     there = {entry.key for entry in output.list()}
     wanted = range(settings.start, settings.start + settings.count)
-    todo = [index for index in wanted if not there.issuperset(phantom.case_keys(index).values())]
+    todo = [index for index in wanted if not there.issuperset(case_keys(index).values())]
     written = sum(run(todo, settings, output))
     counts = {"cases": settings.count, "written": len(todo), "unchanged": settings.count - len(todo)}
     return common.Outcome(output, counts | {"bytes": written})
@@ -49,8 +49,8 @@ def check(settings: Settings) -> None:
     for flag, least in (("count", 1), ("seed", 0), ("start", 0)):
         if getattr(settings, flag) < least:
             raise UsageError(f"--{flag} {getattr(settings, flag)}: must be at least {least}")
-    if min(settings.size) < phantom.LEAST:
-        raise UsageError(f"--size {settings.size}: at least {phantom.LEAST} voxels along each axis")
+    if min(settings.size) < LEAST:
+        raise UsageError(f"--size {settings.size}: at least {LEAST} voxels along each axis")
 
 
 class MakeCase:
@@ -60,7 +60,7 @@ class MakeCase:
         self.settings, self.output = settings, output
 
     def __call__(self, row: dict) -> dict:
-        files = phantom.write_case(self.settings.seed, int(row["item"]), self.settings.size)
+        files = write_case(self.settings.seed, int(row["item"]), self.settings.size)
         for key, data in files.items():
             self.output.put(key, data)
         return {"bytes": sum(map(len, files.values()))}

@@ -14,19 +14,20 @@ from typing import Literal
 
 import ray
 
-from bts import shards, worklist
-from bts.cases import Case
+from bts.cases import worklist
+from bts.cases.case import Case
+from bts.cases.read import load_case
 from bts.errors import CaseError
-from bts.preprocess import load_case
+from bts.shards.format import FORMAT, read_metadata, write_shard
 from bts.storage import Store
-from jobs import batch, common
-from jobs.figshare_index import index_figshare
+from jobs.driver import common, incremental
+from jobs.driver.figshare_index import index_figshare
 
 CASE_CPUS = 0.5  # two cases a core: one computes while the other waits for the store, or for Ray's next task
 
 
 @dataclass
-class Settings(batch.Flags):
+class Settings(incremental.Flags):
     """Flags of jobs.preprocess."""
 
     cases: str
@@ -50,7 +51,7 @@ class MakeShard:
         except CaseError as error:
             return {"case_id": case.id, "failure": json.dumps(common.failure(case.id, error))}
         versions = {role: entry.version for role, entry in case.files.items()}
-        self.output.put(f"{case.id}.{row['fingerprint']}.parquet", shards.write_shard(volume, versions))
+        self.output.put(f"{case.id}.{row['fingerprint']}.parquet", write_shard(volume, versions))
         for key in row["older"]:
             self.output.delete(key)
         return {"case_id": case.id, "failure": ""}
@@ -61,18 +62,18 @@ def main(settings: Settings) -> common.Outcome:
     source, output = Store(settings.cases), Store(settings.shards)
     listing = common.list_cases(source, settings.labels)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
-    batch.keep_part(listing, settings)
+    incremental.keep_part(listing, settings)
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     work = worklist.plan(wanted(listing.cases), output.list(), ".parquet", settings.retry_failed)
-    failed += batch.failed_before(work.aside | batch.cut(work, settings), output)
+    failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside)}
     if settings.dry_run:
-        reasons = batch.explain(work, made_of, lambda key: read_made_of(output, key))
-        return batch.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
+        reasons = incremental.explain(work, made_of, lambda key: read_made_of(output, key))
+        return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
         output.delete(key)
-    settled = batch.settle(run(work.todo, source, output), work, output)
+    settled = incremental.settle(run(work.todo, source, output), work, output)
     counts["written"] = settled.written
     details = {"strays": listing.strays[:1000]}
     return common.Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
@@ -81,12 +82,12 @@ def main(settings: Settings) -> common.Outcome:
 def made_of(one: worklist.Todo) -> dict:
     """What will make the shard of a case."""
     versions = {role: entry.version for role, entry in one.case.files.items()}
-    return {"inputs": versions, "labels": one.case.labels, "format": shards.FORMAT}
+    return {"inputs": versions, "labels": one.case.labels, "format": FORMAT}
 
 
 def read_made_of(output: Store, key: str) -> dict:
     """What made an older shard. Raises OSError or ValueError."""
-    meta = shards.read_metadata(output.read(key))
+    meta = read_metadata(output.read(key))
     return {name: meta[name] for name in ("inputs", "labels", "format")}
 
 
@@ -94,7 +95,7 @@ def wanted(cases: list[Case]) -> Iterator[tuple[Case, str]]:
     """Each case with the fingerprint that its shard will carry."""
     for case in cases:
         options = {"labels": case.labels}
-        yield case, worklist.case_fingerprint(case, case.files, options=options, version=shards.FORMAT)
+        yield case, worklist.case_fingerprint(case, case.files, options=options, version=FORMAT)
 
 
 def run(todo: list[worklist.Todo], source: Store, output: Store) -> Iterator[dict]:

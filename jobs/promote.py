@@ -14,13 +14,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from bts import comparison, metrics, model, tables
 from bts.errors import UsageError
-from bts.report import Scored
-from bts.statistics import FEWEST, Paired
+from bts.model.file import digest, read_header
+from bts.report.page import Scored
+from bts.scoring import comparison, metrics, tables
+from bts.scoring.statistics import FEWEST, Paired
 from bts.storage import read_file
 from bts.tracking import CHAMPION, Tracker, Version
-from jobs import common
+from jobs.driver import common
 
 
 @dataclass
@@ -78,11 +79,11 @@ def find(tracker: Tracker, name: str) -> Version:
                 f"{name}: has no tag `digest`; only models that jobs.train registered can be told"
             )
         return found
-    digest = model.digest(read_file(name))
-    versions = tracker.find(digest)
+    wanted = digest(read_file(name))
+    versions = tracker.find(wanted)
     if not versions:
         raise UsageError(
-            f"{name}: no version registered in {tracker.place} has its digest {digest}; jobs.train registers "
+            f"{name}: no version registered in {tracker.place} has its digest {wanted}; jobs.train registers "
             "its models where MLFLOW_TRACKING_URI says"
         )
     if names := {one.name for one in versions} - {versions[-1].name}:
@@ -151,7 +152,7 @@ def scores_of(version: Version, scored: Sequence[Scored]) -> dict[str, Scored]:
 
 def trained_on(tracker: Tracker, version: Version) -> set[str]:
     """Patients, as the model's own header names them, in lower case: a set may write them either way."""
-    header = model.read_header(tracker.read(version.uri), version.uri)
+    header = read_header(tracker.read(version.uri), version.uri)
     return {patient.lower() for patient in header["provenance"].get("training_patients", ())}
 
 

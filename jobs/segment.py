@@ -16,15 +16,19 @@ from typing import Literal
 import ray
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-from bts import labelfiles, labelmaps, model, tracking, worklist
-from bts.cases import OF_FIGSHARE, Case, find_cases
+from bts import tracking
+from bts.cases import worklist
+from bts.cases.case import OF_FIGSHARE, Case, find_cases
 from bts.errors import UsageError
+from bts.model.file import BOX, describe, load_model
+from bts.model.targets import TARGETS
+from bts.results import colour_tables
+from bts.results.files import convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
 from bts.storage import Entry, Store, read_file
-from bts.targets import TARGETS
-from jobs import batch, common
-from jobs.figshare_index import index_figshare, set_unfit_aside
-from jobs.segment_predict import Predict
-from jobs.segment_stages import FORMAT, Read, Write
+from jobs.driver import common, incremental
+from jobs.driver.figshare_index import index_figshare, set_unfit_aside
+from jobs.workers.predict import Predict
+from jobs.workers.read import FORMAT, Read, Write
 
 ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
 IN_THE_BOX = "box"
@@ -33,7 +37,7 @@ IO_TASKS = 16  # that read, and as many that write, for a predicting actor that 
 
 
 @dataclass
-class Settings(batch.Flags):
+class Settings(incremental.Flags):
     """Flags of jobs.segment."""
 
     cases: str
@@ -81,7 +85,7 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
     found, targets = [], {}
     for name in names:
         data = read_model(name)
-        targets[name] = model.load_model(data, name).preset.targets
+        targets[name] = load_model(data, name).preset.targets
         found.append((name, data))
     if len(set(targets.values())) > 1:
         said = ", ".join(f"{name} predicts {kind}" for name, kind in targets.items())
@@ -93,7 +97,7 @@ def read_model(name: str) -> bytes:
     """The model file that `--model` names."""
     if name == IN_THE_BOX:
         common.say("the model in the box has seen few patients; what it is good for: bts/weights/README.md")
-        return model.BOX.read_bytes()
+        return BOX.read_bytes()
     return tracking.Tracker().read(name) if name.startswith("models:/") else read_file(name)
 
 
@@ -101,30 +105,30 @@ def main(settings: Settings) -> common.Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.labelmaps)
     models, targets = read_models(settings.model)
-    described = [model.describe(data, name) for name, data in models]
+    described = [describe(data, name) for name, data in models]
     listing = common.list_cases(source, settings.labels)
     who = f"--model {' '.join(settings.model)} (targets {targets})"
     unfit = set_unfit_aside(listing, targets in OF_FIGSHARE, source, who)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
-    batch.keep_part(listing, settings)
+    incremental.keep_part(listing, settings)
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     check_apart(listing.cases, source, output)
     write = make_write(settings, described, targets)
     there = {entry.key for entry in output.list()}
-    present = labelmaps.results_of(there)
+    present = results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
-    failed += batch.failed_before(work.aside | batch.cut(work, settings), output)
+    failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside), "unfit": len(unfit)}
     if settings.dry_run:
-        reasons = batch.explain(work, write.made_of, write.read_made_of)
-        return batch.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
+        reasons = incremental.explain(work, write.made_of, write.read_made_of)
+        return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
         output.delete(key)
     explain_labels(listing.cases, write, there)
     todo = worklist.largest_first(work.todo)
     rows = [{**one.to_row(), "present": sorted(present.get(one.case.id, ()))} for one in todo]
-    settled = batch.settle(run(rows, source, write, models, settings), work, output)
+    settled = incremental.settle(run(rows, source, write, models, settings), work, output)
     say_flagged(settled.flagged)
     counts |= {"written": settled.written, "flagged": len(settled.flagged)}
     details = {"models": described, "flagged_cases": settled.flagged, "unfit_cases": unfit[:1000]}
@@ -153,7 +157,7 @@ def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:
     above, place = (f"{store.uri.rstrip('/')}/" for store in (source, output))
     if not place.startswith(above):
         return
-    keys = (place.removeprefix(above) + labelmaps.labelmap_key(case.id) for case in cases)
+    keys = (place.removeprefix(above) + labelmap_key(case.id) for case in cases)
     if taken := find_cases(Entry(key, 0, "") for key in keys).cases:
         key = next(iter(taken[0].files.values())).key
         raise UsageError(f"--labelmaps {output.uri}: {key} would count as a truth; give another folder")
@@ -161,8 +165,8 @@ def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:
 
 def explain_labels(cases: list[Case], write: Write, there: set[str]) -> None:
     """Leave names and colours for ITK-SNAP and 3D Slicer beside the labelmaps, once a convention."""
-    conventions = (labelmaps.convention_of(case, write.labels, write.targets) for case in cases)
-    for key, data in labelfiles.files(conventions).items():
+    conventions = (convention_of(case, write.labels, write.targets) for case in cases)
+    for key, data in colour_tables.files(conventions).items():
         if key not in there:
             write.output.put(key, data)
 
@@ -174,11 +178,11 @@ def plan(
     wanted, void = [], set()
     for case in cases:
         mark = fingerprint(case, write)
-        if not labelmaps.whole(case, present.get(case.id, set()), write.sure_of):
-            void.add(labelmaps.marker_key(case.id, mark))
-        elif labelmaps.marker_key(case.id, mark) not in there:
+        if not whole(case, present.get(case.id, set()), write.sure_of):
+            void.add(marker_key(case.id, mark))
+        elif marker_key(case.id, mark) not in there:
             more = fingerprint(case, write, probabilities=True)
-            if labelmaps.marker_key(case.id, more) in there:  # the same labelmap, and more beside it
+            if marker_key(case.id, more) in there:  # the same labelmap, and more beside it
                 mark = more
         wanted.append((case, mark))
     ours = [Entry(key, 0, "") for key in sorted(there - void) if key.startswith(("_done/", "_failed/"))]
@@ -188,7 +192,7 @@ def plan(
 def fingerprint(case: Case, write: Write, **more: object) -> str:
     """Of a case's results, with `more` options than were asked for."""
     options = {**write.options_of(case), **more}
-    return worklist.case_fingerprint(case, labelmaps.inputs_of(case), options=options, version=FORMAT)
+    return worklist.case_fingerprint(case, inputs_of(case), options=options, version=FORMAT)
 
 
 def say_flagged(flagged: dict[str, list[str]]) -> None:

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from bts.cases import Case
-from bts.labelmaps import held, labelmap_key, versions_of
-from bts.pairs import MARKER
+from bts.cases.case import Case
+from bts.cases.worklist import NOTE
+from bts.results.files import held, labelmap_key, versions_of
+from bts.results.match import MARKER
 from bts.storage import Store
-from bts.worklist import NOTE
-from jobs import common
-from jobs.batch import READERS
+from jobs.driver import common
+from jobs.driver.incremental import READERS
 
 SHOWN = 20  # lines of a kind; all are counted
 

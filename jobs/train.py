@@ -25,17 +25,17 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bts import model
-from bts.catalogue import read_catalogue
-from bts.curves import draw_classes, draw_curves, final_table, progress_line
 from bts.errors import RunError, UsageError
-from bts.nets import build
-from bts.plan import Plan, make_plan
+from bts.model.file import digest, read_header
+from bts.model.nets import build
+from bts.report.curves import draw_classes, draw_curves, final_table, progress_line
 from bts.settings import Preset, to_dict
+from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
-from jobs import common, preset_cli
-from jobs.train_worker import Job, read_encoder, work
+from bts.training.plan import Plan, make_plan
+from jobs.driver import common, preset_flags
+from jobs.workers.train import Job, read_encoder, work
 
 MAX_FAILURES = 3  # restarts from the last epoch after a worker died; reclaimed nodes are not counted
 
@@ -99,7 +99,7 @@ def main(settings: Settings, system: str) -> common.Outcome:
         for file, picture in pictures(plan, result).items():
             tracker.attach(run_id, file, picture)
             models.put(f"_pictures/{name}/{file}", picture)
-        tracker.register(run_id, name, data, model.digest(data), tags, plan.preset.modalities)
+        tracker.register(run_id, name, data, digest(data), tags, plan.preset.modalities)
         models.put(f"{name}.safetensors", data)  # last: cut off before this, the next run does the rest
         status = "FINISHED"
     finally:
@@ -251,16 +251,16 @@ def read_trained(models: Store, name: str, kind: str, made_by: str) -> bytes | N
         return None
     except OSError as error:
         raise RunError(f"{models.uri}/{name}.safetensors: cannot be read: {error}") from error
-    header = model.read_header(data, f"{models.uri}/{name}.safetensors")
+    header = read_header(data, f"{models.uri}/{name}.safetensors")
     return data if header.get("provenance", {}).get(kind) == made_by else None
 
 
 def summary(models: Store, name: str, data: bytes, epochs: int) -> dict:
     """The last line's counts; `epochs` are those of all resumes together, 0 where there was nothing to do."""
     key = f"{name}.safetensors"
-    figures = model.read_header(data, key)["provenance"]["validation"]
+    figures = read_header(data, key)["provenance"]["validation"]
     dice = {key.removeprefix("dice/"): round(v, 4) for key, v in figures.items() if key.startswith("dice/")}
-    return {"model": f"{models.uri}/{key}", "digest": model.digest(data), "dice": dice, "epochs": epochs}
+    return {"model": f"{models.uri}/{key}", "digest": digest(data), "dice": dice, "epochs": epochs}
 
 
 def _cause(error: TrainingFailedError) -> Exception:
@@ -275,7 +275,7 @@ def _cause(error: TrainingFailedError) -> Exception:
 
 def cli(argv: list[str]) -> int:
     """`PRESET [flags]` → exit code."""
-    return preset_cli.run("train", Settings, main, __doc__, argv)
+    return preset_flags.run("train", Settings, main, __doc__, argv)
 
 
 if __name__ == "__main__":

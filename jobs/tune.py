@@ -19,17 +19,19 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.util.queue import Queue
 
-from bts import model, search
-from bts.catalogue import read_catalogue
+from bts.cases.worklist import fingerprint
 from bts.errors import CaseError, RunError, UsageError
-from bts.plan import make_plan
+from bts.model.file import digest, read_header
 from bts.settings import Preset, to_dict
+from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
-from bts.worklist import fingerprint
-from jobs import common, preset_cli, train
-from jobs.train_worker import Job, read_encoder
-from jobs.tune_trial import Trial, model_of, run_trial
+from bts.training import search_space
+from bts.training.plan import make_plan
+from jobs import train
+from jobs.driver import common, preset_flags
+from jobs.workers.train import Job, read_encoder
+from jobs.workers.trial import Trial, model_of, run_trial
 
 FIRST_RUNG, THIRD = 11, 3  # ASHA: at 11, 33 and 99 % of the budget the best third goes on
 FORMAT = 1  # raised when equal flags make another sweep
@@ -78,7 +80,7 @@ def main(settings: Settings, system: str) -> common.Outcome:
     finally:
         book.close()
     common.say(table(trials, results))
-    counts = train.summary(models, name, data, epochs=model.read_header(data, name)["provenance"]["epochs"])
+    counts = train.summary(models, name, data, epochs=read_header(data, name)["provenance"]["epochs"])
     counts |= {"trials": len(trials), "best": " ".join(best.flags)}
     return common.Outcome(models, counts, failures(results))
 
@@ -88,11 +90,11 @@ def read_trials(settings: Settings, system: str) -> list[Trial]:
     train.check_name(settings.preset.name)
     if settings.trials < 1:
         raise UsageError(f"--trials {settings.trials}: give at least 1")
-    axes = [search.parse_axis(given) for given in settings.over]
+    axes = [search_space.parse_axis(given) for given in settings.over]
     read_encoder(settings.preset.layers.weights)  # fails early where it cannot be read
     catalogue, trials = read_catalogue(Store(settings.shards)), []
-    for number, drawn in enumerate(search.draw_trials(axes, settings.trials, settings.preset.seed)):
-        flags = search.to_flags(drawn)
+    for number, drawn in enumerate(search_space.draw_trials(axes, settings.trials, settings.preset.seed)):
+        flags = search_space.to_flags(drawn)
         try:
             preset = tyro.cli(Preset, prog="--over", args=flags, default=settings.preset)
         except SystemExit:  # tyro has said what is wrong
@@ -202,8 +204,8 @@ class Book:
 
     def register(self, best: Trial, data: bytes) -> None:
         """The best trial's model, as the next version of its name."""
-        run, digest, modalities = self.runs[best.number], model.digest(data), best.plan.preset.modalities
-        self.tracker.register(run, self.name, data, digest, self.tags, modalities)
+        run, modalities = self.runs[best.number], best.plan.preset.modalities
+        self.tracker.register(run, self.name, data, digest(data), self.tags, modalities)
         self.status = "FINISHED"
 
     def close(self) -> None:
@@ -213,4 +215,4 @@ class Book:
 
 
 if __name__ == "__main__":
-    sys.exit(preset_cli.run("tune", Settings, main, __doc__, sys.argv[1:]))
+    sys.exit(preset_flags.run("tune", Settings, main, __doc__, sys.argv[1:]))

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
 
-from bts import tables
 from bts.errors import UsageError
+from bts.report.viewer import Server, Shelf
+from bts.scoring import tables
 from bts.storage import Store
-from bts.viewer import Server, Shelf
-from jobs import common
+from jobs.driver import common
 
 
 @dataclass

@@ -7,12 +7,13 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from bts import phantom, shards
-from bts.cases import find_cases
-from bts.model import save_model
-from bts.nets import build
-from bts.preprocess import load_case
+from bts.cases.case import find_cases
+from bts.cases.read import load_case
+from bts.model.file import save_model
+from bts.model.nets import build
+from bts.phantom.case import write_case
 from bts.settings import Budget, Layers, Loss, Preset
+from bts.shards.format import write_shard
 from bts.storage import Store
 
 LPS = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]])
@@ -98,7 +99,7 @@ def phantom_shards(folder: Path) -> Path:
     """Shards of six small phantom cases: four to train, two held out in fold 0."""
     cases, made = Store(folder / "cases"), Store(folder / "shards")
     for index in range(6):
-        put_all(cases, phantom.write_case(0, index, (40, 40, 24)))
+        put_all(cases, write_case(0, index, (40, 40, 24)))
     for case in find_cases(cases.list()).cases:
-        made.put(f"{case.id}.0123456789ab.parquet", shards.write_shard(load_case(case, cases), {}))
+        made.put(f"{case.id}.0123456789ab.parquet", write_shard(load_case(case, cases), {}))
     return folder / "shards"

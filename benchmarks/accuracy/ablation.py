@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.accuracy.expected import volumes_held_out
-from bts import metrics
-from bts.inference import Segmenter
-from bts.model import load_model
-from bts.preprocess import CaseVolume
+from bts.cases.read import CaseVolume
+from bts.inference.segmenter import Segmenter
+from bts.model.file import load_model
 from bts.presets import PRESETS
+from bts.scoring import metrics
 from bts.storage import Store
 
 VARIANTS = {  # name → (flips, settings of Inference)

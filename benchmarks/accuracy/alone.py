@@ -18,15 +18,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from bts import feeding, sampling, training, validation
-from bts.catalogue import read_catalogue
-from bts.inference import Segmenter
-from bts.plan import Plan, make_plan
+from bts.inference.segmenter import Segmenter
 from bts.presets import PRESETS
-from bts.progress import Progress, outcome
 from bts.settings import Preset
-from bts.shards import read_volume
+from bts.shards.catalogue import read_catalogue
+from bts.shards.format import read_volume
 from bts.storage import Store
+from bts.training import batches, feeding, loop, validation
+from bts.training.plan import Plan, make_plan
+from bts.training.state import Progress, outcome
 
 
 def batches_of(plan: Plan, store: Store) -> Callable[[int], Iterator[dict]]:
@@ -38,7 +38,7 @@ def batches_of(plan: Plan, store: Store) -> Callable[[int], Iterator[dict]]:
     def of(epoch: int) -> Iterator[dict]:
         rng = np.random.default_rng([preset.seed, epoch, 0])
         needed = (feeding.needed(table, preset, epoch) for table in tables)
-        return sampling.batches((s for t in needed for s in sampling.samples_of(t, preset, rng)), preset, rng)
+        return batches.batches((s for t in needed for s in batches.samples_of(t, preset, rng)), preset, rng)
 
     return of
 
@@ -57,7 +57,7 @@ def train(plan: Plan, store: Store, place: Path) -> Progress:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in sorted(progress.metrics.items()))
         print(f"epoch {progress.epoch}, {progress.seconds / 60:.1f} min: {figures}", flush=True)
 
-    return training.train(
+    return loop.train(
         plan.preset,
         batches=batches_of(plan, store),
         validate=validate,

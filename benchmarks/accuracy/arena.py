@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.accuracy.box import DATA, copy
 from benchmarks.table import peer, python
-from bts import statistics
-from bts.cases import Case, find_cases, from_internal
-from bts.catalogue import read_catalogue
-from bts.comparison import compare_metric
-from bts.metrics import REGIONS
-from bts.plan import make_plan
+from bts.cases.case import Case, find_cases, from_internal
 from bts.presets import FAST, PRESETS
+from bts.scoring import statistics
+from bts.scoring.comparison import compare_metric
+from bts.scoring.metrics import REGIONS
+from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
+from bts.training.plan import make_plan
 
 PEERS = {"nnunet-2d": "2d", "nnunet-3d": "3d_fullres"}
 METRICS = {"dice": "Dice", "hd95": "HD95", "lesion_dice": "Dice of lesions"}

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from bts import certainty, metrics
-from bts.catalogue import read_catalogue
-from bts.inference import Segmenter
-from bts.model import Model, load_model
-from bts.preprocess import CaseVolume
-from bts.shards import read_volume
+from bts.cases.read import CaseVolume
+from bts.inference import confidence
+from bts.inference.segmenter import Segmenter
+from bts.model.file import Model, load_model
+from bts.scoring import metrics
+from bts.shards.catalogue import read_catalogue
+from bts.shards.format import read_volume
 from bts.storage import Store
 
 
@@ -59,9 +60,9 @@ def main() -> None:
     for n, fold in enumerate(folds):
         others = means([case for m, other in enumerate(folds) if m != n for case in other])
         for case, agreed, dice in fold:
-            expected = certainty.expected_dice(agreed, others)
+            expected = confidence.expected_dice(agreed, others)
             shown = ", ".join(f"{r} {of:.2f} (got {dice[r]:.2f})" for r, of in expected.items())
-            print(f"{case}: {shown}{'  unsure' if certainty.flag(expected) else ''}", flush=True)
+            print(f"{case}: {shown}{'  unsure' if confidence.flag(expected) else ''}", flush=True)
             for region, of in expected.items():
                 pairs[region].append((of, dice[region]))
     print("\n| region | cases | rank correlation | mean error | expected, mean | Dice, mean |")

@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from bts import certainty, flags, metrics
-from bts.augment import smooth_field
-from bts.cases import MODALITIES, Case, find_cases
-from bts.inference import Segmenter
-from bts.model import BOX, load_model
-from bts.preprocess import CaseVolume, assemble, fetch
+from bts.cases.case import MODALITIES, Case, find_cases
+from bts.cases.read import CaseVolume, assemble, fetch
+from bts.images.nifti import read_nifti
+from bts.inference import confidence, quality
+from bts.inference.segmenter import Segmenter
+from bts.model.file import BOX, load_model
+from bts.scoring import metrics
 from bts.storage import Store
-from bts.volume import read_nifti
+from bts.training.augment import smooth_field
 
 Image = nib.Nifti1Image
 
@@ -101,8 +102,8 @@ def judge(segmenter: Segmenter, volume: CaseVolume) -> tuple[dict[str, float], s
     probable = segmenter.probabilities(volume)
     labels = segmenter.tidied(volume, segmenter.decoded(probable))
     expected = segmenter.expected_dice(volume, probable, labels)
-    found = [*flags.of_labels(labels, volume), *flags.of_missing(volume, model.preset.modalities)]
-    found += [*flags.of_input(volume, model.meta.get("inputs", {})), *certainty.flag(expected)]
+    found = [*quality.of_labels(labels, volume), *quality.of_missing(volume, model.preset.modalities)]
+    found += [*quality.of_input(volume, model.meta.get("inputs", {})), *confidence.flag(expected)]
     scores = metrics.score(volume.mask, labels)
     return {r: scores[r]["dice"] for r in metrics.REGIONS}, {flag.partition(":")[0] for flag in found}
 

@@ -22,7 +22,7 @@ from monai.transforms import (
     SaveImaged,
 )
 
-from bts.model import load_model
+from bts.model.file import load_model
 
 ROLES = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
 PAINT = {0: 2, 1: 1, 2: 3}  # WT, TC and ET by label

@@ -14,9 +14,9 @@ import numpy as np
 import openvino as ov
 import torch
 
-from bts.device import autocast
-from bts.model import load_model
-from bts.nets.folding import folded
+from bts.model.device import autocast
+from bts.model.file import load_model
+from bts.model.nets.folding import folded
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from isal import isal_zlib
 
-from bts.cases import MSD_CHANNELS
+from bts.cases.case import MSD_CHANNELS
 from tests import builders
 from tests.builders import LPS, NAMES_2021, NAMES_2023, affine
 
@@ -44,7 +44,7 @@ class Bad:
     """It asks for far more memory than its size."""
 
     def complaints(self, failure: Mapping[str, str], case_id: str) -> list[str]:
-        """What a failure, as jobs.common.failure gives it, lacks of all that is due."""
+        """What a failure, as jobs.driver.common.failure gives it, lacks of all that is due."""
         message, named = failure["message"], (case_id, repr(case_id))
         due = {
             f"case {case_id!r}": failure["case_id"] in named and any(name in message for name in named),

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bts import figshare
-from bts.cases import MODALITIES, MSD_CHANNELS, Case, find_cases
+from bts.cases import figshare
+from bts.cases.case import MODALITIES, MSD_CHANNELS, Case, find_cases
+from bts.cases.read import CaseVolume, load_case
 from bts.errors import CaseError
-from bts.preprocess import CaseVolume, load_case
+from bts.images.nifti import Volume, read_nifti, write_labelmap
 from bts.storage import Entry, Store
-from bts.volume import Volume, read_nifti, write_labelmap
-from jobs import common, figshare_index
+from jobs.driver import common, figshare_index
 from tests import builders
 from tests.conftest import ROOT
 from tests.faults import inputs
@@ -139,7 +139,8 @@ def test_a_file_that_goes_after_the_listing(tmp_path):
 
 MEASURE = """
 import json, sys, time, tracemalloc
-from bts import figshare, volume
+from bts.cases import figshare
+from bts.images import nifti
 from bts.errors import CaseError
 from bts.storage import Entry
 
@@ -159,7 +160,7 @@ for path in sys.argv[1:]:
         if path.endswith(".mat"):
             figshare.read_index_row(data, Entry(path, len(data), ""))
         else:
-            volume.read_nifti(data, path)
+            nifti.read_nifti(data, path)
         end = "read"
     except CaseError:
         end = "refused"

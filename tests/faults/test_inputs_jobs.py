@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from markupsafe import escape
 
-from bts import tables
-from bts.cases import find_cases
+from bts.cases.case import find_cases
+from bts.scoring import tables
 from bts.storage import Store
-from jobs import common, evaluate, preprocess, segment
+from jobs import evaluate, preprocess, segment
+from jobs.driver import common
 from tests import builders
 from tests.faults import inputs
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bts.model import load_model
+from bts.model.file import load_model
 from bts.storage import Store
 from jobs import segment
 from tests import builders

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bts import phantom
+from bts.phantom.case import write_case
 from bts.storage import Store
-from jobs import common, evaluate, preprocess, segment, train
+from jobs import evaluate, preprocess, segment, train
+from jobs.driver import common
 from tests import builders
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -30,7 +31,7 @@ def test_no_job_tells_its_credentials(ray_local, bucket, run_job, tmp_path, monk
         f"{bucket.uri}/{name}" for name in ("cases", "shards", "models", "labelmaps", "report")
     )
     for index in range(6):
-        builders.put_all(Store(cases), phantom.write_case(0, index, (40, 40, 24)))
+        builders.put_all(Store(cases), write_case(0, index, (40, 40, 24)))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     model = f"{models}/fast.safetensors"
     jobs = {

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from bts.storage import Store
-from jobs import common, preprocess, segment
+from jobs import preprocess, segment
+from jobs.driver import common
 from tests import builders
 from tests.conftest import make_bucket
 

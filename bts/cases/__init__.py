@@ -1,0 +1,1 @@
+"""A listing of files → cases, and one case → cropped voxels."""

@@ -1,0 +1,1 @@
+"""Bytes ↔ voxels on the canonical grid. Knows files and grids, no case."""

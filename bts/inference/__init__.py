@@ -1,0 +1,1 @@
+"""Voxels of one case → labelmap, its confidence and its quality warnings."""

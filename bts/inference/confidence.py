@@ -1,0 +1,62 @@
+"""How far a network's probabilities bear out its own labelmap, and the Dice that may be expected of it.
+
+The soft Dice between labelmap and probabilities ranks cases much as their Dice does, but is too high:
+networks are surer than they are right. How much so is known from the held-out cases of the training.
+Axes: K target, D z slices, H rows (y), W columns (x).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from bts.cases.case import OF_FIGSHARE
+from bts.model.targets import TARGETS
+from bts.scoring.metrics import REGIONS, TUMOUR
+
+UNSURE = 0.7
+"""Expected Dice of the whole tumour below which a person should look: two readers agree with 0.74 to 0.85
+(Menze et al. 2015, doi:10.1109/TMI.2014.2377694)."""
+
+
+def agreement(probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray, targets: str) -> dict[str, float]:
+    """Soft Dice of each region that the labelmap has, between it and its probabilities, 0 to 1.
+
+    targets: what the K probabilities are of, a key of TARGETS; figshare's types count as one tumour.
+    """
+    found = {}
+    for region, labels in (TUMOUR if targets in OF_FIGSHARE else REGIONS).items():
+        said = torch.from_numpy(np.isin(labels_DHW, labels))
+        if not said.any():
+            continue
+        sure = probabilities_KDHW[_channels(targets, labels)].sum(dim=0)
+        found[region] = (2 * sure[said].sum() / (said.sum() + sure.sum())).item()
+    return found
+
+
+def expected_dice(agreements: Mapping[str, float], validation: Mapping[str, float]) -> dict[str, float]:
+    """Dice that may be expected of each region, by what held-out cases had.
+
+    validation: figures of a training, "dice/REGION" and "agreement/REGION" (means). What a region lacks of
+    agreement counts as many times as it did there; a region is left out where that is not known.
+    """
+    found = {}
+    for region, agreed in agreements.items():
+        dice, mean = (validation.get(f"{name}/{region}") for name in ("dice", "agreement"))
+        if dice is not None and mean is not None and mean < 1:
+            found[region] = min(1.0, max(0.0, 1 - (1 - agreed) * (1 - dice) / (1 - mean)))
+    return found
+
+
+def _channels(targets: str, labels: tuple[int, ...]) -> list[int]:
+    """The targets that make up a region: the one of the very labels, or all of some of them."""
+    of = list(TARGETS[targets].values())
+    return [of.index(labels)] if labels in of else [n for n, some in enumerate(of) if set(some) <= {*labels}]
+
+
+def flag(expected: Mapping[str, float]) -> list[str]:
+    """A flag where the whole tumour is expected to be poor."""
+    for region in ("WT", "tumour"):
+        if expected.get(region, 1.0) < UNSURE:
+            return [f"unsure: Dice of {region} is expected to be {expected[region]:.2f}"]
+    return []

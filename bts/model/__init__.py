@@ -1,0 +1,1 @@
+"""What travels in a model file: weights, networks, targets, normalisation."""

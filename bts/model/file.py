@@ -1,0 +1,111 @@
+"""One file = one model: `.safetensors`, weights and in its header all that is needed to run them.
+
+The header's metadata has one key, `bts`, with JSON: format, preset, modalities, normalisation, targets (the
+labels of each), provenance. The digest of the file's bytes is the model's identity. Never a pickle.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from bts.errors import UsageError
+from bts.model.device import channels_last
+from bts.model.nets import build
+from bts.model.targets import TARGETS
+from bts.settings import Preset, from_dict, to_dict
+
+FORMAT = 2
+BOX = Path(__file__).parents[1] / "weights" / "fast.safetensors"  # README.md beside it is its card
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A network with its weights, the preset that made it, its provenance and the digest of its file."""
+
+    network: torch.nn.Module
+    preset: Preset
+    meta: dict
+    digest: str
+
+
+def save_model(network: torch.nn.Module, preset: Preset, meta: dict) -> bytes:
+    """The model as bytes; equal weights, preset and meta (JSON values) give equal bytes."""
+    header = {
+        "format": FORMAT,
+        "preset": to_dict(preset),
+        "modalities": preset.modalities,
+        "normalisation": to_dict(preset)["normalisation"],
+        "targets": TARGETS[preset.targets],
+        "provenance": meta,
+    }
+    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    return safetensors.torch.save(weights, metadata={"bts": json.dumps(header, sort_keys=True)})
+
+
+def load_model(data: bytes, name: str) -> Model:
+    """The model of a file's bytes, in eval mode on the CPU; `name` is for messages.
+
+    Raises UsageError for a file that is damaged, not a model of this project, or made by a newer version.
+    """
+    data = bytes(data)
+    header = read_header(data, name)
+    try:
+        preset = from_dict(header["preset"])
+        network = build(preset)
+        weights = safetensors.torch.load(data)
+        network.load_state_dict(weights)
+    except SafetensorError as error:
+        raise UsageError(f"{name}: damaged or truncated ({error}); copy the model file again") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{name}: weights and preset do not match ({error}); train it again") from None
+    if broken := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
+        raise UsageError(f"{name}: {broken[0]} holds values that are no numbers; train it again")
+    network.eval().to(memory_format=channels_last(3 if preset.volumetric else 2))
+    return Model(network, preset, header.get("provenance", {}), digest(data))
+
+
+def halved(data: bytes) -> bytes:
+    """The model file with its weights in half precision; `load_model` gives single precision back."""
+    with_header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    weights = safetensors.torch.load(data)
+    half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    return safetensors.torch.save(half, metadata=with_header)
+
+
+def digest(data: bytes) -> str:
+    """blake2b of the bytes, 12 hex digits."""
+    return hashlib.blake2b(data).hexdigest()[:12]
+
+
+def describe(data: bytes, name: str) -> dict[str, str]:
+    """What a result says of the model that made it: the name it was asked for by, digest, preset."""
+    return {"name": name, "digest": digest(data), "preset": read_header(data, name)["preset"]["name"]}
+
+
+def read_header(data: bytes, name: str) -> dict:
+    """The `bts` part of a model file's header. Raises UsageError that says what the file is instead."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 10 or data[8:9] != b"{":
+        raise UsageError(f"{name}: no .safetensors file; give a model of jobs.train")
+    if 8 + length > len(data):
+        raise UsageError(f"{name}: truncated within its header; copy the model file again")
+    try:
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        header = json.loads(metadata["bts"])
+        version = int(header["format"])
+    except (KeyError, TypeError):
+        raise UsageError(
+            f"{name}: a .safetensors file, but not by jobs.train; give one of its models"
+        ) from None
+    except ValueError:
+        raise UsageError(f"{name}: no .safetensors file, or damaged; give a model of jobs.train") from None
+    if version > FORMAT:
+        raise UsageError(f"{name}: its format {version} is newer than {FORMAT}; update the project")
+    if version < FORMAT:
+        raise UsageError(f"{name}: its format {version} is older than {FORMAT}; train it again")
+    return header

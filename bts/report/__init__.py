@@ -1,0 +1,1 @@
+"""Scores and cases as pages and pictures."""

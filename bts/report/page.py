@@ -1,0 +1,274 @@
+"""Scores of many cases → one self-contained HTML page: tables, charts, pictures of the best and worst cases.
+
+Nothing is loaded from anywhere: style and pictures are inside, and so is the one script, which sorts and
+filters the table of cases; a browser runs no other (the page's policy names its hash). Every text from
+outside (case names, errors, URIs) is escaped. The page itself is templates/report.html, a jinja2 template.
+"""
+
+import base64
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+import jinja2
+import markupsafe
+import numpy as np
+
+from bts.report import charts, slices
+from bts.report.curves import draw_classes
+from bts.scoring import statistics
+from bts.scoring.metrics import CAVITY, DISTANCES, LESIONS, METRICS, REGIONS, TUMOUR, TYPES, mean_dice
+
+TITLES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "hd95": "HD95, mm",
+    "nsd1": "Surface Dice, 1 mm",
+    "volume_error_ml": "Volume error, ml",
+    "lesion_dice": "Dice by lesion",
+    "lesion_hd95": "HD95 by lesion, mm",
+    "lesions_found": "Lesions found",
+    "lesions_missed": "missed",
+    "lesions_false": "false",
+}
+BRIEF = {"hd95": "HD95, mm", "lesion_dice": "lesion Dice"}
+"""Beside Dice in the terminal."""
+PAGES = Path(__file__).with_name("templates")
+WORST = 12  # cases shown by pictures
+KINDS = {b"\x89PNG": "png", b"GIF8": "gif", b"\xff\xd8\xff": "jpeg", b"<?xml": "svg+xml"}  # by first bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One scored case."""
+
+    case_id: str
+    group: str
+    dataset: str
+    scores: dict[str, dict[str, float]]
+    """{region: {metric: value}}, as `metrics.measure` gives it; figshare's as `metrics.score`."""
+    patient: str = ""
+    maker: str = ""
+    """What made the labelmap, as bts.results.match.Labels tells it; empty for another tool's."""
+    flags: list[str] = field(default_factory=list)
+    """What jobs.segment found unusual."""
+    truth_ml: Mapping[str, float] = field(default_factory=dict)
+    """Millilitres of each region in the truth; empty for figshare, which tells no gap between slices."""
+    expected: Mapping[str, float] = field(default_factory=dict)
+    """Dice by region that the model expected; empty for another tool's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One case as the reader shall see it."""
+
+    title: str
+    scored: Scored
+    slice: int
+    """z of the axial slice, canonical; of figshare the slice's number in the set."""
+    panels: dict[str, bytes]
+    """PNG by caption, left to right."""
+    turning: bytes = b""
+    """GIF of truth beside prediction; empty where there are no images on the truth's grid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """All that the page says."""
+
+    title: str
+    when: str
+    labelmaps: str
+    cases: str
+    scored: Sequence[Scored]
+    failed: Sequence[Mapping[str, str]]
+    """As jobs.driver.common.failure gives it: case_id, stage, file, error, mend."""
+    without_labelmap: Sequence[str]
+    without_truth: Sequence[str]
+    pictures: Sequence[Picture]
+    comparisons: Mapping[str, Mapping[tuple[str, str], statistics.Paired]] = field(default_factory=dict)
+    """Other folder → (region, metric) → these labelmaps against its own."""
+    ranking: Mapping[str, float] = field(default_factory=dict)
+    """Folder → mean rank, the best first; empty for fewer than three folders."""
+    worst: Sequence[tuple[Scored, bytes]] = ()
+    """The worst cases, each with truth beside prediction as JPEG."""
+    colours: slices.Colours = "field"
+
+
+def choose(scored: Sequence[Scored]) -> dict[str, Scored]:
+    """The best, the median and the worst case by mean Dice; fewer where there are fewer."""
+    ranked = sorted(scored, key=lambda s: (-mean_dice(s.scores), s.case_id))
+    if len(ranked) == 1:
+        return {"Only case": ranked[0]}
+    places = {"Best case": 0, "Median case": len(ranked) // 2, "Worst case": len(ranked) - 1}
+    if len(ranked) == 2:
+        del places["Median case"]
+    return {title: ranked[place] for title, place in places.items() if ranked}
+
+
+def worst(scored: Sequence[Scored]) -> list[Scored]:
+    """The lowest by mean Dice, the very lowest first."""
+    return sorted(scored, key=lambda s: (mean_dice(s.scores), s.case_id))[:WORST]
+
+
+def summarise(scored: Sequence[Scored], region: str, metric: str) -> dict[str, float]:
+    """n, mean, sample standard deviation (NaN for one case), median and quartiles (q25, q75) over the cases
+    with that region and metric; NaN where there is none.
+    """
+    return statistics.describe(_values(scored, region, metric))
+
+
+def means(scored: Sequence[Scored], metrics: Iterable[str]) -> dict[str, float]:
+    """Mean of each metric and region, as "dice/WT"."""
+    return {f"{m}/{r}": summarise(scored, r, m)["mean"] for m in metrics for r in regions_of(scored)}
+
+
+def interval(scored: Sequence[Scored], region: str, metric: str) -> tuple[float, float]:
+    """Bootstrap 95 % interval of the mean of the same values; NaN for fewer than 6 of them."""
+    return statistics.mean_interval(_values(scored, region, metric))
+
+
+def regions_of(scored: Sequence[Scored]) -> list[str]:
+    """Those that any case has, in this order: WT, TC, ET, RC, tumour and its types."""
+    return [r for r in (*REGIONS, *CAVITY, *TUMOUR, *TYPES) if any(r in s.scores for s in scored)]
+
+
+def metrics_of(scored: Sequence[Scored]) -> list[str]:
+    """Those that any case has, in this order: METRICS, DISTANCES, LESIONS."""
+    there = {metric for one in scored for of in one.scores.values() for metric in of}
+    return [metric for metric in (*METRICS, *DISTANCES, *LESIONS) if metric in there]
+
+
+def groups_of(scored: Sequence[Scored], part: str = "group") -> dict[str, list[Scored]]:
+    """The cases by tumour grade or type, or by `dataset`, sorted; empty where there are not two of them."""
+    names = sorted({getattr(one, part) for one in scored} - {""})
+    return {n: [s for s in scored if getattr(s, part) == n] for n in names} if len(names) > 1 else {}
+
+
+def legend_of(
+    scored: Sequence[Scored], colours: slices.Colours = "field"
+) -> list[tuple[str, tuple[int, int, int]]]:
+    """(name, RGB) of each colour in the pictures of these cases."""
+    regions, legend = regions_of(scored), []
+    if "WT" in regions:
+        labels = slices.legend_of("", colours)
+        legend += [of for label, of in labels.items() if label != 4 or "RC" in regions]
+    if "tumour" in regions:
+        types = [slices.TYPES[label] for name, (label,) in TYPES.items() if name in regions]
+        legend += types or slices.TUMOUR.values()
+    return legend
+
+
+def table(scored: Sequence[Scored]) -> str:
+    """The summary for the terminal, a line a region."""
+    regions = regions_of(scored)
+    width = max(8, *(len(region) + 1 for region in regions), 0)
+    more = {name: title for name, title in BRIEF.items() if name in metrics_of(scored)}
+    head = f"{'region':{width}}{'mean Dice':>10}{'median':>10}{'n':>7}{'std':>9}{'95 % interval':>17}"
+    lines = [head + "".join(f"{title:>13}" for title in more.values())]
+    for region in regions:
+        of, (low, high) = summarise(scored, region, "dice"), interval(scored, region, "dice")
+        std = "–" if np.isnan(of["std"]) else f"{of['std']:.4f}"
+        between = "–" if np.isnan(low) else f"{low:.4f}–{high:.4f}"
+        line = f"{region:{width}}{of['mean']:10.4f}{of['median']:10.4f}{of['n']:7}{std:>9}{between:>17}"
+        lines.append(line + "".join(f"{summarise(scored, region, name)['mean']:13.3f}" for name in more))
+    return "\n".join(lines)
+
+
+def render(contents: Contents) -> str:
+    """The page, complete in itself."""
+    scored = sorted(contents.scored, key=lambda s: (mean_dice(s.scores), s.case_id))
+    regions, known = regions_of(scored), metrics_of(scored)
+    script = (PAGES / "cases.js").read_text("utf-8")
+    page = environment().get_template("report.html")
+    return page.render(
+        c=contents,
+        scored=scored,
+        regions=regions,
+        known=known,
+        script=markupsafe.Markup(script),
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+        charts=draw_charts(scored),
+        makers=Counter(one.maker for one in scored),
+        flagged=any(one.flags for one in scored),
+        parts=[part for part in (METRICS, DISTANCES, LESIONS) if set(part) <= set(known)],
+        titles=TITLES,
+        brief={"dice": "Dice", **BRIEF},
+        summary={r: {m: _of_page(scored, r, m) for m in known} for r in regions},
+        groups={
+            title: {
+                name: {r: _of_page(cases, r, "dice") for r in regions_of(cases)}
+                for name, cases in groups_of(scored, part).items()
+            }
+            for part, title in {"group": "tumour grade or type", "dataset": "dataset"}.items()
+        },
+        legend=legend_of(scored, contents.colours),
+        mean=mean_dice,
+    )
+
+
+def draw_charts(scored: Sequence[Scored]) -> dict[str, bytes]:
+    """SVG or PNG by caption; a chart is left out where there is nothing to show."""
+    regions, found = regions_of(scored), {}
+    if len(scored) < 2:
+        return found
+    for metric, title in (("dice", "Dice"), ("hd95", TITLES["hd95"])):
+        values = {region: _values(scored, region, metric) for region in regions}
+        if values := {region: of for region, of in values.items() if of.size}:
+            spread = charts.draw_spread(values, title, share=metric == "dice")
+            found[f"{title} by region"] = spread
+    if of_volume := _against(scored, regions, "truth_ml"):
+        found["Dice against volume"] = charts.draw_volumes(of_volume)
+    if of_expected := _against(scored, regions, "expected"):
+        found["Dice against what the model expected"] = charts.draw_expected(of_expected)
+    if groups := groups_of(scored):
+        found["Class repartition"] = draw_classes({name: {"cases": len(of)} for name, of in groups.items()})
+    return found
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Of the templates in templates/: escaping, and the filters that they use."""
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGES, encoding="utf-8"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    found.filters["uri"] = data_uri
+    found.filters["quoted"] = functools.partial(quote, safe="", errors="surrogateescape")
+    found.filters["score"] = lambda value, digits=3: "–" if np.isnan(value) else f"{value:.{digits}f}"
+    found.tests["known"] = lambda value: not np.isnan(value)
+    return found
+
+
+def data_uri(picture: bytes) -> str:
+    """A PNG, JPEG, GIF or SVG file as the source of an <img>."""
+    kind = next(kind for start, kind in KINDS.items() if picture.startswith(start))
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def _against(scored: Sequence[Scored], regions: Sequence[str], what: str) -> dict[str, np.ndarray]:
+    """(N, 2) of what is known of a case and its Dice, by region; regions of which nothing is are left out."""
+    found = {}
+    for region in regions:
+        known = [s for s in scored if region in getattr(s, what) and region in s.scores]
+        if known:
+            found[region] = np.array([(getattr(s, what)[region], s.scores[region]["dice"]) for s in known])
+    return found
+
+
+def _values(scored: Sequence[Scored], region: str, metric: str) -> np.ndarray:
+    return np.array([s.scores[region][metric] for s in scored if metric in s.scores.get(region, ())])
+
+
+def _of_page(scored: Sequence[Scored], region: str, metric: str) -> dict[str, float]:
+    low, high = interval(scored, region, metric)
+    return {**summarise(scored, region, metric), "low": low, "high": high}

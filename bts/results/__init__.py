@@ -1,0 +1,1 @@
+"""What segment leaves in a bucket, and which labelmap is of which case."""

@@ -1,0 +1,297 @@
+"""Which labelmap is of which case, and both read as labels of the project on one grid.
+
+Labelmaps may be another tool's: they are told by name, and checked like any input. Axes: D z slices, H rows
+(y), W columns (x), canonical LPS.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from bts.cases.case import CONVENTIONS, Case, to_internal
+from bts.cases.read import fetch, modalities_of, read_modality, read_role, read_stack
+from bts.cases.worklist import NOTE, case_fingerprint
+from bts.errors import CaseError
+from bts.images.nifti import Grid, Volume, read_nifti
+from bts.results.files import digest, versions_of
+from bts.scoring import metrics
+from bts.storage import Entry, Store
+
+LABELMAP = re.compile(r"(?P<case>[^/.][^/]*?)([-_]seg)?\.nii(\.gz)?", re.IGNORECASE)
+MARKER = re.compile(r"_done/(?P<case>[^/]+)\.[^./]+\.json")  # what jobs.segment writes beside a labelmap
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A case and the key of its labelmap."""
+
+    case: Case
+    labelmap: str
+    markers: tuple[str, ...] = ()
+    """Keys of the markers that jobs.segment left for this labelmap: one, or none of another tool's."""
+    version: str = ""
+    """ETag or size+mtime of the labelmap, and when it was written: two that come out of zips may be alike in
+    size and mtime."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that makes its scores; of the images too where a marker tells those of the labelmap."""
+        stacked = self.case.dataset == "figshare"
+        roles = list(self.case.files) if stacked or self.markers else ["seg"]
+        options = {"labelmap": self.version, "markers": self.markers, "labels": self.case.labels}
+        return case_fingerprint(self.case, roles, options=options, version=metrics.FORMAT)
+
+    def to_row(self) -> dict:
+        """For a Ray dataset."""
+        named = {"labelmap": self.labelmap, "version": self.version, "markers": json.dumps(self.markers)}
+        return {"case": self.case.to_json(), **named}
+
+    @classmethod
+    def from_row(cls, row: dict) -> "Pair":
+        markers = tuple(json.loads(row["markers"]))
+        return cls(Case.from_json(row["case"]), row["labelmap"], markers, row["version"])
+
+
+class Labels(NamedTuple):
+    """A pair as it is compared."""
+
+    truth: np.ndarray
+    """(D, H, W) uint8 labels of the project, like the prediction."""
+    prediction: np.ndarray
+    grid: Grid
+    convention: str
+    """Key of CONVENTIONS that the labelmap's file uses; "figshare_tumour": both sides hold 0 and 1 alone."""
+    markers: Sequence[dict]
+    """What jobs.segment left with the labelmap; nothing with another tool's."""
+
+    @property
+    def maker(self) -> str:
+        """The models that made the labelmap: their digests joined by "+", then the options that were on
+        ("0123456789ab flips"). Empty for another tool's labelmap."""
+        said = set()
+        for marker in self.markers:
+            with suppress(KeyError, TypeError, AttributeError):
+                digests = "+".join(one["digest"] for one in marker["models"])
+                options = sorted(name for name, on in marker["options"].items() if on)
+                said.add(" ".join([digests, *options]))
+        return said.pop() if len(said) == 1 else ""
+
+    @property
+    def flags(self) -> list[str]:
+        """What jobs.segment found unusual."""
+        said = (marker.get("flags") for marker in self.markers)
+        return [str(flag) for flags in said if isinstance(flags, list) for flag in flags]
+
+    @property
+    def expected(self) -> dict[str, float]:
+        """Dice by region that jobs.segment expected."""
+        said = [marker.get("expected_dice") for marker in self.markers]
+        found = said[0] if len(said) == 1 and isinstance(said[0], dict) else {}
+        return {str(r): float(v) for r, v in found.items() if isinstance(v, (int, float)) and 0 <= v <= 1}
+
+
+@dataclass(slots=True)
+class Matched:
+    """What two listings have in common, and what they have not."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    problems: list[CaseError] = field(default_factory=list)
+    without_labelmap: list[str] = field(default_factory=list)
+    """Ids of the cases with a truth that have no labelmap."""
+    without_truth: list[str] = field(default_factory=list)
+    """Keys of the labelmaps that are of no case with a truth."""
+
+
+def by_case(keys: Iterable[str], pattern: re.Pattern = LABELMAP) -> dict[str, list[str]]:
+    """The labelmaps (or markers, or notes of failures) among a folder's keys, by the case in their names."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        if named := pattern.fullmatch(key):
+            found.setdefault(named["case"], []).append(key)
+    return found
+
+
+def match(cases: Iterable[Case], entries: Iterable[Entry], *, truths: bool = True) -> Matched:
+    """Pair the cases with the labelmaps at a folder's top: CASE.nii.gz, CASE-seg.nii, …
+
+    `truths`: only the cases that have a truth; figshare's slices hold theirs.
+    """
+    # An ETag is of the bytes; size and date (with a plus) are not.
+    versions = {e.key: f"{e.version} {e.modified}" if "+" in e.version else e.version for e in entries}
+    labelmaps, markers, failures = (by_case(versions, pattern) for pattern in (LABELMAP, MARKER, NOTE))
+    matched = Matched()
+    for case in cases:
+        if truths and not has_truth(case):
+            continue
+        keys = labelmaps.pop(case.id, [])
+        if not keys:
+            matched.without_labelmap.append(case.id)
+        elif len(keys) > 1:
+            problem = f"there are {len(keys)} labelmaps of this case: {', '.join(keys)}"
+            matched.problems.append(
+                CaseError(problem, mend="keep the one to score", case=case.id, file=keys[0], stage="list")
+            )
+        elif case.id in failures:
+            matched.problems.append(outdated(case.id, keys[0]))
+        else:
+            # A marker speaks of CASE.nii.gz, as jobs.segment names its labelmaps, and of no other.
+            own = markers.get(case.id, []) if keys[0] == f"{case.id}.nii.gz" else []
+            matched.pairs.append(Pair(case, keys[0], tuple(own), versions[keys[0]]))
+    matched.without_truth = sorted(key for keys in labelmaps.values() for key in keys)
+    return matched
+
+
+def outdated(case_id: str, labelmap: str) -> CaseError:
+    """Of a case that failed when it was last segmented: the labelmap that is still there is an older one."""
+    problem = "the case failed when it was last segmented: this labelmap is of older files or another model"
+    mend = "see the run report of jobs.segment, mend the case, run it again; or delete the labelmap"
+    return CaseError(problem, mend=mend, case=case_id, file=labelmap, stage="list")
+
+
+def refuse_older(pair: Pair, markers: Sequence[dict], cases: Store) -> None:
+    """Raise CaseError where the labelmap was made of other files than the case has now, as far as its marker
+    tells: it names the place of the cases, and a copy elsewhere has versions of its own."""
+    now = versions_of(pair.case)
+    for marker in markers:
+        inputs, place = marker.get("inputs"), str(marker.get("cases"))
+        if place.rstrip("/") != cases.uri.rstrip("/") or not isinstance(inputs, dict):
+            continue
+        then = {role: of.get("version") for role, of in inputs.items() if isinstance(of, dict)}
+        if changed := [role for role in now if then.get(role) != now[role]]:
+            raise CaseError(
+                f"{', '.join(changed)} changed since the labelmap was made of it",
+                mend="run jobs.segment again", case=pair.case.id, file=pair.labelmap, stage="list",
+            )  # fmt: skip
+
+
+def has_truth(case: Case) -> bool:
+    return "seg" in case.files or case.dataset == "figshare"
+
+
+def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
+    """Truth and prediction as labels of the project, the prediction on the truth's grid.
+
+    Raises CaseError with the case, the file and the stage: "read", "grid" (another shape or affine) or
+    "labels" (values outside the convention).
+    """
+    try:
+        markers = read_markers(pair, labelmaps)
+        refuse_older(pair, markers, cases)
+        truth = _read_truth(pair.case, cases)
+        data = fetch(pair.labelmap, labelmaps)
+        found = read_nifti(data, pair.labelmap)
+        if not found.grid.same_place(truth.grid):
+            raise CaseError(
+                f"the labelmap's grid ({found.grid.describe()}) is not the truth's ({truth.grid.describe()})",
+                mend=_mend_of_grid(pair.case), file=pair.labelmap, stage="grid",
+            )  # fmt: skip
+        truth_DHW = _labels(truth.voxels, pair.case.labels, _truth_file(pair.case))
+        prediction_DHW, convention, markers = _prediction(data, found, pair, markers)
+    except CaseError as error:
+        error.case, error.stage = pair.case.id, error.stage or "read"
+        raise
+    if convention == "figshare_tumour":
+        truth_DHW = (truth_DHW > 0).view(np.uint8)
+    return Labels(truth_DHW, prediction_DHW, truth.grid, convention, markers)
+
+
+def read_truth(case: Case, cases: Store) -> Volume:
+    """The truth as labels of the project, uint8. Raises CaseError."""
+    found = _read_truth(case, cases)
+    return Volume(_labels(found.voxels, case.labels, _truth_file(case)), found.grid)
+
+
+def read_prediction(pair: Pair, labelmaps: Store) -> Volume:
+    """The labelmap as labels of the project, uint8, on its own grid. Raises CaseError."""
+    data = fetch(pair.labelmap, labelmaps)
+    found = read_nifti(data, pair.labelmap)
+    return Volume(_prediction(data, found, pair, read_markers(pair, labelmaps))[0], found.grid)
+
+
+def read_markers(pair: Pair, labelmaps: Store) -> list[dict]:
+    """What jobs.segment left with the labelmap; nothing of what is not JSON. Raises CaseError."""
+    found = []
+    for key in pair.markers:
+        data = fetch(key, labelmaps)
+        with suppress(ValueError):
+            found.append(json.loads(data))
+    return [marker for marker in found if isinstance(marker, dict)]
+
+
+def written_in(pair: Pair, markers: Sequence[dict]) -> str:
+    """Label convention of the labelmap: what its marker says, else the case's own. Raises CaseError."""
+    if not pair.markers:
+        return pair.case.labels
+    said = {str(marker.get("labels")) for marker in markers}
+    if len(said) != 1 or not said <= CONVENTIONS.keys():
+        raise CaseError(
+            "the labelmap's markers do not tell one label convention",
+            mend="delete them and run jobs.segment again", file=pair.markers[0], stage="labels",
+        )  # fmt: skip
+    return said.pop()
+
+
+def read_images(
+    case: Case, cases: Store, grid: Grid, wanted: Iterable[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(modality, (D, H, W)) of those wanted that are there, sound and on the truth's grid."""
+    for name in wanted:
+        if name in modalities_of(case):
+            with suppress(CaseError):
+                volume = read_modality(case, cases, name)
+                if volume.grid.same_place(grid):
+                    yield name, volume.voxels
+
+
+def _truth_file(case: Case) -> str:
+    return case.files["seg"].key if "seg" in case.files else next(iter(case.files))
+
+
+def _read_truth(case: Case, cases: Store) -> Volume:
+    return read_stack(case, cases)[1] if case.dataset == "figshare" else read_role(case, cases, "seg")
+
+
+def _prediction(
+    data: bytes, found: Volume, pair: Pair, markers: Sequence[dict]
+) -> tuple[np.ndarray, str, list[dict]]:
+    """(labels of the project, convention of the file, its own markers) of a labelmap read from its bytes."""
+    markers = _speaking_of(data, markers, pair)
+    convention = written_in(pair, markers)
+    mend = f"write the labelmap in the convention {convention}"
+    return _labels(found.voxels, convention, pair.labelmap, mend), convention, markers
+
+
+def _speaking_of(data: bytes, markers: Sequence[dict], pair: Pair) -> list[dict]:
+    """The markers of these very bytes. Raises CaseError where all are of others: what they say of the
+    convention, the model and the Dice to expect would be said of the wrong labelmap."""
+    own, its = [], digest(data)
+    for marker in markers:
+        about = marker.get("labelmap")
+        said = about.get("blake2b") if isinstance(about, dict) else None
+        if said in (None, its):
+            own.append(marker)
+    if markers and not own:
+        raise CaseError(
+            "the labelmap is not the one that its marker in _done speaks of",
+            mend="give another tool's, or an edited one, a folder of its own, or run jobs.segment again",
+            file=pair.labelmap, stage="labels",
+        )  # fmt: skip
+    return own
+
+
+def _mend_of_grid(case: Case) -> str:
+    if case.dataset == "figshare":
+        return "stack the slices by number, with the affine diag(-1, -1, 1, 1), as jobs.segment does"
+    return "write it with the shape and affine of the case's own images"
+
+
+def _labels(values: np.ndarray, convention: str, file: str, mend: str = "") -> np.ndarray:
+    try:
+        return to_internal(values, convention, file=file)
+    except CaseError as error:
+        raise CaseError(error.problem, mend=mend or error.mend, file=file, stage="labels") from None

@@ -1,0 +1,1 @@
+"""Labelmaps against ground truth, as numbers and tables."""

@@ -1,0 +1,1 @@
+"""Shards → weights: what is trained on, how it is fed, the loop, its state."""

@@ -1,0 +1,166 @@
+"""Shard rows → samples → training batches.
+
+A sample is what one place of a batch is cut from: one slice, a slice with its neighbours, or the slices of a
+volume. Axes: B batch, C channel (modality), D slices, H rows, W columns.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from bts.cases.case import MODALITIES
+from bts.model.normalise import NOTHING, constants
+from bts.model.resample import resize_images, resize_labels, working_size
+from bts.settings import Preset
+from bts.shards.format import pixels
+from bts.training.feeding import ahead, shuffled
+
+SHUFFLE = 1024  # slices of the local shuffle: about 200 MB of four modalities
+SHUFFLE_VOLUMES = 16  # cuts of volumes, likewise
+AHEAD = 4  # batches made beforehand
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows of one case, in order of z, from which one place of a batch is cut."""
+
+    rows: pa.Table
+    first: int = 0
+    """Where the first row lies along the sample's own depth; before it there are no slices."""
+    centre: int | None = None
+    """Row around which the cut lies in-plane: on brain (patches) or tumour (volumes); None: anywhere."""
+
+
+def samples_of(table: pa.Table, preset: Preset, rng: np.random.Generator) -> list[Sample]:
+    """The samples that one case's rows (as feeding.read_items gives them) make in an epoch."""
+    sampling = preset.sampling
+    if preset.volumetric:
+        return [_volume(table, preset, rng) for _ in range(sampling.repeats)]
+    drawn = np.flatnonzero(table["drawn"].to_numpy())
+    if sampling.kind != "stacks":
+        centre = 0 if sampling.kind == "patches" else None
+        return [Sample(table.slice(n, 1), centre=centre) for n in drawn for _ in range(sampling.repeats)]
+    z, n = table["z"].to_numpy(), sampling.neighbours
+    ends = [np.searchsorted(z, (z[row] - n, z[row] + n + 1)) for row in drawn]
+    return [
+        Sample(table.slice(low, high - low), first=int(z[low] - (z[row] - n)))
+        for row, (low, high) in zip(drawn, ends, strict=True)
+    ]
+
+
+def _volume(table: pa.Table, preset: Preset, rng: np.random.Generator) -> Sample:
+    """A cut of as many slices as the preset's size, around a tumour slice or anywhere; padded in the
+    middle."""
+    depth, have = preset.size[0], table.num_rows
+    tumour = table["tumour_px"].to_numpy()
+    low = int(rng.integers(0, max(have - depth, 0) + 1))
+    if tumour.any() and rng.random() < preset.sampling.tumour_centred:
+        chosen = int(rng.choice(have, p=tumour / tumour.sum()))
+        low = min(max(chosen - depth // 2, 0), max(have - depth, 0))
+        return Sample(table.slice(low, depth), first=max(0, depth - have) // 2, centre=chosen - low)
+    return Sample(table.slice(low, depth), first=max(0, depth - have) // 2)
+
+
+def batches(samples: Iterable[Sample], preset: Preset, rng: np.random.Generator) -> Iterator[dict]:
+    """Batches of an epoch's samples, shuffled as they come and made a little ahead of the network."""
+    pool = SHUFFLE_VOLUMES if preset.volumetric else SHUFFLE
+    return ahead((collate(some, preset, rng) for some in shuffled(samples, preset.batch, pool, rng)), AHEAD)
+
+
+def collate(samples: list[Sample], preset: Preset, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Samples → one batch of raw pixels, each cut or padded with zeros to the preset's size.
+
+    Returns images (B, C, H, W) or (B, C, D, H, W), int16 (float32 if any row is not int16), mask (B, H, W) or
+    (B, D, H, W) uint8, constants (B, C, 4) or (B, C, D, 4) float32 of bts.model.normalise. Slices of a stack
+    are channels, those of a modality side by side. Augmentation follows on the device.
+    """
+    depth = preset.size[0] if preset.volumetric else 2 * preset.sampling.neighbours + 1
+    size, modalities = tuple(preset.size[-2:]), preset.modalities
+    parts = [_read(sample.rows, preset) for sample in samples]
+    dtype = np.int16 if all(images.dtype == np.int16 for images, _, _ in parts) else np.float32
+    batch = np.zeros((len(samples), len(modalities), depth, *size), dtype)
+    masks = np.zeros((len(samples), depth, *size), np.uint8)
+    known = np.empty((len(samples), depth, len(modalities), 4), np.float32)
+    known[:] = NOTHING
+    for b, (sample, (images_SCHW, mask_SHW, constants_SC4)) in enumerate(zip(samples, parts, strict=True)):
+        target, source = _window(_inside(sample, preset, images_SCHW, mask_SHW, rng), mask_SHW, size, rng)
+        at = slice(sample.first, sample.first + len(mask_SHW))
+        batch[(b, slice(None), at, *target)] = images_SCHW[(..., *source)].swapaxes(0, 1)
+        masks[(b, at, *target)] = mask_SHW[(slice(None), *source)]
+        known[b, at] = constants_SC4
+    known = known.swapaxes(1, 2)
+    if preset.volumetric:
+        return {"images": batch, "mask": masks, "constants": np.ascontiguousarray(known)}
+    flat = len(samples), preset.channels
+    middle = masks[:, preset.sampling.neighbours]
+    return {
+        "images": batch.reshape(*flat, *size), "mask": middle, "constants": known.reshape(*flat, 4)
+    }  # fmt: skip
+
+
+def _read(rows: pa.Table, preset: Preset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(images (S, C, H, W), mask (S, H, W), constants (S, C, 4)) of rows that are of one case."""
+    names = ("height", "width", "row_mm", "column_mm", "dtype", "mean", "std")
+    first = {name: rows[name][0].as_py() for name in names}
+    shape = rows.num_rows, first["height"], first["width"]
+    work = working_size(shape[1:], (first["row_mm"], first["column_mm"]))
+    little = np.dtype(first["dtype"]).newbyteorder("<")
+    images = np.stack([pixels(rows[m], little).reshape(shape) for m in preset.modalities], axis=1)
+    mask = pixels(rows["mask"], np.dtype(np.uint8)).reshape(shape)
+    if preset.resize:
+        images, mask = _resized(*_whole(images, mask, rows), preset.resize)
+    elif work != shape[1:]:
+        images, mask = _resized(images.astype(np.float32), mask, work)
+    elif images.dtype != np.int16:
+        images = images.astype(np.float32)
+    columns = [MODALITIES.index(m) for m in preset.modalities]
+    mean, std = (np.array(first[name], np.float32)[columns] for name in ("mean", "std"))
+    return images, mask, constants(images, mean, std, preset.normalisation)
+
+
+def _whole(images_SCHW: np.ndarray, mask_SHW: np.ndarray, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Slices of the source's full size: the crop of the shard is put back."""
+    place = {name: rows[name][0].as_py() for name in ("y0", "x0", "full_height", "full_width")}
+    height, width = mask_SHW.shape[1:]
+    box = slice(place["y0"], place["y0"] + height), slice(place["x0"], place["x0"] + width)
+    whole = place["full_height"], place["full_width"]
+    images = np.zeros((*images_SCHW.shape[:2], *whole), np.float32)
+    mask = np.zeros((len(mask_SHW), *whole), np.uint8)
+    images[(..., *box)], mask[(..., *box)] = images_SCHW, mask_SHW
+    return images, mask
+
+
+def _resized(images_SCHW: np.ndarray, mask_SHW: np.ndarray, size: tuple[int, int]):
+    """Slices of that many pixels."""
+    images = resize_images(torch.from_numpy(images_SCHW), size)
+    return images.numpy(), resize_labels(torch.from_numpy(mask_SHW), size).numpy()
+
+
+def _inside(sample: Sample, preset: Preset, images_SCHW, mask_SHW, rng) -> tuple[int, int] | None:
+    """(row, column) to centre the cut on: a random voxel of tumour, or of the brain; None: anywhere."""
+    if sample.centre is None:
+        return None
+    flair = preset.modalities.index("flair") if "flair" in preset.modalities else 0
+    shown = mask_SHW[sample.centre] if preset.volumetric else images_SCHW[sample.centre, flair]
+    places = np.flatnonzero(shown)
+    if not places.size:
+        return None
+    return divmod(int(places[rng.integers(len(places))]), shown.shape[1])
+
+
+def _window(
+    centre: tuple[int, int] | None, mask_SHW: np.ndarray, want: tuple[int, int], rng: np.random.Generator
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """(where in the patch, where in the slice): around `centre`, else at random; a small slice anywhere."""
+    target, source = [], []
+    for axis, (n, size) in enumerate(zip(mask_SHW.shape[1:], want, strict=True)):
+        start = int(rng.integers(0, abs(n - size) + 1))
+        if centre and n > size:
+            start = min(max(centre[axis] - size // 2, 0), n - size)
+        length = min(n, size)
+        target.append(slice(start, start + length) if n < size else slice(0, size))
+        source.append(slice(start, start + length) if n > size else slice(0, n))
+    return tuple(target), tuple(source)

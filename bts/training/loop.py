@@ -1,0 +1,314 @@
+"""The training loop: one process or DDP, no Ray inside.
+
+The caller feeds batches and validates; the loop owns the network, its average, the optimiser and the clock.
+Axes: B batch, C channel (modality), … space: (H, W), or (D, H, W) for volumes.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from bts.errors import CaseError, RunError
+from bts.inference.segmenter import Segmenter
+from bts.model.device import autocast, channels_last, pick_device
+from bts.model.normalise import finish, normalise
+from bts.model.targets import encode
+from bts.settings import Preset
+from bts.training.augment import augment
+from bts.training.feeding import batches_a_step
+from bts.training.losses import total_loss
+from bts.training.state import Progress, start
+
+CHECK_EVERY = 16
+"""Steps between looks at the loss: each look makes the CPU wait for a GPU."""
+
+
+def train(
+    preset: Preset,
+    *,
+    batches: Callable[[int], Iterable[dict]],
+    on_epoch: Callable[[Progress], None],
+    on_part: Callable[[Progress], None] = lambda progress: None,
+    validate: Callable[[Segmenter], dict[str, float]] | None = None,
+    checkpoint: bytes | None = None,
+    encoder: bytes | None = None,
+    device: str | torch.device | None = None,
+    rank: int = 0,
+    world: int = 1,
+    parts: int | None = None,
+) -> Progress:
+    """Train until the budget is spent.
+
+    batches(epoch): this rank's batches of one epoch, dicts of arrays or tensors as `batches.collate` makes
+      them: images, mask, constants. Ranks may have uneven numbers: a rank that has none left waits for the
+      others' last.
+    parts: batches of a step, of all ranks together, whose gradients are averaged; None: one a rank. With
+      fewer ranks than parts some take several, so that a step stays what it was when ranks come and go.
+    validate(segmenter) → figures; those named "dice/…" judge the weights, the higher the better. Rank 0's
+      count, others may pass None.
+    on_epoch(progress): called by every rank after every epoch.
+    on_part(progress): likewise within an epoch, every `budget.checkpoint_minutes` of it.
+    encoder: pretrained weights of encoder_unet's encoder, the bytes of a .safetensors file.
+    checkpoint: `Progress.state()` to go on from. With world > 1 torch.distributed must be initialised.
+    Equal seeds and batches give equal losses. Raises RunError when the loss is not finite.
+    """
+    progress = start(preset, pick_device(device), checkpoint, encoder)
+    clock, parts = Clock(progress, rank, world), parts or world
+    stepper = replicated(progress, parts) if world > 1 else progress.network
+    progress.done = clock.share(clock.agree(0)[1]) >= 1 or progress.stalled
+    while not progress.done:  # asked once an epoch: the one that ends the budget is validated
+        run_epoch(progress, stepper, batches(progress.epoch), clock, parts, on_part)
+        progress.share = min(1.0, clock.share(clock.agree(0)[1]))
+        progress.done = progress.share >= 1
+        if progress.done or progress.epoch % preset.budget.validate_every == 0:
+            _validate(progress, validate, world)
+        progress.done |= progress.stalled
+        progress.seconds = clock.seconds()
+        on_epoch(progress)
+    return progress
+
+
+def replicated(progress: Progress, parts: int) -> nn.Module:
+    """The network as one of several ranks that average their gradients.
+
+    On GPUs batch normalisation is over the batches of all ranks, where each takes one a step: with ranks that
+    take several in turn it stays a rank's own, for one would wait for another's. PyTorch has none for CPUs.
+    """
+    on_gpu = next(progress.network.parameters()).is_cuda
+    if on_gpu and parts == dist.get_world_size():
+        progress.network = with_shared_norms(progress.network)
+    return nn.parallel.DistributedDataParallel(progress.network)
+
+
+def with_shared_norms(network: nn.Module) -> nn.Module:
+    """The network with SyncBatchNorm for batch norms. Not for classes derived from them: those of timm's
+    encoders hold the activation too, which PyTorch's own conversion of the whole network would drop.
+    """
+    for block in list(network.modules()):
+        for name, child in list(block.named_children()):
+            if type(child) in (nn.BatchNorm2d, nn.BatchNorm3d):
+                setattr(block, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+    return network
+
+
+def run_epoch(
+    progress: Progress,
+    stepper: nn.Module,
+    batches: Iterable[dict],
+    clock: "Clock",
+    parts: int,
+    on_part: Callable[[Progress], None],
+) -> None:
+    """One pass over the batches, or what of it the budget allows (at least a step); updates the progress."""
+    part = progress.begin_epoch(clock.world, parts)
+    clock.kept = None  # the end of an epoch is kept anyway
+    mine = batches_a_step(parts, clock.world)[clock.rank]
+    batches, last = iter(batches), []
+    for batch in islice(batches, part.steps * mine):  # done before this epoch was broken off
+        last = [batch]
+    stepper.train()
+    device = next(progress.network.parameters()).device
+    generator, latest = torch.Generator(device), []
+    samples, waited, began = 0, 0.0, time.perf_counter()
+    while True:
+        asked = time.perf_counter()
+        step = list(islice(batches, mine))
+        waited += time.perf_counter() - asked
+        total, seconds = clock.agree(len(step))
+        share = clock.share(seconds)
+        if not total or (part.steps and share >= 1):
+            break
+        last = step[-1:] or last
+        if not last:
+            raise RunError(f"{_no_batch(progress)} for worker {clock.rank}; give more cases, fewer --workers")
+        generator.manual_seed(_seed(progress, part.steps, clock.rank))
+        torch.manual_seed(generator.initial_seed())  # of dropout
+        weight = clock.world / total if step else 0.0
+        losses = train_step(progress, stepper, step or last, share, generator, weight)
+        part.add(losses if step else [])
+        latest += [(progress.step, loss) for loss in losses]
+        samples += sum(len(batch["mask"]) for batch in step)
+        if part.steps % CHECK_EVERY == 0:
+            _check(latest, progress)
+            latest = []
+        if clock.is_due(seconds):
+            progress.seconds = clock.seconds()
+            on_part(progress)
+    if not part.steps:
+        raise RunError(f"{_no_batch(progress)}; give more cases or a smaller --batch")
+    _check(latest, progress)
+    took = time.perf_counter() - began
+    progress.end_epoch({"samples_per_second": samples / took, "wait_share": waited / took})
+
+
+def train_step(
+    progress: Progress, stepper: nn.Module, batches: list[dict], share: float, generator, weight: float = 1.0
+) -> list[torch.Tensor]:
+    """One optimiser step on the gradients of these batches → the loss of each.
+
+    share: of the budget that is spent. weight: of each batch's gradient in this rank's sum, which DDP
+    averages over the ranks; 0 for a rank that has no batch left.
+    """
+    settings = progress.preset.optimiser
+    progress.lr = learning_rate(progress, share)
+    for group in progress.optimiser.param_groups:
+        group["lr"] = progress.lr
+    progress.optimiser.zero_grad()
+    # Of a rank that only keeps the others company: norms must not learn from a batch that was seen before.
+    kept = [] if weight else [(buffer, buffer.clone()) for buffer in progress.network.buffers()]
+    losses = []
+    for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
+        # Ranks exchange gradients once a step, with the last batch of each.
+        with stepper.no_sync() if left and hasattr(stepper, "no_sync") else contextlib.nullcontext():
+            loss = batch_loss(progress.preset, stepper, batch, generator)
+            (loss * weight).backward()
+        losses.append(loss.detach())
+    for buffer, before in kept:
+        buffer.copy_(before)
+    if settings.clip:
+        nn.utils.clip_grad_norm_(progress.network.parameters(), settings.clip)
+    progress.optimiser.step()
+    progress.step += 1
+    if settings.ema:
+        update_average(progress.average, progress.network, settings.ema, progress.step)
+    return losses
+
+
+def batch_loss(preset: Preset, stepper: nn.Module, batch: dict, generator) -> torch.Tensor:
+    """The loss of one batch, normalised and augmented on the device."""
+    batch = _to(next(stepper.parameters()).device, batch)
+    images = normalise(batch["images"], batch["constants"])
+    images, mask = vary(images, batch["mask"], preset, generator)
+    images = finish(images, batch["constants"], preset.normalisation)
+    with autocast(images.device, volumes_learn=preset.volumetric):
+        logits = stepper(images.contiguous(memory_format=channels_last(images.ndim - 2)))
+    return total_loss(logits, encode(mask, preset), preset.loss, preset.output)
+
+
+def vary(images: torch.Tensor, mask: torch.Tensor, preset: Preset, generator) -> tuple:
+    """Augmented images and labels; the slices of a stack, channels side by side, change together."""
+    near = preset.sampling.neighbours
+    if not near:
+        return augment(images, mask, preset.augmentation, generator)
+    deep = images.unflatten(1, (len(preset.modalities), 2 * near + 1))
+    deep, mask = augment(deep, mask[:, None], preset.augmentation, generator)
+    return deep.flatten(1, 2), mask[:, 0]
+
+
+def learning_rate(progress: Progress, share: float) -> float:
+    """Of the next step; share: of the budget that is spent."""
+    settings = progress.preset.optimiser
+    left = max(0.0, 1 - share)
+    factor = {
+        "constant": 1.0,
+        "poly": left**settings.power,
+        "cosine": (1 - math.cos(math.pi * left)) / 2,
+        "plateau": settings.factor**progress.falls,
+        "epoch": settings.factor**progress.epoch,
+    }[settings.schedule]
+    warmup = min(1.0, (progress.step + 1) / max(1, settings.warmup))
+    return max(settings.floor, settings.lr * factor / (1 + settings.decay * progress.step)) * warmup
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move the running average towards the network; early steps count more, to forget the random start."""
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, weight)
+        else:
+            old.copy_(new)
+
+
+class Clock:
+    """The share of the budget that is spent, the same on every rank."""
+
+    def __init__(self, progress: Progress, rank: int, world: int):
+        self.progress, self.rank, self.world = progress, rank, world
+        self.budget = progress.preset.budget
+        self.device = next(progress.network.parameters()).device
+        self.began = time.monotonic() - progress.seconds
+        self.kept: float | None = None
+        """When the last checkpoint of this epoch was due, or when it began."""
+
+    def seconds(self) -> float:
+        """Wall-clock seconds of training so far, earlier runs included; this rank's own clock."""
+        return time.monotonic() - self.began
+
+    def share(self, seconds: float) -> float:
+        """Of the budget, 1 when spent: by rank 0's seconds or by whole epochs, whichever is further."""
+        epochs, minutes = self.budget.epochs, self.budget.minutes
+        by_epochs = self.progress.epoch / epochs if epochs else 0.0
+        by_time = seconds / (60 * minutes) if minutes else 0.0
+        return max(by_epochs, by_time)
+
+    def agree(self, batches: int) -> tuple[int, float]:
+        """(batches of all ranks together, rank 0's seconds): one small collective of all ranks."""
+        if self.world == 1:
+            return batches, self.seconds()
+        mine = [float(batches), self.seconds() if self.rank == 0 else 0.0]
+        shared = torch.tensor(mine, dtype=torch.float64).to(self.device)
+        dist.all_reduce(shared)
+        return int(shared[0].item()), shared[1].item()
+
+    def is_due(self, seconds: float) -> bool:
+        """Whether a checkpoint within the epoch is due at these seconds, of rank 0; says so once."""
+        due = self.kept is not None and seconds - self.kept >= 60 * self.budget.checkpoint_minutes
+        if due or self.kept is None:
+            self.kept = seconds
+        return due
+
+
+def _validate(progress: Progress, validate: Callable | None, world: int) -> None:
+    """Figures of the averaged weights on held-out patients: rank 0's, shared with all."""
+    if world > 1:  # a rank's norms are its own; rank 0's are those that are kept
+        for buffer in progress.average.buffers():
+            dist.broadcast(buffer, 0)
+    try:
+        figures = validate(progress.segmenter()) if validate else None
+    except CaseError as error:  # the last step may break the weights after a finite loss
+        raise RunError(f"epoch {progress.epoch}: {error}; try a lower --optimiser.lr") from None
+    if world > 1:
+        shared = [figures]
+        dist.broadcast_object_list(shared, src=0)
+        figures = shared[0]
+    if not figures:
+        return
+    progress.validations[progress.epoch] = figures
+    progress.metrics.update(figures)
+    dice = [value for name, value in figures.items() if name.startswith("dice/")]
+    progress.judge(sum(dice) / len(dice))
+
+
+def _check(losses: list[tuple[int, torch.Tensor]], progress: Progress) -> None:
+    """Raise RunError that names the first of the latest losses, each with its step, that is not finite."""
+    values = torch.stack([loss for _, loss in losses]).tolist() if losses else []
+    for (step, _), value in zip(losses, values, strict=True):
+        if not math.isfinite(value):
+            raise RunError(
+                f"the loss became {value} in epoch {progress.epoch + 1} at step {step}; "
+                "try a lower --optimiser.lr"
+            )
+
+
+def _seed(progress: Progress, step: int, rank: int) -> int:
+    """Of each step's own: a resumed run draws what an undisturbed one would have drawn."""
+    seed = (progress.preset.seed * 1_000_003 + progress.epoch) * 1_000_003 + step
+    return (seed * 1009 + rank) % 2**63
+
+
+def _no_batch(progress: Progress) -> str:
+    return f"epoch {progress.epoch + 1} has no batch"
+
+
+def _to(device: torch.device, batch: dict) -> dict[str, torch.Tensor]:
+    """Arrays or tensors of a batch → tensors on the device."""
+    keys = ("images", "mask", "constants")
+    return {key: torch.as_tensor(batch[key]).to(device, non_blocking=True) for key in keys}

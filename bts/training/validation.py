@@ -1,0 +1,48 @@
+"""How well weights do on held-out cases: figures for the log, and the threshold that would be best."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from bts.cases.case import OF_FIGSHARE
+from bts.cases.read import CaseVolume
+from bts.inference.segmenter import Segmenter
+from bts.scoring import metrics
+
+THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
+
+
+def score_case(segmenter: Segmenter, volume: CaseVolume) -> dict[str, float]:
+    """Figures of one case with a truth: dice/…, iou/…, agreement/… by region, accuracy over the whole grid.
+
+    A tumour type that neither truth nor prediction has is left out: it would score 1.
+    """
+    targets = segmenter.preset.targets
+    probable, truth = segmenter.probabilities(volume), volume.mask
+    prediction = segmenter.tidied(volume, segmenter.decoded(probable))
+    if targets == "tumour":
+        truth = (truth > 0).view(np.uint8)
+    # No model predicts the cavity of BraTS 2024: a score of it would say nothing about the weights.
+    regions = metrics.regions_of(OF_FIGSHARE[targets]) if targets in OF_FIGSHARE else (metrics.REGIONS, {})
+    scores = metrics.score(truth, prediction, *regions)
+    figures = {f"{metric}/{name}": of[metric] for name, of in scores.items() for metric in ("dice", "iou")}
+    agreed = segmenter.agreement(volume, probable, prediction)
+    figures |= {f"agreement/{name}": of for name, of in agreed.items()}
+    wrong = np.count_nonzero(truth != prediction)
+    return {**figures, "accuracy": 1 - wrong / float(np.prod(volume.grid.shape))}
+
+
+def mean_figures(cases: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each figure over the cases that have it, regions in their order."""
+    names = dict.fromkeys(name for case in cases for name in case)
+    return {name: float(np.mean([case[name] for case in cases if name in case])) for name in names}
+
+
+def sweep(segmenter: Segmenter, volumes: Iterable[CaseVolume]) -> list[float]:
+    """Mean IoU of any tumour over the cases, at each of THRESHOLDS; for `targets` tumour."""
+    ious = []
+    for volume in volumes:
+        found, truth = segmenter.probabilities(volume)[0].numpy(), volume.mask > 0
+        said = [found > threshold for threshold in THRESHOLDS]
+        ious.append([(s & truth).sum() / max(1, (s | truth).sum()) for s in said])
+    return np.mean(ious, axis=0).tolist()

@@ -1,0 +1,112 @@
+"""figshare's numbered slices → one case a patient: the patient's number is inside the files only.
+
+Not a command: preprocess, segment and evaluate run it, and keep the index in `_index/` of their own output,
+so that the files are opened again only when the listing has changed.
+"""
+
+from collections import Counter
+from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from bts.cases import figshare, worklist
+from bts.cases.case import Listing, unsafe_key
+from bts.cases.figshare import IndexRow
+from bts.cases.read import fetch
+from bts.errors import CaseError, UsageError
+from bts.parquet import check_plain
+from bts.storage import Entry, Store
+from jobs.driver import common
+
+FORMAT = 2  # raised when IndexRow changes; part of the index's name
+
+
+def index_figshare(listing: Listing, source: Store, output: Store, keep: bool = True) -> list[dict]:
+    """Add the patients of the listing's slices to its cases; the slices that cannot be read, as failures.
+
+    keep: write the index to `output`, for the next run.
+    """
+    if not listing.slices:
+        return []
+    unsafe = {e.key: found for e in listing.slices if (found := unsafe_key(e.key, repr(e.key)))}
+    slices = [entry for entry in listing.slices if entry.key not in unsafe]
+    rows, failed = read_index(slices, source, output, keep)
+    patients, twins = figshare.refuse_twins(figshare.cases_of(rows))
+    listing.cases += patients
+    listing.problems += [*unsafe.values(), *twins]
+    refuse_shared_ids(listing)
+    common.say(f"{source.uri}: {len(patients)} figshare patients")
+    return failed
+
+
+def refuse_shared_ids(listing: Listing) -> None:
+    """A NIfTI case may be named as a patient of figshare is: one result would overwrite the other."""
+    times = Counter(case.id for case in listing.cases)
+    listing.cases = [case for case in listing.cases if times[case.id] == 1]
+    for case_id in (case_id for case_id, n in times.items() if n > 1):
+        problem = "a patient of figshare and another case have this name"
+        listing.problems.append(CaseError(problem, mend="rename the other case", case=case_id, stage="list"))
+
+
+def set_unfit_aside(listing: Listing, for_figshare: bool, source: Store, who: str) -> list[str]:
+    """Take what a model is not for out of the listing, and name it: figshare's slices, or all but those.
+
+    `who` is the model, for the message. Raises UsageError if nothing is left.
+    """
+    others = [case.id for case in listing.cases] + [problem.case for problem in listing.problems]
+    slices = [entry.key for entry in listing.slices]
+    fit, unfit = (slices, others) if for_figshare else (others, slices)
+    what, other = "NIfTI cases", "figshare slices"
+    if for_figshare:
+        what, other = other, what
+    if not fit:
+        raise UsageError(f"{who} is for {what}; {source.uri} holds none, only {other} ({len(unfit)})")
+    if for_figshare:
+        listing.cases, listing.problems = [], []
+    else:
+        listing.slices = []
+    if unfit:
+        named = f"{other} not segmented: {len(unfit)} ({common.examples(unfit)})"
+        common.say(f"{who} is for {what}; {named}")
+    return unfit
+
+
+def read_index(
+    slices: list[Entry], source: Store, output: Store, keep: bool
+) -> tuple[list[IndexRow], list[dict]]:
+    """(rows, failures) of the slices: read from the kept index, else from every file, in parallel."""
+    mark = worklist.fingerprint({e.key: e.version for e in slices}, options={}, version=FORMAT)
+    key = f"_index/{mark}.parquet"
+    try:
+        table = pq.read_table(pa.BufferReader(output.read(key)))
+        check_plain(table.schema)
+        return [IndexRow(**row) for row in table.to_pylist()], []
+    except (OSError, ValueError, TypeError):  # ValueError: pyarrow's own too
+        pass  # there is none, or a spoilt one: it is made again
+    common.start_ray()
+    common.say(f"{source.uri}: reading the patients of {len(slices)} figshare slices")
+    results = ray.data.from_items([asdict(e) for e in slices]).map(IndexSlice(source).__call__).take_all()
+    failed = [r["failure"] for r in results if r["failure"]]
+    rows = [r["row"] for r in results if not r["failure"]]
+    if keep and not failed:  # an index without the failed ones would hide them from the next run
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows), sink)
+        output.put(key, sink.getvalue().to_pybytes())
+    return [IndexRow(**row) for row in rows], failed
+
+
+class IndexSlice:
+    """One figshare file → its row of the index."""
+
+    def __init__(self, source: Store):
+        self.source = source
+
+    def __call__(self, row: dict) -> dict:
+        entry = Entry(**row)
+        try:
+            found = figshare.read_index_row(fetch(entry.key, self.source, entry.size), entry)
+        except CaseError as error:
+            return {"row": None, "failure": common.failure(entry.key, error, "index")}
+        return {"row": asdict(found), "failure": None}

@@ -1,0 +1,183 @@
+"""What preprocess and segment share: flags that cut the work, the notes of failures; and the dry run.
+
+Not a command. A case is done once; one that fails is noted in the output's `_failed/` and tried again in some
+later runs, then left aside until its inputs or options change, and listed as failed all the while.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from bts.cases.case import Case, Listing
+from bts.cases.worklist import Todo, Work, changes, part_of
+from bts.errors import UsageError
+from bts.storage import Store
+from jobs.driver import common
+
+READERS = 16  # threads that read notes or older results
+
+
+@dataclass(kw_only=True)
+class Flags:
+    """Flags of a job that does what is new."""
+
+    dry_run: bool = False
+    """Say what would be done and why, and write nothing."""
+    retry_failed: int = 3
+    """In how many later runs a case that failed is tried again; then it is left aside until its files or the
+    options change. It counts as failed all the while."""
+    limit: int | None = None
+    """Do at most this many cases; the next run goes on."""
+    since: str | None = None
+    """Do only cases of which a file was written then or later, and those that failed before: 2026-11-20,
+    2026-11-20T22:00 (this machine's time), or so long ago as 36h or 7d."""
+    shard: str = "1/1"
+    """I/N: do only the I-th of N equal parts of the cases, told by their names, for N runs side by side."""
+    max_failed: str = "0"
+    """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
+
+    def check(self) -> None:
+        """Raise UsageError for values that make no sense."""
+        common.check_max_failed(self.max_failed)
+        if self.retry_failed < 0:
+            raise UsageError(f"--retry-failed {self.retry_failed}: give 0 or more runs")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit {self.limit}: give at least one case")
+        self.part()
+        self.earliest()
+
+    def part(self) -> tuple[int, int]:
+        """(I, N) of `shard`."""
+        numbers = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.shard)
+        part, parts = map(int, numbers.groups()) if numbers else (0, 0)
+        if not 1 <= part <= parts:
+            raise UsageError(f"--shard {self.shard}: give I/N with I from 1 to N, for example 2/8")
+        return part, parts
+
+    def earliest(self) -> float:
+        """`since` in seconds since 1970, 0 where it is not given."""
+        if self.since is None:
+            return 0.0
+        if ago := re.fullmatch(r"(\d{1,5})([hd])", self.since):
+            return time.time() - int(ago[1]) * {"h": 3600, "d": 86400}[ago[2]]
+        try:
+            return datetime.fromisoformat(self.since).timestamp()
+        except (ValueError, OverflowError):
+            raise UsageError(f"--since {self.since}: give a date, 2026-11-20T22:00, or 36h, 7d") from None
+
+
+def keep_part(listing: Listing, flags: Flags) -> None:
+    """Take the cases of the other parts out of the listing."""
+    part, parts = flags.part()
+    if parts > 1:
+        listing.cases = [case for case in listing.cases if part_of(case.id, parts) == part]
+        listing.problems = [one for one in listing.problems if part_of(one.case, parts) == part]
+
+
+def cut(work: Work, flags: Flags) -> dict[str, str]:
+    """Leave to other runs what is beyond `limit`, and cases without a new file unless they failed before.
+
+    Returns the last note of each case that failed before and is left: it is a failure of this run too.
+    """
+    found, earliest = len(work.todo), flags.earliest()
+    if earliest:
+        work.todo = [one for one in work.todo if one.tries or is_new(one.case, earliest)]
+        common.say(f"--since {flags.since}: {len(work.todo)} of {found} cases to do have a new file")
+    left = work.todo[flags.limit :] if flags.limit else []
+    work.todo = work.todo[: flags.limit]
+    return {one.case.id: one.last_note for one in left if one.tries}
+
+
+def is_new(case: Case, earliest: float) -> bool:
+    """Whether a file of the case was written then or later. Raises UsageError if the store does not tell."""
+    written = [entry.modified for entry in case.files.values()]
+    if not all(written):
+        raise UsageError(f"--since: the store does not tell when the files of case {case.id} were written")
+    return max(written) >= earliest
+
+
+def failed_before(notes: Mapping[str, str], output: Store) -> list[dict]:
+    """The last failure of each {case: key of its note} that is not tried, as the run report lists it."""
+
+    def read(case_id: str, key: str) -> dict:
+        try:
+            note = json.loads(output.read(key))
+            found = {name: str(note[name]) for name in ("stage", "file", "error", "mend", "message")}
+        except (OSError, ValueError, KeyError, TypeError):
+            message = f"case {case_id}: its note {key} cannot be read; delete it to try the case again"
+            found = {
+                "stage": "",
+                "file": key,
+                "error": "its note cannot be read",
+                "mend": "",
+                "message": message,
+            }
+        return {"case_id": case_id, **found, "left_aside": key}
+
+    with ThreadPoolExecutor(READERS) as threads:
+        return list(threads.map(read, notes.keys(), notes.values()))
+
+
+@dataclass(slots=True)
+class Settled:
+    """What became of the cases that were to do."""
+
+    written: int = 0
+    failed: list[dict] = field(default_factory=list)
+    flagged: dict[str, list[str]] = field(default_factory=dict)
+    """Case → flags, of those that have any."""
+
+
+def settle(results: Iterable[dict], work: Work, output: Store) -> Settled:
+    """Sort a stream of results (case_id, failure, flags: JSON or empty); note failures for the next runs."""
+    todo = {one.case.id: one for one in work.todo}
+    settled = Settled()
+    for result in results:
+        one = todo[result["case_id"]]
+        if result["failure"]:
+            settled.failed.append(json.loads(result["failure"]))
+            output.put(one.note, result["failure"].encode(errors="backslashreplace"))
+        else:
+            settled.written += 1
+        if flags := json.loads(result.get("flags") or "[]"):
+            settled.flagged[one.case.id] = flags
+        for key in one.notes:
+            output.delete(key)
+    return settled
+
+
+def explain(
+    work: Work, now: Callable[[Todo], Mapping], before: Callable[[str], Mapping]
+) -> Iterator[tuple[str, str]]:
+    """(case, why it would be done or is left aside). `now` and `before` tell what makes a result, the older
+    one by its key: as bts.cases.worklist.changes takes them.
+    """
+
+    def why(one: Todo) -> str:
+        if one.tries:
+            return f"failed before (tries: {one.tries})"
+        if not one.older:
+            return "new"
+        if f".{one.fingerprint}." in "".join(one.older):
+            return "two runs overlapped"
+        try:
+            return changes(now(one), before(one.older[0]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return f"older result {one.older[0]} cannot be read"
+
+    with ThreadPoolExecutor(READERS) as threads:
+        for one, reason in zip(work.todo, threads.map(why, work.todo), strict=True):
+            yield one.case.id, reason
+    for case_id, key in work.aside.items():
+        yield case_id, f"left aside: {key}"
+
+
+def rehearse(reasons: Iterable[tuple[str, str]], counts: dict, failed: list[dict]) -> common.Outcome:
+    """Print what would be done, a line a case: its name, a tab, why."""
+    for case_id, reason in reasons:
+        print(f"{case_id}\t{reason}".encode(errors="backslashreplace").decode())
+    return common.Outcome(None, counts, failed, dry_run=True)

@@ -1,0 +1,38 @@
+"""The command line of jobs whose settings hold a preset: `PRESET [flags]`. Not a command."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Any
+
+import tyro
+
+from bts.presets import PRESETS
+from jobs.driver import common
+
+
+def run(job: str, kind: type, work: Callable[..., common.Outcome], about: str, argv: list[str]) -> int:
+    """`PRESET [flags]` of a job whose settings hold a preset → exit code."""
+    known = "\n".join(f"  {name:12} {preset.summary}" for name, preset in PRESETS.items())
+    if argv[:1] in (["--help"], ["-h"]):
+        print(f"python -m jobs.{job} PRESET [flags]; PRESET --help lists its flags:\n{known}\n\n{about}")
+        return common.DONE
+    if not argv or argv[0] not in PRESETS:
+        named = argv and not argv[0].startswith("-")
+        given = f"there is no preset {argv[0]}" if named else "give a preset first"
+        print(f"jobs.{job}: {given}; PRESET --help lists its flags:\n{known}", file=sys.stderr)
+        return common.WRONG_USAGE
+    try:
+        settings = parse(job, kind, about, argv)
+    except ValueError as error:  # of a preset's own checks, which tyro lets through at the top level
+        print(f"jobs.{job}: {error}", file=sys.stderr)
+        return common.WRONG_USAGE
+    return common.guarded(job, lambda: work(settings, argv[0]))
+
+
+def parse(job: str, kind: type, about: str, argv: list[str]) -> Any:
+    """`PRESET [flags]` as a value of `kind`, whose field `preset` defaults to that preset."""
+    prog, text = f"python -m jobs.{job} {argv[0]}", about.split("\n\n")[0]
+    needed = {f.name: tyro.MISSING for f in fields(kind) if f.default is MISSING and f.name != "preset"}
+    default = kind(**needed, preset=PRESETS[argv[0]])
+    return tyro.cli(kind, prog=prog, description=text, args=argv[1:], default=default)

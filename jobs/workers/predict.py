@@ -1,0 +1,78 @@
+"""The predicting stage of jobs.segment, between those of `read`: labels, flags and expected Dice."""
+
+import json
+import time
+from collections.abc import Collection
+
+import numpy as np
+import ray
+import torch
+
+from bts.cases.case import Case
+from bts.cases.read import CaseVolume
+from bts.errors import CaseError
+from bts.inference import confidence, quality
+from bts.inference.segmenter import Segmenter
+from bts.model.device import pick_device
+from bts.model.file import load_model
+from jobs.driver import common
+from jobs.workers.read import nothing
+
+
+class Predict:
+    """Voxels → labels of the project on the crop, and flags. One actor a GPU, or a few CPU threads."""
+
+    def __init__(
+        self,
+        models: ray.ObjectRef,
+        device: str | None,
+        threads: int,
+        flips: bool,
+        probabilities: bool,
+        allow_missing: Collection[str],
+    ):
+        """device: "cpu" where no GPU was asked for, None: the machine's GPU if it has one."""
+        if pick_device(device).type == "cpu":
+            torch.set_num_threads(threads)
+        loaded = [load_model(data, name) for name, data in ray.get(models)]
+        self.segmenter = Segmenter(loaded, device, flips=flips, allow_missing=allow_missing)
+        self.probabilities = probabilities
+
+    def __call__(self, row: dict) -> dict:
+        started = time.monotonic()
+        images, labels, sure, found, expected = row.pop("images"), nothing()[0], nothing(), [], {}
+        if not row["failure"]:
+            try:
+                labels, sure, found, expected = self.predict(CaseVolume.described(images, row["volume"]))
+            except CaseError as error:
+                row["failure"] = json.dumps(common.failure(Case.from_json(row["case"]).id, error, "predict"))
+        seconds = time.monotonic() - started
+        columns = {"labelmap": labels, "probabilities": sure, "flags": json.dumps(found)}
+        return {**row, **columns, "expected": json.dumps(expected), "predict_s": seconds}
+
+    def predict(self, volume: CaseVolume) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, float]]:
+        """(labels on the crop, probabilities as bytes if they are asked for, flags, expected Dice by region).
+
+        Raises CaseError.
+        """
+        try:
+            each = self.segmenter.each(volume)
+        except torch.OutOfMemoryError as error:
+            problem = f"{'×'.join(map(str, volume.images.shape))} voxels do not fit into the GPU's memory"
+            raise CaseError(problem, mend="use a larger GPU", case=volume.case_id) from error
+        mean = sum(each) / len(each)
+        decoded = self.segmenter.decoded(mean)
+        labels = self.segmenter.tidied(volume, decoded)
+        sure = self.segmenter.as_bytes(volume, mean) if self.probabilities else nothing()
+        found = quality.of_labels(labels, volume)
+        if volume.dataset != "figshare":
+            found += quality.of_doubt(decoded, labels, volume)
+        if len(each) > 1:
+            members = (self.segmenter.decoded(one) for one in each)
+            found += quality.of_ensemble([self.segmenter.tidied(volume, labels) for labels in members])
+        for one in self.segmenter.models:
+            found += quality.of_missing(volume, one.preset.modalities)
+            found += quality.of_input(volume, one.meta.get("inputs", {}))
+        expected = self.segmenter.expected_dice(volume, mean, labels)
+        found += confidence.flag(expected)
+        return labels, sure, list(dict.fromkeys(found)), expected

@@ -1,0 +1,67 @@
+"""The task of jobs.evaluate that every case goes through: score it, write its page.
+
+Not a command. Here is no torch: a worker that only scores is up in a second.
+"""
+
+import json
+
+from bts.errors import CaseError
+from bts.report import case_page, slices
+from bts.report.page import Scored
+from bts.results.match import Labels, Pair, read_images, read_pair
+from bts.scoring import lesions, metrics
+from bts.storage import Store
+from jobs.driver import common
+
+
+class Score:
+    """Pair → its scores and what else is known of it as JSON, or its failure; and its page."""
+
+    def __init__(
+        self, cases: Store, labelmaps: Store, pages: Store | None = None, colours: slices.Colours = "field"
+    ):
+        """pages: the report beside which each case gets its page; None for no pages."""
+        self.cases, self.labelmaps, self.pages, self.colours = cases, labelmaps, pages, colours
+
+    def __call__(self, row: dict) -> dict:
+        pair = Pair.from_row(row)
+        try:
+            found = read_pair(pair, self.cases, self.labelmaps)
+        except CaseError as error:
+            failure = json.dumps(common.failure(pair.case.id, error))
+            return {"case_id": pair.case.id, "scores": "", "about": "", "failure": failure}
+        scores, about = _measure(pair, found), self._about(pair, found)
+        if self.pages:
+            self._write_page(pair, found, scored_of(pair, scores, about))
+        texts = {"scores": json.dumps(scores), "about": json.dumps(about)}
+        return {"case_id": pair.case.id, **texts, "failure": ""}
+
+    def _about(self, pair: Pair, found: Labels) -> dict:
+        known = slices.knows_place(pair.case.dataset)
+        regions = metrics.regions_of(found.convention)[0]
+        volumes = metrics.volumes_ml(found.truth, regions, found.grid.zooms) if known else {}
+        page = self.colours if self.pages else ""
+        said = {"maker": found.maker, "flags": found.flags, "expected": found.expected}
+        return {**said, "truth_ml": volumes, "page": page}
+
+    def _write_page(self, pair: Pair, found: Labels, scored: Scored) -> None:
+        images = dict(read_images(pair.case, self.cases, found.grid, slices.BACKGROUNDS))
+        places = (self.labelmaps.uri, self.cases.uri)
+        page = case_page.render(scored, pair, found, images, places=places, colours=self.colours)
+        self.pages.put(case_page.key(pair.case.id), page)
+
+
+def scored_of(pair: Pair, scores: dict, about: dict) -> Scored:
+    """Scores and what else is known, as the report takes them."""
+    case = pair.case
+    known = {name: about[name] for name in ("maker", "flags", "truth_ml")}
+    known["expected"] = about.get("expected", {})  # older scores have none
+    return Scored(case.id, case.group, case.dataset, scores, case.patient, **known)
+
+
+def _measure(pair: Pair, found: Labels) -> dict[str, dict[str, float]]:
+    regions = metrics.regions_of(found.convention)
+    if not slices.knows_place(pair.case.dataset):
+        return metrics.score(found.truth, found.prediction, *regions)
+    rules = lesions.RULES.get(pair.case.dataset, lesions.GLIOMA)
+    return metrics.measure(found.truth, found.prediction, *regions, spacing=found.grid.zooms, rules=rules)

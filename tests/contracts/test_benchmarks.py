@@ -1,0 +1,79 @@
+"""benchmarks: ratios that point the right way, material that is what it says, a cost model that adds up."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import requests, scale, segment
+from benchmarks.accuracy import alone, box
+from benchmarks.material import make_cases
+from benchmarks.table import Row
+from bts.cases.case import find_cases
+from bts.model.file import load_model
+from bts.settings import Inference
+from bts.storage import Store
+from jobs import train
+from jobs.driver import preset_flags
+from tests import builders
+
+
+def row(unit: str, ours: list[float], theirs: list[float], target: float) -> Row:
+    return Row(what="x", unit=unit, ours=ours, against="y", theirs=theirs, target=target)
+
+
+def test_a_ratio_says_how_many_times_better_ours_is_pair_by_pair():
+    seconds = row("s/case", [1.0, 2.0, 1.0], [3.0, 8.0, 2.0], target=3)
+    assert seconds.ratios == [3, 4, 2] and seconds.ratio == 3
+    assert "yes" in seconds.line() and "2.00–4.00" in seconds.line()
+    rates = row("slices/s", [300.0], [100.0], target=4)
+    assert rates.ratio == 3 and "NO" in rates.line()
+
+
+def test_more_cases_than_originals_are_whole_cases_of_other_names(tmp_path):
+    listing = find_cases(Store(str(make_cases(tmp_path, 40))).list(), "auto")
+    assert len(listing.cases) == 40 and not listing.strays and not listing.problems
+    assert all(set(case.files) == {"t1", "t1ce", "t2", "flair", "seg"} for case in listing.cases)
+
+
+def test_the_flags_of_their_trainings_are_flags():
+    def parsed(*flags: str):
+        given = ["fast", "--shards", "s", "--models", "m", *flags]
+        return preset_flags.parse("train", train.Settings, train.__doc__, given).preset
+
+    assert parsed(*segment.BASIC).inference == Inference(), "MONAI's chain has no postprocessing"
+    assert parsed(*box.STRONGER).augmentation.drop > 0
+
+
+def test_twice_the_cluster_takes_half_the_hours_and_the_scarcer_part_binds():
+    few = scale.Figures(cores=8, gpus=1, read_s=0.3, write_s=0.1, predict_gpu_s=0.05)
+    first, second, binds = scale.hours(few, 1000)
+    assert first == pytest.approx(1000 * few.preprocess_s / 8 / 3600)
+    assert second == pytest.approx(1000 * 0.05 / 3600) and binds == "CPU"  # 8 cores: in balance
+    assert scale.hours(replace(few, cores=16), 1000)[1:] == (second, "GPU")
+    assert scale.hours(replace(few, cores=16, gpus=2), 1000)[1] == pytest.approx(second / 2)
+    without = replace(few, gpus=0)
+    assert scale.hours(without, 1000)[1] == pytest.approx(1000 * (0.4 + without.predict_cpu_s) / 8 / 3600)
+
+
+def test_the_cases_requests_are_counted_over_the_jobs_own_tasks(tmp_path, capsys):
+    builders.put_all(Store(str(tmp_path / "cases")), builders.case_files("BraTS-SSA-00001-000"))
+    requests.send(str(tmp_path))
+    said = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["list 1 cases", "preprocess", "segment", "evaluate"]
+    for folder, pattern in (("shards", "*.parquet"), ("labelmaps", "*.nii.gz"), ("report", "cases/*.html")):
+        assert len(list((tmp_path / folder).glob(pattern))) == 1
+
+
+@pytest.mark.slow
+def test_a_training_without_ray_goes_on_where_it_was_cut_off(tmp_path, monkeypatch, capsys):
+    shards, place = builders.phantom_shards(tmp_path), tmp_path / "place"
+    epochs = []
+    for minutes in ("0.01", "0.2"):
+        flags = ["fast", "--shards", str(shards), "--place", str(place), "--minutes", minutes, "--batch", "4"]
+        monkeypatch.setattr(sys, "argv", ["alone", *flags])
+        alone.main()
+        model = load_model((place / "fast-fold-0" / "fast.safetensors").read_bytes(), "fast")
+        epochs.append(model.meta["epochs"])
+    assert 1 <= epochs[0] < epochs[1]
+    assert capsys.readouterr().out.count("epoch 1, ") == 1, "the second run did not begin anew"

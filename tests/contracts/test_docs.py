@@ -1,0 +1,52 @@
+"""What the documents say: their example runs, the files that they name are there, the jobs' flags exist."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+
+from bts.settings import Layers
+from jobs.driver import preset_flags
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILE = re.compile(r"`((?:bts|jobs|tests|benchmarks|docs|kubernetes)/[\w./-]+\.\w+)")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
+COMMAND = re.compile(r"python -m (jobs\.\w+) ((?:[^\n`|\\]|\\\n)*)")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_it_names_are_there(document):
+    text = document.read_text("utf-8")
+    missing = [name for name in FILE.findall(text) if not (ROOT / name).exists()]
+    missing += [name for name in LINK.findall(text) if not (document.parent / name).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_its_jobs_take_the_flags_that_it_gives(document):
+    for name, flags in COMMAND.findall(document.read_text("utf-8")):
+        words = shlex.split(flags.replace("\\\n", " "), comments=True)
+        job = importlib.import_module(name)
+        if "…" in words or "--help" in words or "PRESET" in words:
+            continue  # … stands for what was said before
+        if name in ("jobs.train", "jobs.tune"):
+            settings = preset_flags.parse(name, job.Settings, job.__doc__, words)
+        else:
+            settings = tyro.cli(job.Settings, args=[word for word in words if word not in ("&", ">")])
+        assert isinstance(settings, job.Settings)
+
+
+def test_the_example_of_a_network_is_one():
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text("utf-8"), re.DOTALL
+    )
+    made = {}
+    exec(code, made)
+    for dims in (2, 3):
+        network = made["Pointwise"](4, 3, dims, Layers())
+        assert network(torch.zeros(2, 4, *[8] * dims)).shape == (2, 3, *[8] * dims)

@@ -1,0 +1,32 @@
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+WITHOUT_RAY = """
+import importlib, pkgutil, sys
+
+class NoRay:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "ray":
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, NoRay())
+import bts
+names = [m.name for m in pkgutil.walk_packages(bts.__path__, "bts.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+
+
+def test_bts_loads_without_ray():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_RAY], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= len(list((ROOT / "bts").rglob("*.py"))) - 1
+
+
+def test_workers_that_read_write_or_score_load_no_torch():
+    modules = "jobs.preprocess, jobs.workers.read, jobs.workers.score, bts.training.feeding"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

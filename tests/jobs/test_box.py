@@ -1,0 +1,59 @@
+"""The model that comes with the project: small, known, and of use on patients that it has not seen."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bts.cases.case import find_cases
+from bts.cases.read import load_case
+from bts.inference.segmenter import Segmenter
+from bts.model.file import BOX, digest, halved, load_model, read_header
+from bts.scoring import metrics
+from bts.storage import Store
+from jobs import segment
+from tests import builders
+
+UNSEEN = ("BraTS2021_00000", "BraTS2021_01657", "BraTS2021_01477")
+
+
+@pytest.fixture(scope="module")
+def box():
+    return load_model(BOX.read_bytes(), "box")
+
+
+def test_it_is_small_and_its_card_is_of_this_very_file(box):
+    data, card = BOX.read_bytes(), BOX.with_name("README.md").read_text("utf-8")
+    assert len(data) < 10e6 and digest(data) in card
+    assert all(patient in card for patient in box.meta["training_patients"])
+
+
+def test_half_precision_keeps_the_header_and_almost_the_weights():
+    data = builders.tiny_model(by="test")
+    half = halved(data)
+    assert len(half) < 0.8 * len(data) and read_header(half, "half") == read_header(data, "whole")
+    whole, small = (load_model(d, "m").network.state_dict() for d in (data, half))
+    for name, values in whole.items():
+        assert small[name].dtype == values.dtype
+        assert np.allclose(small[name], values, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case_id", UNSEEN)
+def test_it_finds_the_tumour_of_patients_that_it_has_not_seen(box, real_cases, case_id):
+    (case,) = find_cases(Store(str(real_cases / case_id)).list()).cases
+    assert case.patient not in box.meta["training_patients"]
+    volume = load_case(case, Store(str(real_cases / case_id)))
+    dice = metrics.score(volume.mask, Segmenter([box])(volume))["WT"]["dice"]
+    print(f"{case_id}: WT {dice:.3f}")
+    assert dice > 0.7
+
+
+@pytest.mark.slow
+def test_it_segments_where_no_model_is_given(ray_local, tmp_path):
+    cases, labelmaps = Store(str(tmp_path / "cases")), Store(str(tmp_path / "labelmaps"))
+    builders.put_all(cases, builders.case_files("BraTS-SSA-00001-000", truth=False))
+    assert segment.main(segment.Settings(cases.uri, labelmaps.uri)).counts["written"] == 1
+    (marker,) = labelmaps.list("_done")
+    (used,) = json.loads(labelmaps.read(marker.key))["models"]
+    assert used == {"name": "box", "digest": digest(BOX.read_bytes()), "preset": "fast"}

@@ -1,0 +1,113 @@
+"""The five published systems, each trained, used and scored on real cases by the jobs' own commands.
+
+Their networks, losses and sampling as they are; the cases are cut small around the tumour, for a CPU.
+"""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tyro
+
+from bts.cases.case import find_cases
+from bts.cases.figshare import patient_of, read_slice
+from bts.cases.read import load_case
+from bts.storage import Store
+from jobs import evaluate, preprocess, segment, train
+from jobs.driver import common
+from tests import builders
+
+SMALL = ("--budget.epochs", 1, "--budget.minutes", 0.01)
+SYSTEMS = {
+    "unet2d": ("--size", 48, 48, "--batch", 2),
+    "resunet2d": ("--size", 32, 32),
+    "unet3d": ("--size", 16, 48, 48, "--sampling.least-tumour", 0),
+    "figshare2d": ("--batch", 4),
+    "figshare3d": ("--size", 16, 64, 64, "--resize", 64, 64),
+}
+BOX = (16, 48, 48)  # slices, rows, columns kept of a real case
+PATIENTS = 5  # one held out in each fold
+
+
+@pytest.fixture(scope="module")
+def brats(real_data, tmp_path_factory) -> Path:
+    """Real cases in files of their own, cut to a box around the tumour."""
+    source, folder = Store(str(real_data / "brats")), tmp_path_factory.mktemp("brats")
+    listing = find_cases(source.list())
+    for case in [c for c in listing.cases if c.id.startswith("BraTS2021")][:PATIENTS]:
+        volume = load_case(case, source)
+        starts = [
+            int(np.clip(np.median(axis) - side // 2, 0, n - side))
+            for axis, side, n in zip(np.nonzero(volume.mask), BOX, volume.mask.shape, strict=True)
+        ]
+        box = tuple(slice(start, start + side) for start, side in zip(starts, BOX, strict=True))
+        truth = np.where(volume.mask == 3, 4, volume.mask).astype(np.uint8)
+        for role, voxels in (*zip(volume.modalities, volume.images, strict=True), ("seg", truth)):
+            data = builders.nifti(np.ascontiguousarray(voxels[box].T))
+            path = folder / case.id / f"{case.id}_{role}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def figshare(real_data, tmp_path_factory) -> Path:
+    """Three slices each of some patients, of every tumour type."""
+    folder, patients = tmp_path_factory.mktemp("figshare"), {}
+    for path in sorted((real_data / "figshare").glob("[0-9]*.mat")):
+        pid = read_slice(path.read_bytes(), path.name).pid
+        patients.setdefault(patient_of(pid), []).append(path)
+    for paths in list(patients.values())[::3][:PATIENTS]:
+        for path in paths[:3]:
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+def command(module):
+    """A job's command line → its exit code, in this process."""
+    name = module.__name__.removeprefix("jobs.")
+    return lambda flags: common.guarded(name, lambda: module.main(tyro.cli(module.Settings, args=flags)))
+
+
+JOBS = {"train": train.cli, **{m.__name__[5:]: command(m) for m in (preprocess, segment, evaluate)}}
+
+
+def run(job: str, flags: list, capsys) -> dict:
+    """A job in this process, which has Ray already → its last line."""
+    capsys.readouterr()
+    code = JOBS[job]([str(flag) for flag in flags])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_trains_segments_and_is_scored(name, request, tmp_path, monkeypatch, ray_local, capsys):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    figshare = name.startswith("figshare")
+    cases = request.getfixturevalue("figshare" if figshare else "brats")
+    run("preprocess", ["--cases", cases, "--shards", "shards"], capsys)
+    flags = [name, "--shards", "shards", "--models", "models", *SMALL, *SYSTEMS[name]]
+    trained = run("train", flags, capsys)
+    assert trained["epochs"] == 1 and trained["dice"]
+
+    pictures = {path.name for path in Path("models/_pictures", name).iterdir()}
+    assert {"curves.png", "classes.png"} < pictures and len(pictures) > 2
+    if name == "figshare2d":
+        assert "thresholds.png" in pictures
+    if name == "figshare3d":
+        assert any(picture.endswith(".gif") for picture in pictures)
+
+    done = run("segment", ["--cases", cases, "--model", trained["model"], "--labelmaps", "out"], capsys)
+    assert done["written"] == done["cases"] >= PATIENTS
+    for path in Path("out").glob("*.nii.gz"):
+        values = set(np.unique(np.asarray(nib.load(path).dataobj)))
+        assert values <= ({0, 1, 2, 3} if figshare else {0, 1, 2, 4})
+    scored = run("evaluate", ["--labelmaps", "out", "--cases", cases, "--report", "report"], capsys)
+    assert scored["scored"] == scored["cases"] == done["cases"]
+    assert set(scored["dice"]) >= ({"tumour"} if figshare else {"WT", "TC", "ET"})

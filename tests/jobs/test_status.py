@@ -1,0 +1,61 @@
+"""jobs.status as an operator reads it: what is segmented, held, flagged, failed and left."""
+
+import json
+
+import pytest
+
+from bts.storage import Store
+from jobs import segment, status
+from jobs.driver import common
+from tests import builders
+
+pytestmark = pytest.mark.slow
+CASES = [f"BraTS-SSA-0000{n}-000" for n in range(1, 5)]
+GOOD, SECOND, BAD, LATER = CASES
+
+
+def run(capsys, labelmaps: Store, cases: Store | None = None) -> tuple[str, dict]:
+    """(what it prints, its last line)."""
+    settings = status.Settings(labelmaps.uri, cases.uri if cases else "")
+    capsys.readouterr()
+    assert common.guarded("status", lambda: status.main(settings)) == 0
+    *said, last = capsys.readouterr().out.splitlines()
+    return "\n".join(said), json.loads(last)
+
+
+def test_a_night_in_a_bucket(ray_local, bucket, model, capsys):
+    cases, labelmaps = Store(f"{bucket.uri}/cases"), Store(f"{bucket.uri}/labelmaps")
+    for n, name in enumerate((GOOD, SECOND, BAD)):
+        builders.put_all(cases, builders.case_files(name, seed=n))
+    cases.put(f"{BAD}/{BAD}-t2w.nii.gz", b"\x1f\x8b rubbish")
+    said, last = run(capsys, labelmaps, cases)
+    assert f"{labelmaps.uri}: 0 cases segmented" in said and (last["segmented"], last["left"]) == (0, 3)
+
+    segment.main(segment.Settings(cases.uri, labelmaps.uri, (model,), hold_flagged=True))
+    builders.put_all(cases, builders.case_files(LATER, seed=9))
+    builders.put_all(cases, {k: v for k, v in builders.case_files(SECOND, seed=8).items() if "t1n" in k})
+    said, last = run(capsys, labelmaps, cases)
+    markers = [json.loads(labelmaps.read(e.key)) for e in labelmaps.list("_done")]
+    flagged = sum(bool(marker["flags"]) for marker in markers)
+    assert {k: last[k] for k in ("segmented", "held", "flagged", "noted", "left", "changed")} == {
+        "segmented": 2, "held": flagged, "flagged": flagged, "noted": 1, "left": 1, "changed": 1,
+    }  # fmt: skip
+    assert f"2 by {markers[0]['models'][0]['name']} {markers[0]['models'][0]['digest']}" in said
+    assert f"1 failed\n  case {BAD}" in said and "(runs: 1)" in said
+    assert f"1 left\n  {LATER}" in said and f"1 changed since\n  {SECOND}" in said
+    assert "seconds a case: read" in said
+
+    cases.put(f"{GOOD}/{GOOD}-t2w.nii.gz", b"\x1f\x8b rubbish")
+    segment.main(segment.Settings(cases.uri, labelmaps.uri, (model,), hold_flagged=True))
+    said, last = run(capsys, labelmaps, cases)
+    assert last["noted"] == 2 and f"case {GOOD}" in said, "its labelmap of before does not hide the failure"
+
+    labelmaps.put(f"_done/{GOOD}.0123456789ab.json", b"{")
+    said, _ = run(capsys, labelmaps)
+    assert f"1 with a marker that cannot be read; jobs.segment makes them again\n  _done/{GOOD}." in said
+
+
+def test_no_bucket_is_one_line(tmp_path, s3, capsys):
+    settings = status.Settings("s3://no-such-bucket/labelmaps")
+    assert common.guarded("status", lambda: status.main(settings)) == 1
+    assert "no-such-bucket" in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""bts.inference.postprocess: cores without holes, traces that do not enhance, and nothing else."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from bts.inference.postprocess import drop_small_et, drop_small_pieces, fill_core, tidy
+from bts.settings import Inference
+
+TUMOUR = (1, 2, 3)
+LABELS = arrays(np.uint8, (3, 7, 6), elements=st.integers(0, 3))
+
+
+@pytest.mark.parametrize(
+    ("least_ml", "share", "voxel_mm3", "kept"),
+    [
+        (0.002, 0, 1.0, True),
+        (0.003, 0, 1.0, False),
+        (0.003, 0, 2.0, True),
+        (0, 0.66, 1, True),
+        (0, 0.67, 1, False),
+    ],
+)
+def test_too_little_enhancing_tumour_becomes_necrosis(least_ml, share, voxel_mm3, kept):
+    labels = np.array([[[0, 2, 1, 3, 3]]], np.uint8)
+    settings = Inference(min_et_ml=least_ml, min_et_share=share)
+    after = drop_small_et(labels, settings, voxel_mm3)
+    assert after.tolist() == (labels.tolist() if kept else [[[0, 2, 1, 1, 1]]])
+
+
+def test_small_pieces_go_and_the_largest_stays():
+    labels = np.array([[[2, 0, 1, 1, 0, 0], [0, 3, 0, 0, 0, 2], [0, 0, 0, 0, 0, 2]]], np.uint8)
+    # Four voxels that touch by their corners, and two.
+    without = np.array([[[2, 0, 1, 1, 0, 0], [0, 3, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]], np.uint8)
+    assert np.array_equal(drop_small_pieces(labels, TUMOUR, 0.003, 1.0, 0), without)
+    assert np.array_equal(drop_small_pieces(labels, TUMOUR, 0.003, 1.5, 0), labels)
+    assert np.array_equal(drop_small_pieces(labels, TUMOUR, 9.0, 1.0, 0), without)
+    assert not drop_small_pieces(np.zeros_like(labels), TUMOUR, 9.0, 1.0, 0).any()
+
+
+def test_small_pieces_of_core_become_oedema_and_of_enhancing_tumour_necrosis():
+    labels = np.array([[[3, 1, 1, 2, 2, 1, 2, 2, 3, 2, 3, 3]]], np.uint8)
+    core = Inference(min_core_ml=0.002)
+    assert tidy(labels, core, 1.0).tolist() == [[[3, 1, 1, 2, 2, 2, 2, 2, 2, 2, 3, 3]]]
+    enhancing = Inference(min_et_piece_ml=0.002)
+    assert tidy(labels, enhancing, 1.0).tolist() == [[[1, 1, 1, 2, 2, 1, 2, 2, 1, 2, 3, 3]]]
+
+
+def test_what_a_core_encloses_in_a_slice_is_core():
+    ring = np.array([[3, 3, 3, 0], [3, 2, 1, 2], [1, 0, 3, 0], [3, 3, 3, 0]], np.uint8)
+    whole = np.array([[3, 3, 3, 0], [3, 1, 1, 2], [1, 1, 3, 0], [3, 3, 3, 0]], np.uint8)
+    open_ = ring.copy()
+    open_[1, 0] = 0
+    assert np.array_equal(fill_core(np.stack([ring, open_])), np.stack([whole, open_]))
+
+
+@given(LABELS)
+def test_nothing_asked_nothing_changed(labels):
+    assert np.array_equal(tidy(labels, Inference(), 1.0), labels)
+
+
+@given(LABELS, st.floats(0, 0.02), st.floats(0, 0.9))
+def test_tumour_core_only_grows_and_enhancing_tumour_stays_whole_or_goes(labels, least_ml, share):
+    before = labels.copy()
+    after = tidy(labels, Inference(min_et_ml=least_ml, min_et_share=share, fill_core=True), 1.0)
+    assert np.array_equal(labels, before)
+    core = np.isin(labels, (1, 3))
+    assert np.isin(after, (1, 3))[core].all()
+    assert np.array_equal(after == 3, labels == 3) or not (after == 3).any()
+    assert np.array_equal(after[after != 1], labels[after != 1])
+    assert np.array_equal(tidy(after, Inference(fill_core=True), 1.0), after)

@@ -1,0 +1,124 @@
+"""a model file carries all that running it needs; any other file is refused with its reason."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+
+from bts.errors import UsageError
+from bts.model.file import digest, load_model, read_header, save_model
+from bts.model.nets import build
+from bts.settings import Budget, Layers, Loss, Preset
+
+PRESET = Preset(
+    name="tiny",
+    modalities=("flair", "t2"),
+    size=(16, 16),
+    layers=Layers(widths=(4, 8), norm="batch"),
+    loss=Loss(bce=1),
+    budget=Budget(epochs=1),
+)
+META = {"patients": ["A", "B"], "commit": "abc123", "metrics": {"dice_WT": 0.9}}
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build(PRESET).to(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="module")
+def data(network) -> bytes:
+    return save_model(network, PRESET, META)
+
+
+def with_header(data: bytes, change) -> bytes:
+    """The same file with another header; `change` edits the JSON in place."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def test_the_same_network_comes_back(network, data):
+    model = load_model(data, "m")
+    assert model.preset == PRESET and model.meta == META and model.digest == digest(data)
+    assert len(model.digest) == 12
+    x = torch.randn(1, 2, 16, 16)
+    assert torch.equal(model.network(x), network.eval()(x))
+
+
+def test_equal_models_are_equal_bytes(network, data):
+    assert save_model(network, PRESET, META) == data
+    assert digest(save_model(network, PRESET, {})) != digest(data)
+
+
+def test_the_header_is_readable_without_this_project(data, tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(data)
+    with safetensors.safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["bts"])
+    assert header["modalities"] == ["flair", "t2"]
+    assert header["targets"]["TC"] == [1, 3]
+    assert header["normalisation"]["kind"] == "brain_zscore"
+    assert header["preset"]["layers"]["widths"] == [4, 8]
+    assert header == json.loads(json.dumps(read_header(data, "m")))
+
+
+def newer(header: dict) -> None:
+    metadata = json.loads(header["__metadata__"]["bts"])
+    header["__metadata__"]["bts"] = json.dumps({**metadata, "format": 99})
+
+
+def older(header: dict) -> None:
+    metadata = json.loads(header["__metadata__"]["bts"])
+    header["__metadata__"]["bts"] = json.dumps({**metadata, "format": 1})
+
+
+def of_unknown_setting(header: dict) -> None:
+    metadata = json.loads(header["__metadata__"]["bts"])
+    metadata["preset"]["layers"]["magic"] = 1
+    header["__metadata__"]["bts"] = json.dumps(metadata)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: b"", "no .safetensors file"),
+        (lambda data: b"\x80\x04pickled rubbish of some length", "no .safetensors file"),
+        (lambda data: b'PK\x03\x04\x00\x00\x00\x00{"a": 1}', "truncated"),
+        (lambda data: (9).to_bytes(8, "little") + b"{not json", "no .safetensors file"),
+        (lambda data: (2).to_bytes(8, "little") + b"{}", "not by jobs.train"),
+        (lambda data: data[:40], "truncated"),
+        (lambda data: data[:-10], "truncated"),
+        (lambda data: safetensors.torch.save({"w": torch.zeros(2)}), "not by jobs.train"),
+        (lambda data: safetensors.torch.save({"w": torch.zeros(2)}, {"bts": "1"}), "not by jobs.train"),
+        (lambda data: with_header(data, newer), "newer"),
+        (lambda data: with_header(data, older), "older than 2; train it again"),
+        (lambda data: with_header(data, of_unknown_setting), "magic"),
+    ],
+)
+def test_other_files_are_refused_by_name_and_reason(data, damage, words):
+    with pytest.raises(UsageError, match="models/broken") as error:
+        load_model(damage(data), "models/broken.safetensors")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_no_numbers_are_refused(network):
+    """A network that says NaN finds no tumour, and nothing else would show it."""
+    broken = copy.deepcopy(network)
+    with torch.no_grad():
+        next(broken.parameters())[0, 0, 0, 0] = torch.nan
+    with pytest.raises(UsageError, match=r"models/m\.safetensors: .* no numbers"):
+        load_model(save_model(broken, PRESET, {}), "models/m.safetensors")
+
+
+def test_weights_of_another_shape_are_refused(network):
+    other = replace(PRESET, modalities=("t1",))
+    with pytest.raises(UsageError, match="do not match"):
+        load_model(save_model(network, other, {}), "m")

@@ -1,0 +1,81 @@
+"""The report as a reader uses it, in a headless Chromium: the table of cases sorts, filters and pages."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.browser import Browser
+from tests.unit.report.test_page import html_of, scored
+
+pytestmark = pytest.mark.slow
+
+CASES = 250
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """At a report of 250 cases: case 7 is flagged, and case 9 alone has an HD95."""
+    cases = [scored(f"case-{n}", (n * 37 % CASES) / CASES) for n in range(CASES)]
+    cases[7] = replace(cases[7], flags=["empty: no tumour found"])
+    cases[9].scores["WT"]["hd95"] = 12.5
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "index.html").write_text(html_of(scored=cases), "utf-8")
+    with Browser(tmp_path_factory.mktemp("chromium")) as found:
+        found.open((folder / "index.html").as_uri())
+        found.wait("document.getElementById('tools')?.hidden === false")
+        yield found
+
+
+def column(browser: Browser, place: int) -> list[str]:
+    return browser.run(
+        f"[...document.querySelectorAll('#cases tbody tr')].map(r => r.cells[{place}].textContent)"
+    )
+
+
+def click(browser: Browser, heading: str) -> None:
+    browser.run(
+        f"[...document.querySelectorAll('#cases th button')].find(b => b.textContent === '{heading}').click()"
+    )
+
+
+def find(browser: Browser, words: str, *, flagged: bool = False) -> list[str]:
+    """The cases that stay."""
+    browser.run(f"document.getElementById('find').value = '{words}'")
+    browser.run(f"document.getElementById('flagged').checked = {str(flagged).lower()}")
+    browser.run("document.getElementById('find').dispatchEvent(new Event('input'))")
+    return column(browser, 0)
+
+
+def test_a_hundred_rows_at_a_time(browser):
+    assert find(browser, "")[0] == "case-0" and len(column(browser, 0)) == 100
+    for rows in (200, 250):
+        browser.run("document.getElementById('more').click()")
+        assert len(column(browser, 0)) == rows
+    assert browser.run("document.getElementById('more').hidden")
+    assert len(find(browser, "")) == 100
+
+
+def test_words_and_flags_choose(browser):
+    assert set(find(browser, "CASE-24")) == {"case-24", *(f"case-24{n}" for n in range(10))}
+    assert find(browser, "case empty") == ["case-7"] == find(browser, "", flagged=True)
+    assert find(browser, "nothing like it") == []
+    assert browser.run("document.getElementById('count').textContent") == "0 of 250 cases"
+
+
+def test_headings_sort_by_number_or_name(browser):
+    find(browser, "")
+    click(browser, "Mean Dice")
+    values = [float(text) for text in column(browser, 5)]
+    assert values == sorted(values) and values[0] == 0
+    click(browser, "Mean Dice")
+    assert column(browser, 5)[0] == f"{(CASES - 1) / CASES:.3f}"
+    click(browser, "Case")
+    assert column(browser, 0)[:3] == ["case-0", "case-1", "case-2"]
+    click(browser, "HD95 WT, mm")
+    assert column(browser, 6)[:2] == ["12.5", "–"], "what is not known comes last"
+
+
+def test_nothing_is_loaded_and_nothing_complains(browser):
+    assert browser.errors == []
+    assert all(url.startswith(("file:", "data:")) for url in browser.requests)
+    assert browser.run("document.querySelector('#cases a').getAttribute('href')").startswith("cases/case-")

@@ -1,0 +1,46 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bts.training.splits import leaked, split_patients
+
+GROUPS = st.dictionaries(st.text(min_size=1, max_size=8), st.sampled_from(["HGG", "LGG", ""]), min_size=5)
+
+
+@given(groups=GROUPS, seed=st.integers(0, 9))
+def test_folds_hold_out_every_patient_once(groups, seed):
+    folds = [split_patients(groups, seed=seed, fold=k) for k in range(5)]
+    assert sorted(p for _, held in folds for p in held) == sorted(groups)
+    for training, held in folds:
+        assert sorted(training + held) == sorted(groups) and held
+    sizes = [len(held) for _, held in folds]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(groups=GROUPS, seed=st.integers(0, 9), fold=st.integers(0, 4))
+def test_the_order_of_listing_does_not_matter(groups, seed, fold):
+    backwards = dict(reversed(groups.items()))
+    assert split_patients(groups, seed=seed, fold=fold) == split_patients(backwards, seed=seed, fold=fold)
+
+
+def test_groups_are_spread_over_the_folds():
+    groups = {f"p{n}": "HGG" if n < 20 else "LGG" for n in range(30)}
+    for fold in range(5):
+        _, held = split_patients(groups, seed=0, fold=fold)
+        assert sorted(groups[p] for p in held) == ["HGG"] * 4 + ["LGG"] * 2
+
+
+def test_another_seed_is_another_split():
+    groups = dict.fromkeys(map(str, range(20)), "")
+    assert split_patients(groups, seed=0, fold=0) != split_patients(groups, seed=1, fold=0)
+
+
+def test_no_such_fold():
+    with pytest.raises(ValueError, match="fold 5"):
+        split_patients({"a": ""}, seed=0, fold=5)
+
+
+@given(case=st.text(max_size=8), seed=st.integers(0, 9))
+def test_every_slice_leaks_into_one_fold(case, seed):
+    folds = [leaked(case, range(40), seed=seed, fold=fold) for fold in range(5)]
+    assert (sum(folds) == 1).all()
