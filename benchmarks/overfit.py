@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bts.cases.case import OF_FIGSHARE, find_cases
+from bts.cases.case import CaseVolume
 from bts.cases.figshare import cases_of, read_index_row
-from bts.cases.read import CaseVolume, load_case
+from bts.cases.layouts import find_cases
+from bts.cases.read import load_case
+from bts.labels import WRITTEN_AS
 from bts.presets import PRESETS
 from bts.settings import Augmentation, Budget, Normalisation, Optimiser, Preset
 from bts.shards.format import table_of
@@ -159,7 +161,7 @@ def main() -> int:
     for name, preset in variants().items():
         if arguments.names and not set(name.split()) & set(arguments.names):
             continue
-        case = cut(whole["figshare" if preset.targets in OF_FIGSHARE else "brats"], BOX)
+        case = cut(whole["figshare" if preset.targets in WRITTEN_AS else "brats"], BOX)
         dice, steps = overfit(preset, case, arguments.seconds)
         terms = [
             n for n in ("dice", "generalised_dice", "bce", "ce", "focal", "lovasz") if getattr(preset.loss, n)

@@ -19,9 +19,10 @@ import torch
 
 from benchmarks.material import make_cases
 from benchmarks.table import Row, python
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.inference.segmenter import Segmenter
+from bts.labels import CAVITY, REGIONS
 from bts.model.file import Model
 from bts.model.nets import build
 from bts.presets import FAST
@@ -63,7 +64,7 @@ def prepare(stage: str, folder: Path) -> Callable[[], object]:
     if stage == "write":
         return lambda: encode(case, labels, volume.grid, case.labels, "bts")
     moved = np.roll(labels, 2, axis=1)
-    return lambda: metrics.measure(labels, moved, metrics.REGIONS, metrics.CAVITY, spacing=(1.0, 1.0, 1.0))
+    return lambda: metrics.measure(labels, moved, REGIONS, CAVITY, spacing=(1.0, 1.0, 1.0))
 
 
 def peak(work: Callable[[], object]) -> float:

@@ -17,7 +17,7 @@ from isal import igzip
 
 from benchmarks.material import make_cases
 from benchmarks.table import Row, in_turn, peer, python
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.storage import Store
 

@@ -19,9 +19,11 @@ from scipy.ndimage import distance_transform_edt
 
 from benchmarks.material import make_cases
 from benchmarks.table import HEADER, Row, in_turn, timed
-from bts.cases.case import Case, find_cases
-from bts.cases.read import CaseVolume, load_case
+from bts.cases.case import Case, CaseVolume
+from bts.cases.layouts import find_cases
+from bts.cases.read import load_case
 from bts.inference.segmenter import Segmenter
+from bts.labels import CAVITY, REGIONS
 from bts.model.file import Model
 from bts.model.nets import build
 from bts.presets import FAST
@@ -119,12 +121,12 @@ def scores(volume: CaseVolume) -> Row:
 
     def theirs() -> None:
         for labels in (truth, found):
-            for region in metrics.REGIONS.values():
+            for region in REGIONS.values():
                 distance_transform_edt(~np.isin(labels, region))
 
     return row(
         "all scores of a case",
-        lambda: metrics.measure(truth, found, metrics.REGIONS, metrics.CAVITY, spacing=(1.0, 1.0, 1.0)),
+        lambda: metrics.measure(truth, found, REGIONS, CAVITY, spacing=(1.0, 1.0, 1.0)),
         "six plain distance maps", theirs, 3,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from aiobotocore.client import AioBaseClient
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.cases.worklist import Todo
 from bts.phantom.case import write_case
 from bts.results.match import match

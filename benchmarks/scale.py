@@ -20,7 +20,7 @@ import tyro
 
 from benchmarks.material import make_cases
 from benchmarks.table import python
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.model.file import save_model
 from bts.model.nets import build
 from bts.presets import FAST

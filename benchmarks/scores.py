@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks.table import Row
 from bts.images.nifti import read_nifti
-from bts.scoring.metrics import CAVITY, REGIONS, measure
+from bts.labels import CAVITY, REGIONS
+from bts.scoring.metrics import measure
 
 GOLDEN = Path(__file__).resolve().parent.parent.parent / "shared" / "golden"
 OFFICIAL_S = 9.1

@@ -17,12 +17,13 @@ import torch
 
 from benchmarks.material import make_cases, make_shards
 from benchmarks.table import Row, in_turn, peer, python
-from bts.cases.case import find_cases, to_internal
+from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.images.nifti import read_nifti
 from bts.inference.segmenter import Segmenter
+from bts.labels import REGIONS, to_internal
 from bts.model.file import load_model
-from bts.scoring.metrics import REGIONS, mean_dice, score
+from bts.scoring.metrics import mean_dice, score
 from bts.storage import Store
 
 CASES, PEER_CASES = 8, 1

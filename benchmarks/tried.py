@@ -21,8 +21,9 @@ from isal import igzip
 
 from benchmarks.material import make_cases
 from benchmarks.table import peer, timed
-from bts.cases.case import find_cases
-from bts.cases.read import CaseVolume, load_case
+from bts.cases.case import CaseVolume
+from bts.cases.layouts import find_cases
+from bts.cases.read import load_case
 from bts.inference.segmenter import Segmenter
 from bts.model.file import BOX, Model
 from bts.model.nets import build

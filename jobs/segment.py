@@ -18,10 +18,11 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from bts import tracking
 from bts.cases import worklist
-from bts.cases.case import OF_FIGSHARE, Case, find_cases
+from bts.cases.case import Case
+from bts.cases.layouts import find_cases
 from bts.errors import UsageError
+from bts.labels import TARGETS, WRITTEN_AS
 from bts.model.file import BOX, describe, load_model
-from bts.model.targets import TARGETS
 from bts.results import colour_tables
 from bts.results.files import convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
 from bts.storage import Entry, Store, read_file
@@ -108,7 +109,7 @@ def main(settings: Settings) -> common.Outcome:
     described = [describe(data, name) for name, data in models]
     listing = common.list_cases(source, settings.labels)
     who = f"--model {' '.join(settings.model)} (targets {targets})"
-    unfit = set_unfit_aside(listing, targets in OF_FIGSHARE, source, who)
+    unfit = set_unfit_aside(listing, targets in WRITTEN_AS, source, who)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
     incremental.keep_part(listing, settings)
     failed += [common.failure(problem.case, problem) for problem in listing.problems]

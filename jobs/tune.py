@@ -19,8 +19,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.util.queue import Queue
 
-from bts.cases.worklist import fingerprint
 from bts.errors import CaseError, RunError, UsageError
+from bts.fingerprint import fingerprint
 from bts.model.file import digest, read_header
 from bts.settings import Preset, to_dict
 from bts.shards.catalogue import read_catalogue

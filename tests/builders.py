@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.model.file import save_model
 from bts.model.nets import build

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.accuracy.expected import volumes_held_out
-from bts.cases.read import CaseVolume
+from bts.cases.case import CaseVolume
 from bts.inference.segmenter import Segmenter
+from bts.labels import CAVITY, REGIONS
 from bts.model.file import load_model
 from bts.presets import PRESETS
 from bts.scoring import metrics
@@ -31,7 +32,7 @@ VARIANTS = {  # name → (flips, settings of Inference)
     "threshold 0.4": (False, {"threshold": 0.4}),
     "threshold 0.3": (False, {"threshold": 0.3}),
 }
-SCORES = [(region, metric) for metric in ("dice", "lesion_dice") for region in metrics.REGIONS]
+SCORES = [(region, metric) for metric in ("dice", "lesion_dice") for region in REGIONS]
 
 
 def scores_of(segmenters: Mapping[bool, Segmenter], volume: CaseVolume) -> dict[str, list[float]]:
@@ -43,7 +44,7 @@ def scores_of(segmenters: Mapping[bool, Segmenter], volume: CaseVolume) -> dict[
         segmenter.settings = replace(PRESETS[segmenter.preset.name].inference, **settings)
         labels = segmenter.tidied(volume, segmenter.decoded(probable[flips]))
         scores = metrics.measure(
-            volume.mask, labels, metrics.REGIONS, metrics.CAVITY, spacing=volume.grid.zooms
+            volume.mask, labels, REGIONS, CAVITY, spacing=volume.grid.zooms
         )
         found[name] = [scores[region][metric] for region, metric in SCORES]
     return found

@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 
 from benchmarks.accuracy.box import DATA, copy
 from benchmarks.table import peer, python
-from bts.cases.case import Case, find_cases, from_internal
+from bts.cases.case import Case
+from bts.cases.layouts import find_cases
+from bts.labels import REGIONS, from_internal
 from bts.presets import FAST, PRESETS
 from bts.scoring import statistics
 from bts.scoring.comparison import compare_metric
-from bts.scoring.metrics import REGIONS
 from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.training.plan import make_plan

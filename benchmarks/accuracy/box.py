@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.table import ROOT, python
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
+from bts.labels import REGIONS
 from bts.model.file import BOX, halved, read_header
-from bts.scoring.metrics import REGIONS
 from bts.storage import Store
 
 # So few patients `fast` learns by heart in this time; and some scans lack a modality.

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from bts.cases.read import CaseVolume
+from bts.cases.case import CaseVolume
 from bts.inference import confidence
 from bts.inference.segmenter import Segmenter
+from bts.labels import REGIONS
 from bts.model.file import Model, load_model
 from bts.scoring import metrics
 from bts.shards.catalogue import read_catalogue
@@ -44,7 +45,7 @@ def held_out(file: Path, shards: Store) -> list[tuple[str, dict[str, float], dic
 def means(cases: list[tuple[str, dict[str, float], dict[str, float]]]) -> dict[str, float]:
     """Figures as a training keeps them of its held-out cases."""
     figures = {}
-    for region in metrics.REGIONS:
+    for region in REGIONS:
         figures[f"dice/{region}"] = np.mean([dice[region] for _, _, dice in cases])
         figures[f"agreement/{region}"] = np.mean([a[region] for _, a, _ in cases if region in a])
     return figures
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--shards", required=True)
     given = parser.parse_args()
     folds = [held_out(file, Store(given.shards)) for file in given.models]
-    pairs: dict[str, list[tuple[float, float]]] = {region: [] for region in metrics.REGIONS}
+    pairs: dict[str, list[tuple[float, float]]] = {region: [] for region in REGIONS}
     for n, fold in enumerate(folds):
         others = means([case for m, other in enumerate(folds) if m != n for case in other])
         for case, agreed, dice in fold:

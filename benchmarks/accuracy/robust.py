@@ -15,11 +15,14 @@ import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from bts.cases.case import MODALITIES, Case, find_cases
-from bts.cases.read import CaseVolume, assemble, fetch
+from bts.cases.case import MODALITIES, Case, CaseVolume
+from bts.cases.crop import assemble
+from bts.cases.layouts import find_cases
+from bts.cases.read import fetch
 from bts.images.nifti import read_nifti
 from bts.inference import confidence, quality
 from bts.inference.segmenter import Segmenter
+from bts.labels import REGIONS
 from bts.model.file import BOX, load_model
 from bts.scoring import metrics
 from bts.storage import Store
@@ -105,7 +108,7 @@ def judge(segmenter: Segmenter, volume: CaseVolume) -> tuple[dict[str, float], s
     found = [*quality.of_labels(labels, volume), *quality.of_missing(volume, model.preset.modalities)]
     found += [*quality.of_input(volume, model.meta.get("inputs", {})), *confidence.flag(expected)]
     scores = metrics.score(volume.mask, labels)
-    return {r: scores[r]["dice"] for r in metrics.REGIONS}, {flag.partition(":")[0] for flag in found}
+    return {r: scores[r]["dice"] for r in REGIONS}, {flag.partition(":")[0] for flag in found}
 
 
 def main() -> None:
@@ -116,10 +119,10 @@ def main() -> None:
     segmenter = Segmenter([load_model(given.model.read_bytes(), str(given.model))], allow_missing=MODALITIES)
     store = Store(given.cases)
     cases = [case for case in find_cases(store.list()).cases if "seg" in case.files]
-    print(f"| {len(cases)} cases | {' | '.join(metrics.REGIONS)} | flagged |\n|---|---|---|---|---|")
+    print(f"| {len(cases)} cases | {' | '.join(REGIONS)} | flagged |\n|---|---|---|---|---|")
     for name, (change, missing) in CONDITIONS.items():
         found = [judge(segmenter, read(case, store, change, missing)) for case in cases]
-        means = (f"{np.mean([dice[region] for dice, _ in found]):.3f}" for region in metrics.REGIONS)
+        means = (f"{np.mean([dice[region] for dice, _ in found]):.3f}" for region in REGIONS)
         kinds = Counter(kind for _, kinds in found for kind in kinds)
         flagged = ", ".join(f"{kind} {kinds[kind]}" for kind in sorted(kinds))
         print(f"| {name} | {' | '.join(means)} | {flagged} |", flush=True)

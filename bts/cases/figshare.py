@@ -5,22 +5,22 @@ from each file (in parallel, once), and `cases_of` groups the slices. Slices of 
 the numbers; they are stacked in order of their number, which is no anatomical order and has no known gap.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-import h5py
 import nibabel as nib
 import numpy as np
 
 from bts.cases.case import Case
 from bts.errors import CaseError
-from bts.images.nifti import Grid, Volume
+from bts.images.grid import Grid, Volume
+from bts.images.matfile import read_arrays
 from bts.storage import Entry
 
 TUMOURS = {1: "meningioma", 2: "glioma", 3: "pituitary"}
+FIELDS = ("image", "tumorMask", "label", "PID")
 MAX_BYTES = 32 << 20  # of one file, and of one array in it; the set's are 0.3 and 0.5 MB
 
 
@@ -52,12 +52,8 @@ def read_slice(data: bytes, name: str) -> Slice:
     """Decode one file, rows front to back; only plain datasets, no links out of it. Raises CaseError."""
     if len(data) > MAX_BYTES:
         raise CaseError(f"{len(data):,} bytes for one slice", mend="is it of the figshare set?", file=name)
-    try:
-        with h5py.File.in_memory(data) as file:
-            found = {field: _dataset(file, field) for field in ("image", "tumorMask", "label", "PID")}
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
-        mend = "copy the file again; it should be MATLAB v7.3 with cjdata/image, tumorMask, label and PID"
-        raise CaseError(f"cannot be decoded ({error})", mend=mend, file=name) from error
+    mend = "copy the file again; it should be MATLAB v7.3 with cjdata/image, tumorMask, label and PID"
+    found = read_arrays(data, name, "cjdata", FIELDS, MAX_BYTES, mend)
     # MATLAB stores columns first, so both come transposed.
     image, mask = found["image"].T, found["tumorMask"].T
     label, letters = found["label"], found["PID"]
@@ -71,23 +67,6 @@ def read_slice(data: bytes, name: str) -> Slice:
     pid = "".join(map(chr, letters.ravel().tolist()))
     image, mask = np.ascontiguousarray(image, np.int16), np.ascontiguousarray(mask, np.uint8)
     return Slice(image, mask, int(label.item()), pid)
-
-
-def _dataset(file: h5py.File, field: str) -> np.ndarray:
-    if not all(isinstance(file.get(p, getlink=True), h5py.HardLink) for p in ("cjdata", f"cjdata/{field}")):
-        raise KeyError(f"cjdata/{field} is missing")
-    dataset = file["cjdata"][field]
-    if not isinstance(dataset, h5py.Dataset) or not _is_plain(dataset):
-        raise ValueError(f"cjdata/{field} is no plain array of a slice")
-    return np.asarray(dataset[()])
-
-
-def _is_plain(dataset: h5py.Dataset) -> bool:
-    """Numbers that are in the file itself, and no more of them than a slice may have, nor in a chunk."""
-    if dataset.shape is None or dataset.external or dataset.is_virtual or dataset.dtype.kind not in "biuf":
-        return False
-    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
-    return max(dataset.nbytes, chunk) <= MAX_BYTES
 
 
 def read_index_row(data: bytes, entry: Entry) -> IndexRow:

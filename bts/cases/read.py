@@ -1,84 +1,137 @@
-"""One case's files → checked, oriented, brain-cropped voxels with statistics. Pure but for the reads.
+"""The files of one case → its images and its truth, by the reader that its dataset names.
 
-Nothing is changed on the way: the crop keeps every voxel that is not zero in some modality or labelled in
-the truth, so `CaseVolume.whole` gives back the exact source voxels over the whole canonical grid.
+A reader tells what a case's files hold and decodes them; everything after it is the same for all cases.
 """
 
-import json
 from collections.abc import Collection
-from dataclasses import dataclass
-
-import numpy as np
+from typing import Protocol
 
 from bts.cases import figshare
-from bts.cases.case import MODALITIES, MSD_CHANNELS, Case, to_internal
+from bts.cases.case import MODALITIES, Case, CaseVolume
+from bts.cases.crop import assemble
 from bts.errors import CaseError
+from bts.images.checks import MAX_BYTES
+from bts.images.grid import Volume
 from bts.images.metaimage import read_mha
-from bts.images.nifti import MAX_BYTES, Grid, Volume, read_nifti
+from bts.images.nifti import read_nifti
 from bts.storage import Store
 
-STATISTICS = ("mean", "std", "p01", "p99")
-PIECE = 1 << 16  # voxels counted at a time: what a processor's cache holds
-MOST_MM = 600  # of a crop's longest side; beyond, the header's spacing is of another unit, or nonsense
-MOST_BYTES = (1 << 31) - 1  # of one modality's pixels: what a column of a shard holds
+MSD_CHANNELS = ("flair", "t1", "t1ce", "t2")  # order of the fourth axis of MSD Task01's images
 
 
-@dataclass(frozen=True, slots=True)
-class CaseVolume:
-    """One case on the canonical grid, cropped to the brain."""
+class Reader(Protocol):
+    """How the files of a case hold its images and its truth. All that reads raises CaseError."""
 
-    case_id: str
-    patient_id: str
-    dataset: str
-    group: str
-    labels: str
-    """Convention of the case's truth in its files, a key of bts.cases.case.CONVENTIONS, or empty."""
-    modalities: tuple[str, ...]
-    images: np.ndarray
-    """(C, D, H, W) int16, uint16 or float32: the source's own values, background 0."""
-    mask: np.ndarray | None
-    """(D, H, W) uint8 labels of the project, or None without a truth."""
-    origin: tuple[int, int, int]
-    """(z, y, x) of the crop's first voxel in the canonical grid."""
-    grid: Grid
-    mean: np.ndarray
-    """(C,) float32 over the brain (non-zero voxels), like std, p01 and p99."""
-    std: np.ndarray
-    p01: np.ndarray
-    p99: np.ndarray
+    def modalities(self, case: Case) -> tuple[str, ...]:
+        """Those that the listing promises, in the order of MODALITIES."""
 
-    @property
-    def brain(self) -> np.ndarray:
-        """(D, H, W) bool: voxels that are not 0 in every modality; outside, no tumour is looked for."""
-        return (self.images != 0).any(axis=0)
+    def missing(self, case: Case) -> tuple[str, ...]:
+        """Modalities that the case should have and lacks."""
 
-    @property
-    def box(self) -> tuple[slice, slice, slice]:
-        """Where the crop lies in an array over the canonical grid (D, H, W)."""
-        return tuple(slice(o, o + n) for o, n in zip(self.origin, self.images.shape[1:], strict=True))
+    def inputs(self, case: Case) -> list[str]:
+        """Roles of the files that a labelmap is made from."""
 
-    def whole(self, cropped: np.ndarray) -> np.ndarray:
-        """An array over the crop (…, D, H, W) put back into the canonical grid, zeros around it."""
-        full = np.zeros((*cropped.shape[:-3], *self.grid.shape), cropped.dtype)
-        full[(..., *self.box)] = cropped
-        return full
+    def has_truth(self, case: Case) -> bool:
+        """Whether the listing promises one."""
 
-    def describe(self) -> str:
-        """All but the voxels, as JSON: for a row of a Ray dataset, beside the voxels."""
-        named = {
-            name: getattr(self, name) for name in ("case_id", "patient_id", "dataset", "group", "labels")
-        }
-        statistics = {name: getattr(self, name).tolist() for name in STATISTICS}
-        place = {"modalities": self.modalities, "origin": self.origin, "header": self.grid.header.hex()}
-        return json.dumps({**named, **statistics, **place})
+    def truth_key(self, case: Case) -> str:
+        """The file that a message about the truth names."""
 
-    @classmethod
-    def described(cls, images: np.ndarray, text: str) -> "CaseVolume":
-        """The inverse of `describe`, with voxels (C, D, H, W) of the same crop and without a mask."""
-        fields = json.loads(text)
-        fields |= {name: np.array(fields[name], np.float32) for name in STATISTICS}
-        fields |= {name: tuple(fields[name]) for name in ("modalities", "origin")}
-        return cls(images=images, mask=None, grid=Grid(bytes.fromhex(fields.pop("header"))), **fields)
+    def read(self, case: Case, store: Store, truth: bool) -> tuple[dict[str, Volume], Volume | None]:
+        """(image by modality, truth if it is wanted and there)."""
+
+    def read_modality(self, case: Case, store: Store, modality: str) -> Volume:
+        """One of `modalities`, whatever the files hold beside it."""
+
+    def read_truth(self, case: Case, store: Store) -> Volume:
+        """In the values of the file."""
+
+
+class Roles:
+    """A file a modality, and one of the truth: BraTS, and what is laid out like it."""
+
+    def modalities(self, case: Case) -> tuple[str, ...]:
+        return tuple(m for m in MODALITIES if m in case.files)
+
+    def missing(self, case: Case) -> tuple[str, ...]:
+        return tuple(m for m in MODALITIES if m not in self.modalities(case))
+
+    def inputs(self, case: Case) -> list[str]:
+        return [role for role in (*MODALITIES, "image") if role in case.files]
+
+    def has_truth(self, case: Case) -> bool:
+        return "seg" in case.files
+
+    def truth_key(self, case: Case) -> str:
+        return case.files["seg"].key
+
+    def read(self, case: Case, store: Store, truth: bool) -> tuple[dict[str, Volume], Volume | None]:
+        images = {m: read_role(case, store, m) for m in self.modalities(case)}
+        return images, self.read_truth(case, store) if truth and self.has_truth(case) else None
+
+    def read_modality(self, case: Case, store: Store, modality: str) -> Volume:
+        return read_role(case, store, modality)
+
+    def read_truth(self, case: Case, store: Store) -> Volume:
+        return read_role(case, store, "seg")
+
+
+class Channels(Roles):
+    """One 4D file of all modalities, and one of the truth: MSD Task01."""
+
+    def modalities(self, case: Case) -> tuple[str, ...]:
+        return MODALITIES if "image" in case.files else super().modalities(case)
+
+    def read(self, case: Case, store: Store, truth: bool) -> tuple[dict[str, Volume], Volume | None]:
+        whole = read_role(case, store, "image", channels=len(MSD_CHANNELS))
+        stacked = dict(zip(MSD_CHANNELS, whole.voxels, strict=True))
+        images = {m: Volume(stacked[m], whole.grid) for m in MODALITIES}
+        return images, self.read_truth(case, store) if truth and self.has_truth(case) else None
+
+    def read_modality(self, case: Case, store: Store, modality: str) -> Volume:
+        whole = read_role(case, store, "image", channels=len(MSD_CHANNELS))
+        return Volume(whole.voxels[MSD_CHANNELS.index(modality)], whole.grid)
+
+
+class Slices:
+    """A file a slice, of T1ce and truth in one: figshare."""
+
+    def modalities(self, case: Case) -> tuple[str, ...]:
+        return ("t1ce",)
+
+    def missing(self, case: Case) -> tuple[str, ...]:
+        return ()
+
+    def inputs(self, case: Case) -> list[str]:
+        return list(case.files)
+
+    def has_truth(self, case: Case) -> bool:
+        return True
+
+    def truth_key(self, case: Case) -> str:
+        return next(iter(case.files))
+
+    def read(self, case: Case, store: Store, truth: bool) -> tuple[dict[str, Volume], Volume | None]:
+        image, seg = self._stack(case, store)
+        return {"t1ce": image}, seg if truth else None
+
+    def read_modality(self, case: Case, store: Store, modality: str) -> Volume:
+        return self._stack(case, store)[0]
+
+    def read_truth(self, case: Case, store: Store) -> Volume:
+        return self._stack(case, store)[1]
+
+    def _stack(self, case: Case, store: Store) -> tuple[Volume, Volume]:
+        files = ((key, fetch(key, store, entry.size)) for key, entry in case.files.items())
+        return figshare.stack([figshare.read_slice(data, key) for key, data in files])
+
+
+READERS: dict[str, Reader] = {"roles": Roles(), "channels": Channels(), "slices": Slices()}
+
+
+def reader_of(case: Case) -> Reader:
+    """The one that its dataset names."""
+    return READERS[case.traits.reader]
 
 
 def load_case(
@@ -91,16 +144,23 @@ def load_case(
     Raises CaseError with the case, the file, the stage ("read" or "check") and the mend.
     """
     try:
-        if case.dataset == "figshare":
-            image, seg = read_stack(case, store)
-            return assemble(case, {"t1ce": image}, seg if truth else None)
-        volumes = _read_images(case, store, allow_missing)
-        seg = read_role(case, store, "seg") if truth and "seg" in case.files else None
-        return assemble(case, volumes, seg)
+        _check_complete(case, allow_missing)
+        return assemble(case, *reader_of(case).read(case, store, truth))
     except CaseError as error:
         error.case = error.case or case.id
         error.stage = error.stage or "check"
         raise
+
+
+def _check_complete(case: Case, allow_missing: Collection[str]) -> None:
+    missing = reader_of(case).missing(case)
+    if not set(missing) <= set(allow_missing) or len(missing) == len(MODALITIES):
+        have = ", ".join(case.files)
+        raise CaseError(
+            f"{', '.join(missing)} missing (there is {have})",
+            mend="add the missing files, or segment without them (jobs.segment --allow-missing)",
+            stage="list",
+        )
 
 
 def read_role(case: Case, store: Store, role: str, *, channels: int = 0) -> Volume:
@@ -116,23 +176,6 @@ def read_role(case: Case, store: Store, role: str, *, channels: int = 0) -> Volu
         raise
 
 
-def modalities_of(case: Case) -> tuple[str, ...]:
-    """Those that the listing promises, in the order of MODALITIES."""
-    if case.dataset == "figshare":
-        return ("t1ce",)
-    return tuple(m for m in MODALITIES if m in case.files or "image" in case.files)
-
-
-def read_modality(case: Case, store: Store, modality: str) -> Volume:
-    """One of `modalities_of` the case, whatever its files hold beside it. Raises CaseError."""
-    if case.dataset == "figshare":
-        return read_stack(case, store)[0]
-    if "image" in case.files:
-        whole = read_role(case, store, "image", channels=len(MSD_CHANNELS))
-        return Volume(whole.voxels[MSD_CHANNELS.index(modality)], whole.grid)
-    return read_role(case, store, modality)
-
-
 def fetch(key: str, store: Store, size: int = 0) -> bytes:
     """The bytes of one object, which the listing says are `size`. Raises CaseError of stage "read"."""
     if size > 1.01 * MAX_BYTES:  # what does not shrink by gzip grows a little
@@ -144,169 +187,3 @@ def fetch(key: str, store: Store, size: int = 0) -> bytes:
         mend = "check that it is still there and may be read, then run again"
         problem = f"cannot be read: {str(error) or 'no memory for it'}"
         raise CaseError(problem, mend=mend, file=key, stage="read") from error
-
-
-def read_stack(case: Case, store: Store) -> tuple[Volume, Volume]:
-    """(image, truth) of a figshare patient, both (D, H, W). Raises CaseError."""
-    files = ((key, fetch(key, store, entry.size)) for key, entry in case.files.items())
-    return figshare.stack([figshare.read_slice(data, key) for key, data in files])
-
-
-def missing_of(case: Case) -> tuple[str, ...]:
-    """Modalities that the case lacks, by its files' names."""
-    there = set(MODALITIES) if case.dataset == "figshare" or "image" in case.files else set(case.files)
-    return tuple(m for m in MODALITIES if m not in there)
-
-
-def _read_images(case: Case, store: Store, allow_missing: Collection[str]) -> dict[str, Volume]:
-    if "image" in case.files:
-        whole = read_role(case, store, "image", channels=len(MSD_CHANNELS))
-        stacked = dict(zip(MSD_CHANNELS, whole.voxels, strict=True))
-        return {m: Volume(stacked[m], whole.grid) for m in MODALITIES}
-    missing = missing_of(case)
-    if not set(missing) <= set(allow_missing) or len(missing) == len(MODALITIES):
-        have = ", ".join(case.files)
-        raise CaseError(
-            f"{', '.join(missing)} missing (there is {have})",
-            mend="add the missing files, or segment without them (jobs.segment --allow-missing)",
-            stage="list",
-        )
-    return {m: read_role(case, store, m) for m in MODALITIES if m not in missing}
-
-
-def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> CaseVolume:
-    """Check that the volumes belong together, crop them to the brain, and measure them."""
-    grid = next(iter(volumes.values())).grid
-    for role, volume in {**volumes, **({"seg": seg} if seg else {})}.items():
-        if not volume.grid.same_place(grid):
-            raise CaseError(
-                f"{role} lies on another grid ({volume.grid.describe()}) than {next(iter(volumes))} "
-                f"({grid.describe()})",
-                mend="register and resample it to the others",
-                file=_key(case, role),
-            )
-    mask = None if seg is None else to_internal(seg.voxels, case.labels, file=_key(case, "seg"))
-    box = _bounding_box([v.voxels for v in volumes.values()] + ([] if mask is None else [mask]))
-    crops = {role: volume.voxels[box] for role, volume in volumes.items()}
-    for role, crop in crops.items():
-        _check_exact(crop, _key(case, role))
-    images = _one_dtype(list(crops.values()))
-    _check_extent(images, grid, _key(case, next(iter(crops))))
-    stats = np.array(
-        [_statistics(image, _key(case, role)) for role, image in zip(crops, images, strict=True)]
-    )
-    mean, std, p01, p99 = stats.T.astype(np.float32)
-    return CaseVolume(
-        case_id=case.id,
-        patient_id=case.patient,
-        dataset=case.dataset,
-        group=case.group,
-        labels=case.labels,
-        modalities=tuple(crops),
-        images=images,
-        mask=None if mask is None else np.ascontiguousarray(mask[box]),
-        origin=tuple(s.start for s in box),
-        grid=grid,
-        mean=mean,
-        std=std,
-        p01=p01,
-        p99=p99,
-    )
-
-
-def _key(case: Case, role: str) -> str:
-    entry = case.files.get(role) or case.files.get("image")
-    return entry.key if entry else ""
-
-
-def _bounding_box(arrays: list[np.ndarray]) -> tuple[slice, slice, slice]:
-    """The smallest (z, y, x) box that holds every non-zero voxel of every array (D, H, W)."""
-    filled = arrays[0] != 0
-    for array in arrays[1:]:
-        np.logical_or(filled, array != 0, out=filled)
-    rows = filled.any(axis=2)  # (D, H)
-    lines = (rows.any(axis=1), rows.any(axis=0), filled.any(axis=0).any(axis=0))
-    ends = [np.flatnonzero(line)[[0, -1]] if line.any() else (0, len(line) - 1) for line in lines]
-    return tuple(slice(int(first), int(last) + 1) for first, last in ends)
-
-
-def _check_extent(images_CDHW: np.ndarray, grid: Grid, file: str) -> None:
-    """Raise CaseError for what is too large to be a head, and for more voxels than a shard holds."""
-    sides = [n * zoom for n, zoom in zip(images_CDHW.shape[1:], grid.zooms, strict=True)]
-    if max(sides) > MOST_MM:
-        shown = " × ".join(f"{side:g}" for side in sides)
-        problem = f"what the image holds would be {shown} mm large (slices, rows, columns)"
-        raise CaseError(problem, mend="mend the spacing in the header", file=file)
-    if images_CDHW[0].nbytes > MOST_BYTES:
-        raise CaseError("more than 2 GiB of voxels", mend="resample or crop the images", file=file)
-
-
-def _check_exact(image: np.ndarray, file: str) -> None:
-    """Raise CaseError for whole numbers that float32, the widest type kept, would round."""
-    if image.dtype.kind not in "iu" or image.dtype.itemsize <= 2 or not image.size:
-        return
-    largest = max(int(image.max()), -int(image.min()))
-    if largest > 1 << 24:
-        problem = f"values up to {largest:,} would be rounded (16,777,216 at most)"
-        raise CaseError(problem, mend="rescale it to 16 bits", file=file)
-
-
-def _one_dtype(images: list[np.ndarray]) -> np.ndarray:
-    """Stack (D, H, W) images into (C, D, H, W): int16 where exact for all, else uint16, else float32."""
-    for dtype in (np.int16, np.uint16):
-        stacked = np.empty((len(images), *images[0].shape), dtype)
-        for image, small in zip(images, stacked, strict=True):
-            if not _exact(image, small):
-                break
-        else:
-            return stacked
-    return np.stack([image.astype(np.float32) for image in images])
-
-
-def _exact(image: np.ndarray, small: np.ndarray) -> bool:
-    """Fill `small` with the image; whether its dtype holds every value."""
-    if np.can_cast(image.dtype, small.dtype):
-        small[...] = image
-        return True
-    limits = np.iinfo(small.dtype)
-    if image.min() < limits.min or image.max() > limits.max:
-        return False
-    np.copyto(small, image, casting="unsafe")
-    return np.array_equal(small, image)
-
-
-def _statistics(image: np.ndarray, file: str) -> tuple[float, float, float, float]:
-    """Mean, standard deviation, 1st and 99th percentile (linear) of the non-zero voxels of one modality."""
-    if image.dtype.kind == "f":
-        brain = image[image != 0].astype(np.float64)
-        values = (brain.mean(), brain.std(), *np.percentile(brain, (1, 99))) if brain.size else None
-    else:
-        values = _statistics_of_counts(image)
-    if values is None:
-        raise CaseError("every voxel is zero", mend="replace the image; it holds nothing", file=file)
-    if values[1] == 0:
-        raise CaseError("every brain voxel has the same value", mend="replace the image", file=file)
-    return values
-
-
-def _statistics_of_counts(image: np.ndarray) -> tuple[float, float, float, float] | None:
-    """The same from a histogram of 16-bit values: exact, and twenty times faster than sorting."""
-    low, flat = int(image.min()), image.reshape(-1)
-    values = np.arange(low, int(image.max()) + 1)
-    counts = np.zeros(len(values), np.int64)
-    for start in range(0, len(flat), PIECE):
-        piece = flat[start : start + PIECE]
-        counts += np.bincount(piece[piece != 0].astype(np.int64) - low, minlength=len(values))
-    n = int(counts.sum())
-    if n == 0:
-        return None
-    mean = float(values @ counts) / n
-    std = float(np.sqrt(((values - mean) ** 2) @ counts / n))
-    return mean, std, *(_percentile(values, counts.cumsum(), n, q) for q in (0.01, 0.99))
-
-
-def _percentile(values: np.ndarray, upto: np.ndarray, n: int, q: float) -> float:
-    """NumPy's linear percentile: between the two sorted values around rank q·(n − 1)."""
-    rank = q * (n - 1)
-    low, high = (values[np.searchsorted(upto, int(r), side="right")] for r in (np.floor(rank), np.ceil(rank)))
-    return float(low + (high - low) * (rank - np.floor(rank)))

@@ -1,28 +1,19 @@
-"""What is left to do: cases listed − results listed; the name of a result carries all that made it.
+"""What is left to do: cases listed − results listed.
 
 A case that failed leaves a note, `_failed/CASE.FINGERPRINT.TRIES.json`, beside the results: with the same
 inputs and options it is tried again in a few later runs, and then left aside.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bts.cases.case import Case
+from bts.fingerprint import fingerprint
 from bts.storage import Entry
 
 NOTE = re.compile(r"_failed/(?P<case>.+)\.(?P<mark>[0-9a-f]{12})\.(?P<tries>\d{1,6})\.json", re.DOTALL)
-
-
-def fingerprint(inputs: Mapping[str, str], *, options: Mapping[str, object], version: int) -> str:
-    """12 hex of blake2b over all that makes a result: (role, version) of inputs, options, format version.
-
-    Options are those that change the output; a model's digest is one of them.
-    """
-    made_of = [sorted(inputs.items()), sorted(options.items()), version]
-    return hashlib.blake2b(json.dumps(made_of).encode()).hexdigest()[:12]
 
 
 def case_fingerprint(case: Case, roles: Iterable[str], *, options: Mapping[str, object], version: int) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import nibabel as nib
 import numpy as np
 
-from bts.images.nifti import Grid, Volume, bad, check_affine, check_finite, check_size
+from bts.images.checks import bad, check_affine, check_finite, check_size
+from bts.images.grid import Grid, Volume
 
 MAX_HEADER = 16 << 10  # bytes; real ones have some 500
 FARTHEST = 1e6  # of any number in the geometry, mm; whoever is a kilometre away is not in the scanner

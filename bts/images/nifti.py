@@ -1,116 +1,19 @@
-"""Bytes ↔ voxels: NIfTI files read to the canonical grid, labelmaps written back to the source's own.
-
-Inside the project a volume is (D, H, W) = (z, y, x) in LPS+ orientation: rows run front to back, columns
-from the patient's right to left. NIfTI's (x, y, z) and every other orientation live in this file and in
-bts.images.metaimage, which reads .mha files with the same checks.
-"""
+"""NIfTI files read to the canonical grid, labelmaps written back to the source's own."""
 
 import io
 import math
-from dataclasses import dataclass
 from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
 from isal import igzip, igzip_lib
-from nibabel import orientations
 
-from bts.errors import CaseError
+from bts.images.checks import MAX_BYTES, bad, check_affine, check_finite, check_size
+from bts.images.grid import Grid, Volume, parse_header
 
-CANONICAL = orientations.axcodes2ornt("LPS")
-MAX_BYTES = 2 << 30  # of one decoded file; a 240×240×155 int16 modality is 18 MB
-MAX_SIDE = (1 << 15) - 1  # voxels; NIfTI-1, which the labelmap will be, counts them in 16 bits
-SPACING = 0.05, 50.0  # mm; outside, the header is of another unit, or nonsense
-MAX_DEFLATE_RATIO = 1032  # no deflate stream expands further, so a header that claims more lies
 HEADER_SIZES = {n.to_bytes(4, order): n for n in (348, 540) for order in ("little", "big")}
 MEND_AFFINE = "mend the header's qform or sform"
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Where voxels lie: the source's header, and how its axes turn into the canonical ones."""
-
-    header: bytes
-    """The source's NIfTI-1 or -2 header, 348 or 540 bytes, byte order as found."""
-
-    @property
-    def _nifti(self) -> nib.Nifti1Header:
-        return _parse(self.header)
-
-    @property
-    def source_shape(self) -> tuple[int, int, int]:
-        """(x, y, z) as in the source file."""
-        return tuple(int(n) for n in self._nifti["dim"][1:4])
-
-    @property
-    def source_affine(self) -> np.ndarray:
-        """4×4, source voxel indices (x, y, z) → mm in RAS+, as nibabel gives it."""
-        return self._nifti.get_best_affine()
-
-    @property
-    def canonical_affine(self) -> np.ndarray:
-        """4×4, canonical voxel indices (x, y, z) → the same mm in RAS+."""
-        return self.source_affine @ orientations.inv_ornt_aff(self._to_canonical, self.source_shape)
-
-    @property
-    def orientation(self) -> str:
-        """Axis codes of the source, such as LPS or RAS."""
-        return "".join(nib.aff2axcodes(self.source_affine))
-
-    @property
-    def _to_canonical(self) -> np.ndarray:
-        return orientations.ornt_transform(orientations.io_orientation(self.source_affine), CANONICAL)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(D, H, W) of the canonical grid."""
-        x, y, z = (self.source_shape[int(a)] for a in np.argsort(self._to_canonical[:, 0]))
-        return z, y, x
-
-    @property
-    def zooms(self) -> tuple[float, float, float]:
-        """Voxel size in mm along (D, H, W)."""
-        size = np.sqrt((self.source_affine[:3, :3] ** 2).sum(axis=0))
-        x, y, z = (float(size[int(a)]) for a in np.argsort(self._to_canonical[:, 0]))
-        return z, y, x
-
-    def describe(self) -> str:
-        """For a message: shape (x, y, z), orientation, spacing and origin in mm."""
-        shape, zooms = self.source_shape, nib.affines.voxel_sizes(self.source_affine)
-        spacing = "×".join(f"{mm:g}" for mm in zooms)
-        origin = ", ".join(f"{mm + 0.0:g}" for mm in self.source_affine[:3, 3])
-        return f"{'×'.join(map(str, shape))} {self.orientation}, spacing {spacing}, origin {origin}"
-
-    def same_place(self, other: "Grid", tolerance_mm: float = 0.01) -> bool:
-        """Whether both have the same shape and canonical axes, and every voxel lies at the same place within
-        the tolerance. (At 45° a rounding decides which axis is which.)
-        """
-        if self.source_shape != other.source_shape:
-            return False
-        corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in self.source_shape), 1]], float).T
-        apart = (self.source_affine - other.source_affine) @ corners
-        columns = (self.source_affine - other.source_affine)[:3, :3] * self.source_shape
-        if max(np.abs(apart).max(), np.abs(columns).max()) > tolerance_mm:
-            return False
-        return np.array_equal(self._to_canonical, other._to_canonical)
-
-    def to_canonical(self, voxels_zyx: np.ndarray) -> np.ndarray:
-        """Source array, axes reversed to (z, y, x) → canonical (D, H, W); a view."""
-        return orientations.apply_orientation(voxels_zyx.T, self._to_canonical).T
-
-    def to_source(self, voxels_DHW: np.ndarray) -> np.ndarray:
-        """Canonical (D, H, W) → the source's own axes, reversed to (z, y, x); a view."""
-        back = orientations.ornt_transform(CANONICAL, orientations.io_orientation(self.source_affine))
-        return orientations.apply_orientation(voxels_DHW.T, back).T
-
-
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """Voxels on the canonical grid: (D, H, W), or (C, D, H, W) of a 4D file."""
-
-    voxels: np.ndarray
-    grid: Grid
 
 
 def read_nifti(data: bytes, name: str, *, channels: int = 0) -> Volume:
@@ -157,7 +60,7 @@ def write_probabilities(bytes_DHW: np.ndarray, grid: Grid, descrip: str) -> byte
 def _write(voxels_DHW: np.ndarray, grid: Grid, descrip: str, intent: int) -> bytes:
     if voxels_DHW.shape != grid.shape or voxels_DHW.dtype != np.uint8:
         raise ValueError(f"voxels {voxels_DHW.dtype} {voxels_DHW.shape} do not fit the grid {grid.shape}")
-    header = _parse(grid.header).as_byteswapped("<")
+    header = parse_header(grid.header).as_byteswapped("<")
     x, y, z = grid.source_shape
     header["dim"] = [3, x, y, z, 1, 1, 1, 1]
     header["datatype"], header["bitpix"] = 2, 8
@@ -172,50 +75,6 @@ def _write(voxels_DHW: np.ndarray, grid: Grid, descrip: str, intent: int) -> byt
     return igzip.compress(body, 2, mtime=0)
 
 
-def bad(name: str, problem: str, mend: str = "copy the file again from its source") -> CaseError:
-    """What every reader of images raises."""
-    return CaseError(problem, mend=mend, file=name)
-
-
-def check_size(shape: tuple[int, ...], dtype: np.dtype, held: int, name: str) -> None:
-    """Raises CaseError if a header claims more voxels than MAX_BYTES, or than `held` bytes of file can be."""
-    if max(shape) > MAX_SIDE:
-        raise bad(name, f"the header claims {'×'.join(map(str, shape))} voxels, over {MAX_SIDE:,} a side")
-    claimed = math.prod(shape) * dtype.itemsize
-    if claimed > MAX_BYTES:
-        raise bad(name, f"the header claims {'×'.join(map(str, shape))} voxels, over {MAX_BYTES >> 30} GiB")
-    if claimed > MAX_DEFLATE_RATIO * held:
-        raise bad(name, f"the header claims {claimed:,} bytes, more than the file can hold")
-
-
-def check_affine(affine: np.ndarray, name: str, mend: str) -> None:
-    """Raises CaseError for a 4×4 affine that gives voxels no place."""
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise bad(name, "the affine is not finite or not invertible", mend)
-    if np.isnan(orientations.io_orientation(affine)).any():
-        raise bad(name, "the affine gives no orientation", mend)
-    zooms = nib.affines.voxel_sizes(affine)
-    if not (SPACING[0] <= zooms.min() and zooms.max() <= SPACING[1]):
-        mm = " × ".join(f"{zoom:g}" for zoom in zooms)
-        raise bad(name, f"voxels of {mm} mm; {SPACING[0]:g} to {SPACING[1]:g} are due", mend)
-
-
-def check_finite(voxels: np.ndarray, name: str) -> None:
-    """Raises CaseError if a voxel is NaN or infinite, or would be as float32, in which fractions are kept."""
-    if voxels.dtype.kind != "f":
-        return
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(voxels.astype(np.float32, copy=False))
-    if not finite.all():
-        count = int((~finite).sum())
-        raise bad(name, f"{count:,} voxels are NaN or infinite", "mend or leave out this image")
-
-
-def _parse(header: bytes) -> nib.Nifti1Header:
-    kind = nib.Nifti1Header if len(header) == 348 else nib.Nifti2Header
-    return kind(header, check=False)
-
-
 def _read_header(file: BinaryIO, name: str) -> nib.Nifti1Header:
     start = file.read(348)
     size = HEADER_SIZES.get(start[:4])
@@ -224,7 +83,7 @@ def _read_header(file: BinaryIO, name: str) -> nib.Nifti1Header:
     rest = file.read(size - 348)
     if len(rest) < size - 348:
         raise bad(name, "the file ends within its header")
-    header = _parse(start + rest)
+    header = parse_header(start + rest)
     header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # as NIfTI's own library; nibabel raises
     if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
         raise bad(name, "not a single-file NIfTI (magic n+1)", "convert it to .nii.gz")

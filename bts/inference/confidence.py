@@ -10,9 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from bts.cases.case import OF_FIGSHARE
-from bts.model.targets import TARGETS
-from bts.scoring.metrics import REGIONS, TUMOUR
+from bts.labels import TARGETS, regions_predicted
 
 UNSURE = 0.7
 """Expected Dice of the whole tumour below which a person should look: two readers agree with 0.74 to 0.85
@@ -25,7 +23,7 @@ def agreement(probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray, targets:
     targets: what the K probabilities are of, a key of TARGETS; figshare's types count as one tumour.
     """
     found = {}
-    for region, labels in (TUMOUR if targets in OF_FIGSHARE else REGIONS).items():
+    for region, labels in regions_predicted(targets)[0].items():
         said = torch.from_numpy(np.isin(labels_DHW, labels))
         if not said.any():
             continue

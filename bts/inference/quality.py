@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bts.cases.read import CaseVolume
+from bts.cases.case import CaseVolume
 from bts.shards.catalogue import Shard
 
 LARGE = 0.5
@@ -29,12 +29,12 @@ standard deviations from the mean, over the brain."""
 def of_labels(labels_DHW: np.ndarray, volume: CaseVolume) -> list[str]:
     """Flags of a labelmap (uint8) on the volume's crop.
 
-    Of figshare `empty` alone: its slices hold more than the brain, and their edge is nothing special.
+    `empty` alone where the images hold more than the brain: their edge is nothing special.
     """
     tumour = labels_DHW != 0
     if not tumour.any():
         return ["empty: no tumour found"]
-    if volume.dataset == "figshare":
+    if not volume.traits.stripped:
         return []
     found = []
     sides = [end for axis, name in enumerate("zyx") for end in _touched(tumour, axis, name)]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from bts.cases.case import OF_FIGSHARE
+from bts.cases.case import CaseVolume
 from bts.errors import CaseError, UsageError
 from bts.inference.confidence import agreement, expected_dice
 from bts.inference.postprocess import tidy
@@ -61,16 +61,16 @@ class Segmenter:
         network = folded(model.network).to(self.device, memory_format=channels_last(dims))
         return replace(model, network=network)
 
-    def __call__(self, volume) -> np.ndarray:
-        """volume: a CaseVolume → uint8 (D, H, W) labels of the project on its own grid.
+    def __call__(self, volume: CaseVolume) -> np.ndarray:
+        """A case → uint8 (D, H, W) labels of the project on its own grid.
 
         Raises CaseError when the case lacks a modality that a model needs.
         """
         return self.tidied(volume, self.decoded(self.probabilities(volume)))
 
-    def tidied(self, volume, labels_DHW: np.ndarray) -> np.ndarray:
+    def tidied(self, volume: CaseVolume, labels_DHW: np.ndarray) -> np.ndarray:
         """What `decoded` labels amount to, seen as a whole, as uint8 (D, H, W)."""
-        if self.preset.targets in OF_FIGSHARE:
+        if not volume.traits.stripped:
             return labels_DHW
         brain = volume.brain
         return tidy(labels_DHW * brain, self.settings, float(np.prod(volume.grid.zooms))) * brain
@@ -79,35 +79,37 @@ class Segmenter:
         """The likeliest labels voxel by voxel, before anything is known of the whole, as uint8 (D, H, W)."""
         return decode(probabilities_KDHW, self.preset, self.settings.threshold).numpy()
 
-    def as_bytes(self, volume, probabilities_KDHW: torch.Tensor) -> np.ndarray:
+    def as_bytes(self, volume: CaseVolume, probabilities_KDHW: torch.Tensor) -> np.ndarray:
         """Probabilities as uint8 (K, D, H, W): 255 is 1, from 128 on it is over 0.5; 0 outside the brain,
         where no tumour is looked for. What `tidied` changes stays as the network sees it."""
         found = torch.ceil(probabilities_KDHW * 255 - 0.5).to(torch.uint8).numpy()
-        return found if self.preset.targets in OF_FIGSHARE else found * volume.brain
+        return found * volume.brain if volume.traits.stripped else found
 
-    def agreement(self, volume, probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray) -> dict[str, float]:
+    def agreement(
+        self, volume: CaseVolume, probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray
+    ) -> dict[str, float]:
         """How far the probabilities bear out the labels, by region (see `confidence`); of the brain alone."""
-        if self.preset.targets not in OF_FIGSHARE:
+        if volume.traits.stripped:
             probabilities_KDHW = probabilities_KDHW * torch.from_numpy(volume.brain)
         return agreement(probabilities_KDHW, labels_DHW, self.preset.targets)
 
     def expected_dice(
-        self, volume, probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray
+        self, volume: CaseVolume, probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray
     ) -> dict[str, float]:
         """Dice to expect of the labels, by region, from what the first model's held-out cases got."""
         agreed = self.agreement(volume, probabilities_KDHW, labels_DHW)
         return expected_dice(agreed, self.models[0].meta.get("validation", {}))
 
-    def probabilities(self, volume) -> torch.Tensor:
-        """volume: a CaseVolume → float32 (K, D, H, W) probabilities of the targets, mean of all models."""
+    def probabilities(self, volume: CaseVolume) -> torch.Tensor:
+        """A case → float32 (K, D, H, W) probabilities of the targets, mean of all models."""
         return sum(self.each(volume)) / len(self.models)
 
     @torch.inference_mode()
-    def each(self, volume) -> list[torch.Tensor]:
+    def each(self, volume: CaseVolume) -> list[torch.Tensor]:
         """The probabilities of every model by itself."""
         return [self._predict(model, volume) for model in self.models]
 
-    def _predict(self, model: Model, volume) -> torch.Tensor:
+    def _predict(self, model: Model, volume: CaseVolume) -> torch.Tensor:
         images, mean, std = pick_modalities(volume, model.preset.modalities, self.allow_missing)
         images = _at_working_size(_signed(images), volume, model.preset)
         slices = images.transpose(0, 1)  # (D, C, H, W)

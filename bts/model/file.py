@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError
 
 from bts.errors import UsageError
+from bts.labels import TARGETS
 from bts.model.device import channels_last
 from bts.model.nets import build
-from bts.model.targets import TARGETS
 from bts.settings import Preset, from_dict, to_dict
 
 FORMAT = 2

@@ -7,20 +7,8 @@ from functools import reduce
 
 import torch
 
-from bts.scoring.metrics import REGIONS, TUMOUR, TYPES
+from bts.labels import PAINT, TARGETS
 from bts.settings import Preset
-
-TARGETS: dict[str, dict[str, tuple[int, ...]]] = {
-    "regions": REGIONS,
-    "labels": {"NCR": (1,), "ED": (2,), "ET": (3,)},
-    "tumour": TUMOUR,
-    "tumour_types": TYPES,
-}
-"""Labels of each target, in the order of the network's channels."""
-
-PAINT = {"WT": 2, "TC": 1, "ET": 3}
-"""Label that each region paints, in this order: tumour that is not core is oedema, core that does not enhance
-is necrosis. A later region overrides, so enhancing pixels outside the predicted core stay enhancing."""
 
 
 def outputs(preset: Preset) -> int:

@@ -42,7 +42,7 @@ def render(
         images,
         labels.grid.zooms,
         legend=legend,
-        placed=slices.knows_place(scored.dataset),
+        placed=pair.case.traits.placed,
     )
     page = environment().get_template("case.html")
     html = page.render(

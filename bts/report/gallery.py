@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bts.cases.case import OF_FIGSHARE
-from bts.cases.read import CaseVolume
-from bts.model.targets import PAINT, TARGETS
+from bts.cases.case import CaseVolume
+from bts.labels import PAINT, TARGETS, WRITTEN_AS
 from bts.report import rotation, slices
 from bts.report.slices import Colours, Legend
 from bts.settings import Preset
@@ -32,7 +31,7 @@ def draw(
 
     probabilities (K, D, H, W) float32 of the preset's targets, labels (D, H, W) uint8, as predicted.
     """
-    shown = _Slice.fullest(volume, labels, OF_FIGSHARE.get(preset.targets, ""))
+    shown = _Slice.fullest(volume, labels, WRITTEN_AS.get(preset.targets, ""))
     kinds: dict[str, Callable[[], bytes]] = {
         "strip": lambda: _strip(shown, volume.modalities, probabilities[:, shown.z], preset.targets),
         "triptych": lambda: _triptych(shown, _first_image(volume, preset)),
@@ -104,7 +103,7 @@ class _Slice:
         """Case, group where it has one, slice: z in the source, or place in a stack that tells none."""
         volume = self.volume
         place = f"slice {self.z + 1} of {len(volume.mask)}"
-        if slices.knows_place(volume.dataset):
+        if volume.traits.placed:
             place = f"slice {volume.origin[0] + self.z}"
         return " · ".join(part for part in (volume.case_id, volume.group, place) if part)
 
@@ -119,7 +118,7 @@ class _Slice:
             self.volume.grid.zooms[1:],
             legend=self.legend,
             pixels=pixels,
-            sides="RL" if slices.knows_place(self.volume.dataset) else "",
+            sides="RL" if self.volume.traits.placed else "",
         )
 
     def used(self, *more_HW: np.ndarray) -> Legend:
@@ -177,7 +176,7 @@ def _tinted(shown: _Slice, probability_HW: np.ndarray, colour: tuple[int, int, i
     size = slices.panel_size(grey.shape, shown.volume.grid.zooms[1:], STRIP_PX)
     brightness = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR))
     picture = Image.fromarray((brightness[..., None] / 255 * np.array(colour)).round().astype(np.uint8))
-    if slices.knows_place(shown.volume.dataset):
+    if shown.volume.traits.placed:
         slices.write_sides(picture)
     return picture
 

@@ -18,10 +18,11 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from bts.labels import CAVITY, REGIONS, TUMOUR, TYPES
 from bts.report import charts, slices
 from bts.report.curves import draw_classes
 from bts.scoring import statistics
-from bts.scoring.metrics import CAVITY, DISTANCES, LESIONS, METRICS, REGIONS, TUMOUR, TYPES, mean_dice
+from bts.scoring.metrics import DISTANCES, LESIONS, METRICS, mean_dice
 
 TITLES = {
     "dice": "Dice",

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from torch.nn import functional
 
-from bts.cases.read import CaseVolume
+from bts.cases.case import CaseVolume
 from bts.report import slices
 from bts.report.slices import Legend
 
@@ -64,7 +64,7 @@ def draw(volume: CaseVolume, truth_DHW: np.ndarray, prediction_DHW: np.ndarray, 
         picture = frame.copy()
         for place, clouds in enumerate(sides.values()):
             panel = _panel(glass, clouds, turn, scale, legend)
-            if slices.knows_place(volume.dataset):
+            if volume.traits.placed:
                 _write_sides(panel, turn, scale, half)
             picture.paste(panel, (place * PANEL_PX, HEAD))
         frames.append(picture)
@@ -72,17 +72,17 @@ def draw(volume: CaseVolume, truth_DHW: np.ndarray, prediction_DHW: np.ndarray, 
 
 
 def _spacing(volume: CaseVolume) -> np.ndarray:
-    """mm along (D, H, W). figshare tells no gap between its slices: a stack is a third as deep as wide."""
+    """mm along (D, H, W). Where the gap between slices is not known, a stack is a third as deep as wide."""
     spacing = np.array(volume.grid.zooms)
-    if not slices.knows_place(volume.dataset):
+    if not volume.traits.spaced:
         depth, _, width = volume.images.shape[1:]
         spacing[0] = spacing[2] * width / 3 / depth
     return spacing
 
 
 def _outline(volume: CaseVolume) -> np.ndarray:
-    """The brain, bool (D, H, W); of figshare the head, whose background is not quite 0."""
-    level = 0 if slices.knows_place(volume.dataset) else 0.15 * float(volume.p99[0])
+    """The brain, bool (D, H, W); with the skull on, the head, whose background is not quite 0."""
+    level = 0 if volume.traits.stripped else 0.15 * float(volume.p99[0])
     filled = (np.abs(volume.images) > level).any(axis=0)
     return np.stack([ndimage.binary_fill_holes(slice_HW) for slice_HW in filled])
 

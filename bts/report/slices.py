@@ -83,7 +83,7 @@ def draw(
 
     Labels are uint8 (H, W); `images` holds those of BACKGROUNDS that there are, (H, W) of any dtype;
     `zooms` is mm along (H, W). Without images the labels lie on black. `sides`: letters at the left and the
-    right; none of figshare, whose slices lie in planes that the set does not tell.
+    right; none where the planes of the slices are not known.
     """
     grey = {name: windowed(images[name]) for name in BACKGROUNDS if name in images}
     below = next(iter(grey.values()), np.zeros(truth_HW.shape, np.uint8))
@@ -117,7 +117,7 @@ def draw_planes(
 ) -> dict[str, tuple[int, dict[str, bytes]]]:
     """{plane: (place of its fullest slice, JPEG by caption)}: axial, coronal, sagittal, as `draw` draws them.
 
-    `placed`: False for figshare, whose stacks have slices alone.
+    `placed`: False where the planes are not known: then the slices alone.
     """
     found = {}
     for plane, (axis, sides) in PLANES.items() if placed else {"slice": (0, "")}.items():
@@ -200,11 +200,6 @@ def write_sides(picture: Image.Image, sides: str = "RL") -> None:
     # Rows run front to back, columns from the patient's right to left: radiological as it is.
     for letter, x, anchor in zip(sides, (6, wide - 6), ("lm", "rm"), strict=True):
         ImageDraw.Draw(picture).text((x, high // 2), letter, anchor=anchor, **style)
-
-
-def knows_place(dataset: str) -> bool:
-    """Whether left and right are known: a slice of figshare is axial, coronal or sagittal, and tells not."""
-    return dataset != "figshare"
 
 
 def fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

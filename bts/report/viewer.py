@@ -23,12 +23,12 @@ import nibabel as nib
 import numpy as np
 
 from bts.cases.case import Case
-from bts.cases.read import modalities_of, read_modality
+from bts.cases.read import reader_of
 from bts.errors import CaseError, UsageError
-from bts.images.nifti import Volume
+from bts.images.grid import Volume
 from bts.report import slices
 from bts.results.files import held
-from bts.results.match import Pair, has_truth, match, read_prediction, read_truth
+from bts.results.match import Pair, match, read_prediction, read_truth
 from bts.storage import Entry, Store
 
 PAGE = Path(__file__).parent / "templates" / "viewer.html"
@@ -65,8 +65,8 @@ class Shown:
     @property
     def roles(self) -> tuple[str, ...]:
         """Volumes that can be asked for."""
-        labels = (("truth", has_truth(self.case)), ("prediction", self.pair is not None))
-        return *modalities_of(self.case), *(role for role, there in labels if there)
+        labels = (("truth", reader_of(self.case).has_truth(self.case)), ("prediction", self.pair is not None))
+        return *reader_of(self.case).modalities(self.case), *(role for role, there in labels if there)
 
     def to_json(self) -> dict:
         marked = {"volumes": self.marker.get("volumes_ml", {}), "flags": self.marker.get("flags", [])}
@@ -104,7 +104,7 @@ class Shelf:
                 return to_nifti(read_truth(shown.case, self.source))
             if role == "prediction":
                 return to_nifti(read_prediction(shown.pair, self.labelmaps))
-            return to_nifti(read_modality(shown.case, self.source, role))
+            return to_nifti(reader_of(shown.case).read_modality(shown.case, self.source, role))
         except CaseError as error:
             error.case = case_id
             raise
@@ -221,7 +221,7 @@ def _waiting(cases: Sequence[Case], entries: Sequence[Entry]) -> dict[str, Pair]
 
 def _note(case: Case, pair: Pair | None) -> str:
     if pair is None:
-        return f"no labelmap: images {'and truth ' * has_truth(case)}only"
+        return f"no labelmap: images {'and truth ' * reader_of(case).has_truth(case)}only"
     return "held for review" if pair.labelmap.startswith(held("")) else ""
 
 

@@ -7,7 +7,7 @@ on the window, then choose it as the labelmap's colour table). The colours are t
 
 from collections.abc import Iterable
 
-from bts.cases.case import CONVENTIONS
+from bts.labels import CONVENTIONS
 from bts.report import slices
 
 ITKSNAP_HEAD = """\

@@ -15,8 +15,11 @@ import numpy as np
 from PIL import Image
 
 from bts.cases import figshare
-from bts.cases.case import OF_FIGSHARE, Case, from_internal
-from bts.images.nifti import Grid, write_labelmap, write_probabilities
+from bts.cases.case import Case
+from bts.cases.read import reader_of
+from bts.images.grid import Grid
+from bts.images.nifti import write_labelmap, write_probabilities
+from bts.labels import REGIONS, WRITTEN_AS, from_internal
 from bts.report import slices
 from bts.scoring import metrics
 
@@ -25,20 +28,19 @@ RESULT = re.compile(
     r"|_probabilities/(?P<of>[^/]+)\.[A-Za-z]+\.nii\.gz)",
     re.DOTALL,
 )
-ROLES = ("t1", "t1ce", "t2", "flair", "image")  # files of a NIfTI case that its labelmap is made from
 GREYS = {"figshare": np.array([0, 80, 160, 240], np.uint8), "figshare_tumour": np.array([0, 255], np.uint8)}
 
 
 def convention_of(case: Case, asked: str, targets: str) -> str:
-    """The convention to write a case's labelmap in; figshare's is told by the model, not by --labels."""
-    if case.dataset == "figshare":
-        return OF_FIGSHARE[targets]
+    """The convention to write a case's labelmap in; a model for figshare tells it, not --labels."""
+    if targets in WRITTEN_AS:
+        return WRITTEN_AS[targets]
     return asked if asked != "auto" else case.labels or "brats2023"
 
 
 def inputs_of(case: Case) -> list[str]:
-    """Roles of the files that a labelmap is made from; figshare's slices hold image and truth in one."""
-    return list(case.files) if case.dataset == "figshare" else [role for role in ROLES if role in case.files]
+    """Roles of the files that a labelmap is made from."""
+    return reader_of(case).inputs(case)
 
 
 def versions_of(case: Case) -> dict[str, str]:
@@ -69,7 +71,7 @@ def held(key: str) -> str:
 
 def result_keys(case: Case) -> list[str]:
     """The labelmap, and of figshare the mask of each slice: what there must be for a case to be done."""
-    numbered = case.files if case.dataset == "figshare" else ()
+    numbered = case.files if case.traits.reader == "slices" else ()
     masks = [f"{mask_folder(case.id)}{figshare.number(key)}.png" for key in numbered]
     return [labelmap_key(case.id), *masks]
 
@@ -123,12 +125,12 @@ def describe(
 
 def _amounts(labels_DHW: np.ndarray, grid: Grid, convention: str) -> dict[str, dict]:
     """Millilitres by region; of figshare, whose pixels have no known size, pixels by type and in all."""
-    if convention in OF_FIGSHARE.values():
+    if convention in WRITTEN_AS.values():
         counts = np.bincount(labels_DHW.reshape(-1), minlength=5)
         types = {name: int(counts[label]) for label, name in figshare.TUMOURS.items()}
         total = {"total": int(counts[1:].sum())}
         return {"tumour_px": total if convention == "figshare_tumour" else types | total}
-    volumes = metrics.volumes_ml(labels_DHW, metrics.REGIONS, grid.zooms)
+    volumes = metrics.volumes_ml(labels_DHW, REGIONS, grid.zooms)
     return {"volumes_ml": {region: round(ml, 3) for region, ml in volumes.items()}}
 
 

@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bts.cases.case import CONVENTIONS, Case, to_internal
-from bts.cases.read import fetch, modalities_of, read_modality, read_role, read_stack
+from bts.cases.case import Case
+from bts.cases.read import fetch, reader_of
 from bts.cases.worklist import NOTE, case_fingerprint
 from bts.errors import CaseError
-from bts.images.nifti import Grid, Volume, read_nifti
+from bts.images.grid import Grid, Volume
+from bts.images.nifti import read_nifti
+from bts.labels import CONVENTIONS, to_internal
 from bts.results.files import digest, versions_of
 from bts.scoring import metrics
 from bts.storage import Entry, Store
@@ -41,8 +43,8 @@ class Pair:
     @property
     def fingerprint(self) -> str:
         """Of all that makes its scores; of the images too where a marker tells those of the labelmap."""
-        stacked = self.case.dataset == "figshare"
-        roles = list(self.case.files) if stacked or self.markers else ["seg"]
+        apart = "seg" in self.case.files
+        roles = ["seg"] if apart and not self.markers else list(self.case.files)
         options = {"labelmap": self.version, "markers": self.markers, "labels": self.case.labels}
         return case_fingerprint(self.case, roles, options=options, version=metrics.FORMAT)
 
@@ -126,7 +128,7 @@ def match(cases: Iterable[Case], entries: Iterable[Entry], *, truths: bool = Tru
     labelmaps, markers, failures = (by_case(versions, pattern) for pattern in (LABELMAP, MARKER, NOTE))
     matched = Matched()
     for case in cases:
-        if truths and not has_truth(case):
+        if truths and not reader_of(case).has_truth(case):
             continue
         keys = labelmaps.pop(case.id, [])
         if not keys:
@@ -169,10 +171,6 @@ def refuse_older(pair: Pair, markers: Sequence[dict], cases: Store) -> None:
             )  # fmt: skip
 
 
-def has_truth(case: Case) -> bool:
-    return "seg" in case.files or case.dataset == "figshare"
-
-
 def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
     """Truth and prediction as labels of the project, the prediction on the truth's grid.
 
@@ -182,7 +180,8 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
     try:
         markers = read_markers(pair, labelmaps)
         refuse_older(pair, markers, cases)
-        truth = _read_truth(pair.case, cases)
+        reader = reader_of(pair.case)
+        truth = reader.read_truth(pair.case, cases)
         data = fetch(pair.labelmap, labelmaps)
         found = read_nifti(data, pair.labelmap)
         if not found.grid.same_place(truth.grid):
@@ -190,7 +189,7 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
                 f"the labelmap's grid ({found.grid.describe()}) is not the truth's ({truth.grid.describe()})",
                 mend=_mend_of_grid(pair.case), file=pair.labelmap, stage="grid",
             )  # fmt: skip
-        truth_DHW = _labels(truth.voxels, pair.case.labels, _truth_file(pair.case))
+        truth_DHW = _labels(truth.voxels, pair.case.labels, reader.truth_key(pair.case))
         prediction_DHW, convention, markers = _prediction(data, found, pair, markers)
     except CaseError as error:
         error.case, error.stage = pair.case.id, error.stage or "read"
@@ -202,8 +201,9 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
 
 def read_truth(case: Case, cases: Store) -> Volume:
     """The truth as labels of the project, uint8. Raises CaseError."""
-    found = _read_truth(case, cases)
-    return Volume(_labels(found.voxels, case.labels, _truth_file(case)), found.grid)
+    reader = reader_of(case)
+    found = reader.read_truth(case, cases)
+    return Volume(_labels(found.voxels, case.labels, reader.truth_key(case)), found.grid)
 
 
 def read_prediction(pair: Pair, labelmaps: Store) -> Volume:
@@ -240,20 +240,13 @@ def read_images(
     case: Case, cases: Store, grid: Grid, wanted: Iterable[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(modality, (D, H, W)) of those wanted that are there, sound and on the truth's grid."""
+    reader = reader_of(case)
     for name in wanted:
-        if name in modalities_of(case):
+        if name in reader.modalities(case):
             with suppress(CaseError):
-                volume = read_modality(case, cases, name)
+                volume = reader.read_modality(case, cases, name)
                 if volume.grid.same_place(grid):
                     yield name, volume.voxels
-
-
-def _truth_file(case: Case) -> str:
-    return case.files["seg"].key if "seg" in case.files else next(iter(case.files))
-
-
-def _read_truth(case: Case, cases: Store) -> Volume:
-    return read_stack(case, cases)[1] if case.dataset == "figshare" else read_role(case, cases, "seg")
 
 
 def _prediction(
@@ -285,7 +278,7 @@ def _speaking_of(data: bytes, markers: Sequence[dict], pair: Pair) -> list[dict]
 
 
 def _mend_of_grid(case: Case) -> str:
-    if case.dataset == "figshare":
+    if case.traits.reader == "slices":
         return "stack the slices by number, with the affine diag(-1, -1, 1, 1), as jobs.segment does"
     return "write it with the shape and affine of the case's own images"
 

@@ -9,15 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import ndimage
 
+from bts.labels import CAVITY, REGIONS, TUMOUR, Regions
 from bts.scoring.lesions import GLIOMA, Rules, score_lesions
 from bts.scoring.surfaces import FARTHEST, gaps, robust_hausdorff, surface_dice
 
-# The challenge scores nested regions, not labels: Menze et al. 2015, doi:10.1109/TMI.2014.2377694.
-REGIONS: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
-CAVITY: dict[str, tuple[int, ...]] = {"RC": (4,)}  # of BraTS 2024; scored only where it occurs
-TUMOUR: dict[str, tuple[int, ...]] = {"tumour": (1, 2, 3)}  # of figshare, whatever its type
-# Its types; scored only where they occur, in labelmaps that tell them.
-TYPES: dict[str, tuple[int, ...]] = {"meningioma": (1,), "glioma": (2,), "pituitary": (3,)}
 FORMAT = 2  # raised when a score changes for the same labelmaps; part of every kept score's fingerprint
 METRICS = ("dice", "iou", "sensitivity", "specificity")
 DISTANCES = ("hd95", "nsd1", "volume_error_ml")
@@ -27,18 +22,11 @@ LOWER_IS_BETTER = {"hd95", "volume_error_ml", "lesion_hd95", "lesions_missed", "
 LABELS = 5  # background and four
 
 
-def regions_of(convention: str) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]:
-    """(regions scored always, regions scored where they occur) of a labelmap in a label convention."""
-    if convention == "figshare":
-        return TUMOUR, TYPES
-    return (TUMOUR, {}) if convention == "figshare_tumour" else (REGIONS, CAVITY)
-
-
 def score(
     truth_DHW: np.ndarray,
     prediction_DHW: np.ndarray,
-    regions: Mapping[str, tuple[int, ...]] = REGIONS,
-    where_present: Mapping[str, tuple[int, ...]] = CAVITY,
+    regions: Regions = REGIONS,
+    where_present: Regions = CAVITY,
 ) -> dict[str, dict[str, float]]:
     """Overlap of two labelmaps (uint8, any equal shape), as {region: {metric: value in 0…1}}.
 
@@ -54,7 +42,7 @@ def score(
 
 
 def volumes_ml(
-    labels_DHW: np.ndarray, regions: Mapping[str, tuple[int, ...]], spacing: tuple[float, float, float]
+    labels_DHW: np.ndarray, regions: Regions, spacing: tuple[float, float, float]
 ) -> dict[str, float]:
     """Millilitres of each region in a labelmap (uint8); spacing: mm, D H W."""
     counts = np.bincount(labels_DHW.ravel(), minlength=LABELS)
@@ -65,8 +53,8 @@ def volumes_ml(
 def measure(
     truth_DHW: np.ndarray,
     prediction_DHW: np.ndarray,
-    regions: Mapping[str, tuple[int, ...]],
-    where_present: Mapping[str, tuple[int, ...]],
+    regions: Regions,
+    where_present: Regions,
     *,
     spacing: tuple[float, float, float],
     rules: Rules = GLIOMA,

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bts.errors import UsageError
+from bts.labels import REGIONS
 from bts.parquet import check_plain
 from bts.report.page import Scored
 from bts.scoring import statistics
-from bts.scoring.metrics import REGIONS
 from bts.storage import read_file
 
 KNOWN = ("patient", "maker", "flags", "truth_ml", "expected")  # of a case, in the file's metadata

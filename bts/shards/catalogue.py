@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bts.cases.case import MODALITIES
-from bts.cases.read import STATISTICS
+from bts.cases.case import MODALITIES, STATISTICS
 from bts.cases.worklist import NOTE
 from bts.errors import RunError, UsageError
 from bts.shards.format import metadata_of
@@ -34,7 +33,7 @@ class Shard:
     """Its case failed when it was last preprocessed: the shard is of older files."""
     modalities: tuple[str, ...]
     labels: str
-    """Label convention of its truth, a key of bts.cases.case.CONVENTIONS."""
+    """Label convention of its truth, a key of bts.labels.CONVENTIONS."""
     voxels: int
     """Of the source's whole grid."""
     brain: int

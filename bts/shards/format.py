@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bts.cases.case import MODALITIES
-from bts.cases.read import STATISTICS, CaseVolume
-from bts.images.nifti import Grid
+from bts.cases.case import MODALITIES, STATISTICS, CaseVolume
+from bts.images.grid import Grid
 from bts.parquet import check_plain
 
 FORMAT = 1  # raised when a shard's content changes for the same input; part of every fingerprint

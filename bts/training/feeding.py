@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bts.images.nifti import Grid
+from bts.images.grid import Grid
 from bts.settings import Preset
 from bts.shards.catalogue import Shard, open_shard
 from bts.shards.format import STATISTICS, read_grid

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bts.cases import worklist
-from bts.cases.case import OF_FIGSHARE
 from bts.errors import UsageError
+from bts.fingerprint import fingerprint
 from bts.inference import quality
+from bts.labels import WRITTEN_AS, teaches
 from bts.model.resample import is_one_mm
 from bts.settings import Preset, to_dict
 from bts.shards.catalogue import Shard
@@ -106,8 +106,8 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
         training=training,
         held_out=held_out,
         left_out=left_out,
-        data=worklist.fingerprint(keys, options={}, version=FORMAT),
-        run=worklist.fingerprint(keys, options=options, version=FORMAT),
+        data=fingerprint(keys, options={}, version=FORMAT),
+        run=fingerprint(keys, options=options, version=FORMAT),
     )
 
 
@@ -135,7 +135,7 @@ def sort_out(shards: Sequence[Shard], preset: Preset) -> tuple[list[Shard], dict
             "cases, or train a 2D preset, which resamples slices by itself"
         )
     if not usable and OTHER_TRUTH in found:
-        figshare = preset.targets in OF_FIGSHARE
+        figshare = preset.targets in WRITTEN_AS
         of, instead = ("BraTS", "regions or labels") if figshare else ("figshare", "tumour or tumour_types")
         raise UsageError(
             f"targets {preset.targets} and these shards do not go together: their truths are of {of}, "
@@ -150,7 +150,7 @@ def why_not(shard: Shard, preset: Preset) -> str:
         return "of older files, for the case failed when it was last preprocessed"
     if not shard.labelled:
         return "without a truth"
-    if (shard.labels == "figshare") != (preset.targets in OF_FIGSHARE):
+    if not teaches(shard.labels, preset.targets):
         return OTHER_TRUTH
     # A 3D cut is of slices as they are stored.
     return OTHER_SPACING if preset.volumetric and not preset.resize and not is_one_mm(shard.zooms) else ""

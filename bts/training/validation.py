@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from bts.cases.case import OF_FIGSHARE
-from bts.cases.read import CaseVolume
+from bts.cases.case import CaseVolume
 from bts.inference.segmenter import Segmenter
+from bts.labels import regions_predicted
 from bts.scoring import metrics
 
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
@@ -22,9 +22,7 @@ def score_case(segmenter: Segmenter, volume: CaseVolume) -> dict[str, float]:
     prediction = segmenter.tidied(volume, segmenter.decoded(probable))
     if targets == "tumour":
         truth = (truth > 0).view(np.uint8)
-    # No model predicts the cavity of BraTS 2024: a score of it would say nothing about the weights.
-    regions = metrics.regions_of(OF_FIGSHARE[targets]) if targets in OF_FIGSHARE else (metrics.REGIONS, {})
-    scores = metrics.score(truth, prediction, *regions)
+    scores = metrics.score(truth, prediction, *regions_predicted(targets))
     figures = {f"{metric}/{name}": of[metric] for name, of in scores.items() for metric in ("dice", "iou")}
     agreed = segmenter.agreement(volume, probable, prediction)
     figures |= {f"agreement/{name}": of for name, of in agreed.items()}

@@ -19,7 +19,7 @@ import tyro
 from ray.util.metrics import Gauge
 from tqdm import tqdm
 
-from bts.cases.case import Listing, find_cases
+from bts.cases.layouts import Listing, find_cases
 from bts.errors import CaseError, RunError, UsageError
 from bts.storage import Store
 

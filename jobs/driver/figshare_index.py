@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from bts.cases import figshare, worklist
-from bts.cases.case import Listing, unsafe_key
+from bts.cases import figshare
 from bts.cases.figshare import IndexRow
+from bts.cases.layouts import Listing, unsafe_key
 from bts.cases.read import fetch
 from bts.errors import CaseError, UsageError
+from bts.fingerprint import fingerprint
 from bts.parquet import check_plain
 from bts.storage import Entry, Store
 from jobs.driver import common
@@ -77,7 +78,7 @@ def read_index(
     slices: list[Entry], source: Store, output: Store, keep: bool
 ) -> tuple[list[IndexRow], list[dict]]:
     """(rows, failures) of the slices: read from the kept index, else from every file, in parallel."""
-    mark = worklist.fingerprint({e.key: e.version for e in slices}, options={}, version=FORMAT)
+    mark = fingerprint({e.key: e.version for e in slices}, options={}, version=FORMAT)
     key = f"_index/{mark}.parquet"
     try:
         table = pq.read_table(pa.BufferReader(output.read(key)))

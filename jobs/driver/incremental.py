@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from bts.cases.case import Case, Listing
+from bts.cases.case import Case
+from bts.cases.layouts import Listing
 from bts.cases.worklist import Todo, Work, changes, part_of
 from bts.errors import UsageError
 from bts.storage import Store

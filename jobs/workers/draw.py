@@ -30,7 +30,7 @@ class Draw:
             return {"case_id": pair.case.id, **NOTHING}
         z = slices.fullest_slice(found.truth, found.prediction)
         images = read_images(pair.case, self.cases, found.grid, slices.BACKGROUNDS)
-        placed = slices.knows_place(pair.case.dataset)
+        placed = pair.case.traits.placed
         seen = found.truth[z], found.prediction[z], {n: image[z] for n, image in images}, found.grid.zooms[1:]
         legend = slices.legend_of(found.convention, self.colours)
         how = {"legend": legend, "sides": "RL" if placed else ""}

@@ -8,8 +8,7 @@ import numpy as np
 import ray
 import torch
 
-from bts.cases.case import Case
-from bts.cases.read import CaseVolume
+from bts.cases.case import Case, CaseVolume
 from bts.errors import CaseError
 from bts.inference import confidence, quality
 from bts.inference.segmenter import Segmenter
@@ -65,7 +64,7 @@ class Predict:
         labels = self.segmenter.tidied(volume, decoded)
         sure = self.segmenter.as_bytes(volume, mean) if self.probabilities else nothing()
         found = quality.of_labels(labels, volume)
-        if volume.dataset != "figshare":
+        if volume.traits.stripped:
             found += quality.of_doubt(decoded, labels, volume)
         if len(each) > 1:
             members = (self.segmenter.decoded(one) for one in each)

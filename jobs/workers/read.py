@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from bts.cases.case import Case
-from bts.cases.read import CaseVolume, load_case, missing_of
+from bts.cases.case import Case, CaseVolume
+from bts.cases.read import load_case, reader_of
 from bts.cases.worklist import Todo
 from bts.errors import CaseError
 from bts.results.files import (
@@ -126,7 +126,7 @@ class Write:
     def own_options(self, case: Case) -> dict:
         """The flags that change the results of a case."""
         # Only of a case that lacks something: no other is made again for this flag.
-        missing = [name for name in missing_of(case) if name in self.allow_missing]
+        missing = [name for name in reader_of(case).missing(case) if name in self.allow_missing]
         return {**self.options, "allow_missing": missing} if missing else self.options
 
     def options_of(self, case: Case) -> dict:

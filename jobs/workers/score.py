@@ -6,6 +6,7 @@ Not a command. Here is no torch: a worker that only scores is up in a second.
 import json
 
 from bts.errors import CaseError
+from bts.labels import regions_of
 from bts.report import case_page, slices
 from bts.report.page import Scored
 from bts.results.match import Labels, Pair, read_images, read_pair
@@ -37,8 +38,8 @@ class Score:
         return {"case_id": pair.case.id, **texts, "failure": ""}
 
     def _about(self, pair: Pair, found: Labels) -> dict:
-        known = slices.knows_place(pair.case.dataset)
-        regions = metrics.regions_of(found.convention)[0]
+        known = pair.case.traits.spaced
+        regions = regions_of(found.convention)[0]
         volumes = metrics.volumes_ml(found.truth, regions, found.grid.zooms) if known else {}
         page = self.colours if self.pages else ""
         said = {"maker": found.maker, "flags": found.flags, "expected": found.expected}
@@ -60,8 +61,8 @@ def scored_of(pair: Pair, scores: dict, about: dict) -> Scored:
 
 
 def _measure(pair: Pair, found: Labels) -> dict[str, dict[str, float]]:
-    regions = metrics.regions_of(found.convention)
-    if not slices.knows_place(pair.case.dataset):
+    regions = regions_of(found.convention)
+    if not pair.case.traits.spaced:
         return metrics.score(found.truth, found.prediction, *regions)
     rules = lesions.RULES.get(pair.case.dataset, lesions.GLIOMA)
     return metrics.measure(found.truth, found.prediction, *regions, spacing=found.grid.zooms, rules=rules)

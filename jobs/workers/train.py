@@ -17,7 +17,7 @@ from ray.train import Checkpoint
 from ray.train.torch import get_device
 from ray.util.queue import Queue
 
-from bts.cases.read import CaseVolume
+from bts.cases.case import CaseVolume
 from bts.inference.segmenter import Segmenter
 from bts.model.file import load_model
 from bts.report import gallery

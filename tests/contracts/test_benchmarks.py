@@ -9,7 +9,7 @@ from benchmarks import requests, scale, segment
 from benchmarks.accuracy import alone, box
 from benchmarks.material import make_cases
 from benchmarks.table import Row
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.model.file import load_model
 from bts.settings import Inference
 from bts.storage import Store

@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from isal import isal_zlib
 
-from bts.cases.case import MSD_CHANNELS
+from bts.cases.read import MSD_CHANNELS
 from tests import builders
 from tests.builders import LPS, NAMES_2021, NAMES_2023, affine
 

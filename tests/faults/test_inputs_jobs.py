@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from markupsafe import escape
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.scoring import tables
 from bts.storage import Store
 from jobs import evaluate, preprocess, segment

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.inference.segmenter import Segmenter
 from bts.model.file import BOX, digest, halved, load_model, read_header

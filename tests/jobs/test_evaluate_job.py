@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bts.labels import CAVITY, REGIONS
 from bts.scoring import tables
-from bts.scoring.metrics import CAVITY, DISTANCES, LESIONS, METRICS, REGIONS, measure
+from bts.scoring.metrics import DISTANCES, LESIONS, METRICS, measure
 from bts.storage import Store
 from jobs import evaluate
 from jobs.driver import common

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.storage import Store
 from jobs import export
 from jobs.driver import common

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from bts.cases import figshare
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.errors import CaseError, UsageError
 from bts.images.nifti import read_nifti
 from bts.model.file import save_model

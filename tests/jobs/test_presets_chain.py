@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tyro
 
-from bts.cases.case import find_cases
 from bts.cases.figshare import patient_of, read_slice
+from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.storage import Store
 from jobs import evaluate, preprocess, segment, train

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from bts.labels import REGIONS
 from bts.model.file import digest
 from bts.report.page import Scored
-from bts.scoring import metrics, tables
+from bts.scoring import tables
 from bts.storage import Store
 from bts.tracking import Tracker
 from jobs import promote
@@ -45,7 +46,7 @@ def report(folder, model: bytes, dice: float, *, cases=range(10, 30), options=""
     for n in cases:
         value = float(np.clip(dice + NOISE[n], 0, 1))
         of = {"dice": value, "hd95": 100 * (1 - value)}
-        scores = {region: of for region in metrics.REGIONS}
+        scores = {region: of for region in REGIONS}
         maker, truth = f"{digest(model)}{options}", {"WT": truth_ml}
         scored.append(Scored(f"case{n}", "", "brats2021", scores, f"p{n}", maker, truth_ml=truth))
     Store(folder).put("scores.parquet", tables.write(scored)["scores.parquet"])
@@ -103,7 +104,7 @@ def mixed(model: bytes) -> bytes:
     values = 0.7 + NOISE[10:30] + np.resize([0.01, -0.01], 20)
     values[0] += 0.2
     scored = [
-        Scored(f"case{n}", "", "brats2021", {r: {"dice": v} for r in metrics.REGIONS}, "p", digest(model))
+        Scored(f"case{n}", "", "brats2021", {r: {"dice": v} for r in REGIONS}, "p", digest(model))
         for n, v in zip(range(10, 30), values.tolist(), strict=True)
     ]
     return tables.write(scored)["scores.parquet"]

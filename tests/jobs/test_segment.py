@@ -1,6 +1,6 @@
 import pytest
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.errors import UsageError
 from bts.storage import Entry, Store
 from jobs.segment import check_apart, pool, wanted_gpus

@@ -1,5 +1,6 @@
-from bts.cases.case import find_cases
-from bts.cases.worklist import Todo, case_fingerprint, changes, fingerprint, largest_first, part_of, plan
+from bts.cases.layouts import find_cases
+from bts.cases.worklist import Todo, case_fingerprint, changes, largest_first, part_of, plan
+from bts.fingerprint import fingerprint
 from bts.storage import Entry
 from jobs.driver.incremental import explain
 

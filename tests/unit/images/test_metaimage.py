@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bts.cases.case import find_cases, from_internal
+from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.errors import CaseError
 from bts.images.metaimage import MAX_HEADER, read_mha
 from bts.images.nifti import read_nifti, write_labelmap
+from bts.labels import from_internal
 from bts.storage import Store
 from tests import builders
 from tests.unit.images.test_nifti import CODES

@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bts.cases.case import find_cases
-from bts.cases.read import CaseVolume, load_case
+from bts.cases.case import CaseVolume
+from bts.cases.layouts import find_cases
+from bts.cases.read import load_case
 from bts.inference import quality
 from bts.storage import Store
 from tests import builders

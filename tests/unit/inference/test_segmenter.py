@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from bts.cases.datasets import OTHER, Dataset
 from bts.errors import CaseError, UsageError
 from bts.inference.segmenter import Segmenter
 from bts.model.file import Model
@@ -33,6 +34,7 @@ class Volume:
     modalities: tuple[str, ...] = ("t1", "t1ce", "t2", "flair")
     zooms: tuple[float, float, float] = (1.0, 1.0, 1.0)
     case_id: str = "case-7"
+    traits: Dataset = OTHER
     grid: SimpleNamespace = field(init=False)
 
     def __post_init__(self):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from bts.model.targets import TARGETS, decode, encode, outputs, probabilities
+from bts.labels import TARGETS
+from bts.model.targets import decode, encode, outputs, probabilities
 from bts.presets import PRESETS
 
 MASK = torch.tensor([[[0, 1, 2, 3]]], dtype=torch.uint8)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.phantom.case import KINDS, case_keys, make_case, to_nifti, write_case
 from bts.storage import Store

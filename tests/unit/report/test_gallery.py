@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bts.cases.read import CaseVolume
+from bts.cases.case import CaseVolume
 from bts.images.nifti import read_nifti
-from bts.model.targets import TARGETS
+from bts.labels import TARGETS
 from bts.presets import PRESETS
 from bts.report import gallery, rotation, slices
 from tests import builders

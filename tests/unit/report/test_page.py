@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bts.labels import REGIONS
 from bts.report import page, slices
 from bts.report.page import Contents, Picture, Scored
 from bts.scoring import metrics
@@ -21,7 +22,7 @@ EVIL = '<script>alert("x")</script>&'
 
 
 def scored(case_id: str, dice: float, **more: float) -> Scored:
-    scores = {region: dict.fromkeys(metrics.METRICS, dice) for region in metrics.REGIONS}
+    scores = {region: dict.fromkeys(metrics.METRICS, dice) for region in REGIONS}
     scores |= {region: dict.fromkeys(metrics.METRICS, value) for region, value in more.items()}
     return Scored(case_id, "", "brats2021", scores)
 

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.errors import UsageError
 from bts.report import viewer
 from bts.report.page import Scored

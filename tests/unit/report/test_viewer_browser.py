@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.phantom.case import case_id, make_case, to_nifti, write_case
 from bts.report import slices
 from bts.report.viewer import Server, Shelf

@@ -5,7 +5,7 @@ import shlex
 import numpy as np
 import pytest
 
-from bts.cases.case import CONVENTIONS, to_internal
+from bts.labels import CONVENTIONS, to_internal
 from bts.report import slices
 from bts.results import colour_tables
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.cases.read import read_role
 from bts.errors import CaseError
 from bts.results.files import digest

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bts.images.nifti import read_nifti
+from bts.labels import CAVITY, REGIONS, regions_of
 from bts.scoring.lesions import GLIOMA, RULES
-from bts.scoring.metrics import CAVITY, METRICS, REGIONS, confusion, mean_dice, measure, regions_of, score
+from bts.scoring.metrics import METRICS, confusion, mean_dice, measure, score
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden"
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)

@@ -1,6 +1,6 @@
 import pytest
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.errors import UsageError
 from bts.shards import catalogue

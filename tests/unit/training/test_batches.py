@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.presets import PRESETS
 from bts.settings import Layers, Normalisation, Sampling

@@ -1,0 +1,107 @@
+"""What is known of each set of cases, as data: how its cases are named, and what its images are like.
+
+The *name* of a case tells its dataset, and the dataset tells the label convention. The labels that happen to
+be present never do: a case without enhancing tumour has {0, 1, 2} under every convention.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from bts.labels import UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A published set, or a kind of sets."""
+
+    name: str
+    """As the column `dataset` has it; `{…}` stands for a group of `cases`, in small letters."""
+    cases: str = ""
+    """Regular expression of its case ids, in any case of letters. Empty: its layout tells the set."""
+    patient: str = r"\g<0>"
+    """Who was scanned, from the groups of `cases`: one patient may have several cases and several names."""
+    convention: str = UNKNOWN
+    """Label convention of its truths; UNKNOWN: the name does not tell, --labels must."""
+    targets: tuple[str, ...] = ("regions", "labels")
+    """What a model for it may predict."""
+    reader: str = "roles"
+    """How its files hold a case, a key of bts.cases.read.READERS."""
+    placed: bool = True
+    """Left, right, front and back of its images are known."""
+    spaced: bool = True
+    """The size of its voxels in mm is known, so volumes and distances are."""
+    stripped: bool = True
+    """The skull is taken off: what is not 0 is brain."""
+
+
+OTHER = Dataset(name="other")
+FIGSHARE = Dataset(
+    name="figshare",
+    convention="figshare",
+    targets=("tumour", "tumour_types"),
+    reader="slices",
+    placed=False,  # a slice is axial, coronal or sagittal, and tells not which
+    spaced=False,
+    stripped=False,
+)
+# The first whose `cases` match. BraTS 2023 kept the numbers of 2021: BraTS2021_00000 and BraTS-GLI-00000-000
+# are one patient.
+DATASETS = (
+    Dataset(
+        name="brats2015", cases=r"(?P<p>brats_(2013|tcia)_.+)_\d+", patient=r"\g<p>", convention="brats2015"
+    ),
+    Dataset(
+        name="brats2021", cases=r"BraTS2021_(?P<n>\d+)", patient=r"BraTS-GLI-\g<n>", convention="brats2021"
+    ),
+    Dataset(name="brats2020", cases=r"BraTS20_(Training|Validation)_\d+", convention="brats2021"),
+    Dataset(  # 2018 and 2019 kept the names of 2017, but for the number of the centre after TCIA
+        name="brats20{y}",
+        cases=r"BraTS(?P<y>1[789])_((?P<a>TCIA)\d*)?(?P<n>.+)_\d+",
+        patient=r"Brats17_\g<a>\g<n>",
+        convention="brats2021",
+    ),
+    Dataset(  # second and later visits after treatment are numbered from 100: the set of 2024
+        name="brats2024-gli",
+        cases=r"(?P<p>BraTS-GLI-\d+)-[1-9]\d\d",
+        patient=r"\g<p>",
+        convention="brats2024",
+    ),
+    # BraTS-PED changed its labels between 2023 and 2024 under the same names: --labels must say.
+    Dataset(name="brats-ped", cases=r"(?P<p>BraTS-PED-\d+)-\d+", patient=r"\g<p>"),
+    Dataset(
+        name="brats2023-{c}",
+        cases=r"(?P<p>BraTS-(?P<c>GLI|SSA|MET|MEN|PHANTOM)-\d+)-\d+",
+        patient=r"\g<p>",
+        convention="brats2023",
+    ),
+    Dataset(name="msd", convention="msd", reader="channels"),
+    FIGSHARE,
+    OTHER,
+)
+
+
+def identify(case_id: str, layouts: Iterable[str]) -> tuple[str, str, str]:
+    """(dataset, label convention, patient) that a case's name tells, or else the layouts of its files.
+
+    layouts: the datasets that these layouts are of (bts.cases.layouts).
+    """
+    told = set(layouts)
+    if "msd" in told:
+        return "msd", "msd", case_id
+    for one in DATASETS:
+        if one.cases and (match := re.fullmatch(one.cases, case_id, re.IGNORECASE)):
+            named = {group: (text or "").lower() for group, text in match.groupdict().items()}
+            return one.name.format(**named), one.convention, match.expand(one.patient)
+    known = min(told - {OTHER.name}, default=OTHER.name)
+    return known, dataset_of(known).convention, case_id
+
+
+@cache
+def dataset_of(name: str) -> Dataset:
+    """The record of a `dataset` column's value; OTHER's of a name that is in none."""
+    for one in DATASETS:
+        if re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^-]+", re.escape(one.name)), name):
+            return one
+    return OTHER

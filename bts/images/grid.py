@@ -1,0 +1,105 @@
+"""Where voxels lie: the canonical grid that all code works on, and the source's own that results go back to.
+
+Inside the project a volume is (D, H, W) = (z, y, x) in LPS+ orientation: rows run front to back, columns
+from the patient's right to left. NIfTI's (x, y, z) and every other orientation stay in this room.
+"""
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+from nibabel import orientations
+
+CANONICAL = orientations.axcodes2ornt("LPS")
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where voxels lie: the source's header, and how its axes turn into the canonical ones."""
+
+    header: bytes
+    """The source's NIfTI-1 or -2 header, 348 or 540 bytes, byte order as found."""
+
+    @property
+    def _nifti(self) -> nib.Nifti1Header:
+        return parse_header(self.header)
+
+    @property
+    def source_shape(self) -> tuple[int, int, int]:
+        """(x, y, z) as in the source file."""
+        return tuple(int(n) for n in self._nifti["dim"][1:4])
+
+    @property
+    def source_affine(self) -> np.ndarray:
+        """4×4, source voxel indices (x, y, z) → mm in RAS+, as nibabel gives it."""
+        return self._nifti.get_best_affine()
+
+    @property
+    def canonical_affine(self) -> np.ndarray:
+        """4×4, canonical voxel indices (x, y, z) → the same mm in RAS+."""
+        return self.source_affine @ orientations.inv_ornt_aff(self._to_canonical, self.source_shape)
+
+    @property
+    def orientation(self) -> str:
+        """Axis codes of the source, such as LPS or RAS."""
+        return "".join(nib.aff2axcodes(self.source_affine))
+
+    @property
+    def _to_canonical(self) -> np.ndarray:
+        return orientations.ornt_transform(orientations.io_orientation(self.source_affine), CANONICAL)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(D, H, W) of the canonical grid."""
+        x, y, z = (self.source_shape[int(a)] for a in np.argsort(self._to_canonical[:, 0]))
+        return z, y, x
+
+    @property
+    def zooms(self) -> tuple[float, float, float]:
+        """Voxel size in mm along (D, H, W)."""
+        size = np.sqrt((self.source_affine[:3, :3] ** 2).sum(axis=0))
+        x, y, z = (float(size[int(a)]) for a in np.argsort(self._to_canonical[:, 0]))
+        return z, y, x
+
+    def describe(self) -> str:
+        """For a message: shape (x, y, z), orientation, spacing and origin in mm."""
+        shape, zooms = self.source_shape, nib.affines.voxel_sizes(self.source_affine)
+        spacing = "×".join(f"{mm:g}" for mm in zooms)
+        origin = ", ".join(f"{mm + 0.0:g}" for mm in self.source_affine[:3, 3])
+        return f"{'×'.join(map(str, shape))} {self.orientation}, spacing {spacing}, origin {origin}"
+
+    def same_place(self, other: "Grid", tolerance_mm: float = 0.01) -> bool:
+        """Whether both have the same shape and canonical axes, and every voxel lies at the same place within
+        the tolerance. (At 45° a rounding decides which axis is which.)
+        """
+        if self.source_shape != other.source_shape:
+            return False
+        corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in self.source_shape), 1]], float).T
+        apart = (self.source_affine - other.source_affine) @ corners
+        columns = (self.source_affine - other.source_affine)[:3, :3] * self.source_shape
+        if max(np.abs(apart).max(), np.abs(columns).max()) > tolerance_mm:
+            return False
+        return np.array_equal(self._to_canonical, other._to_canonical)
+
+    def to_canonical(self, voxels_zyx: np.ndarray) -> np.ndarray:
+        """Source array, axes reversed to (z, y, x) → canonical (D, H, W); a view."""
+        return orientations.apply_orientation(voxels_zyx.T, self._to_canonical).T
+
+    def to_source(self, voxels_DHW: np.ndarray) -> np.ndarray:
+        """Canonical (D, H, W) → the source's own axes, reversed to (z, y, x); a view."""
+        back = orientations.ornt_transform(CANONICAL, orientations.io_orientation(self.source_affine))
+        return orientations.apply_orientation(voxels_DHW.T, back).T
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """Voxels on the canonical grid: (D, H, W), or (C, D, H, W) of a 4D file."""
+
+    voxels: np.ndarray
+    grid: Grid
+
+
+def parse_header(header: bytes) -> nib.Nifti1Header:
+    """NIfTI-1 or -2, told by its length; unchecked."""
+    kind = nib.Nifti1Header if len(header) == 348 else nib.Nifti2Header
+    return kind(header, check=False)
