@@ -18,6 +18,7 @@ TAKERS = {
     "place": ("unet", "attention_unet", "fcn"),
     "down": ("unet", "attention_unet", "fcn", "residual_unet", "isensee", "vnet"),
     "up": ("unet", "attention_unet", "encoder_unet"),
+    "first": ("residual_unet",),
     "hypercolumns": ("unet",),
     "encoder": ("encoder_unet",),
     "weights": ("encoder_unet",),
@@ -38,6 +39,8 @@ class Layers:
     """Normalisation; batch is twice as fast as instance on a CPU."""
     momentum: float = 0.1
     """Share of each batch in the running statistics of batch normalisation."""
+    epsilon: float = 1e-5
+    """Added to the variance that batch normalisation divides by."""
     activation: Literal["relu", "leaky_relu", "prelu"] = "relu"
     """After each convolution (and its normalisation)."""
     dropout: tuple[float, ...] = ()
@@ -51,6 +54,11 @@ class Layers:
     isensee and vnet always stride, segnet always pools."""
     up: Literal[2, 3] = 2
     """Kernel of the transposed convolutions (stride 2) of unet, attention_unet and encoder_unet."""
+    first: Literal[2, 3] = 3
+    """Kernel of residual_unet's first convolution."""
+    initialisation: Literal["he", "glorot"] = "he"
+    """Fresh weights. he: He's scale where no normalisation takes it out again, PyTorch's own elsewhere; PReLU
+    slopes 0.25. glorot: what Keras does by default, Glorot's uniform, biases 0, PReLU slopes 0."""
     hypercolumns: bool = False
     """The head sees every decoder level, enlarged, not the finest alone (Hariharan et al. 2015). U-Net's."""
     encoder: str = ""
@@ -65,6 +73,8 @@ class Layers:
             raise ValueError("layers.dropout and layers.widths do not go together: give one share a level")
         if any(not 0 <= share < 1 for share in self.dropout):
             raise ValueError("layers.dropout are shares of at least 0 and below 1")
+        if not 0 < self.epsilon < 1:
+            raise ValueError("layers.epsilon must be positive and below 1")
         if self.place == "level" and self.down == "stride":
             raise ValueError("layers.place level and layers.down stride do not go together: no pooling")
 
@@ -85,6 +95,9 @@ class Normalisation:
     pixels. slice_minmax: each slice from 0 to 1. fixed: divided by `scale`, clipped to 0…1."""
     scale: float = 12728.0
     """Divisor of `fixed`: the largest value of the figshare set."""
+    percentiles: Literal["brain", "frame"] = "brain"
+    """What slice_zscore takes its percentiles of: the slice's non-zero pixels, or the preset's whole `frame`
+    with its background."""
     background: float | None = None
     """Value of background pixels after all; None: 0, and what the formula gives for 0 in global_zscore."""
     mean: tuple[float, ...] = ()
@@ -232,6 +245,8 @@ class Optimiser:
     """Lowest learning rate."""
     decay: float = 0.0
     """Learning rate divided by 1 + decay × steps, as Keras' SGD does."""
+    decay_growth: float = 1.0
+    """`decay` is multiplied by this after each epoch."""
     clip: float = 0.0
     """Largest norm of the gradient; longer ones are scaled down. 0: none."""
     ema: float = 0.0
@@ -321,6 +336,10 @@ class Preset:
     """Height and width to which whole slices are resized first; None: as they are (1 mm)."""
     size: tuple[int, ...] = (160, 128)
     """Training input in pixels: height and width, or slices, height and width for sampling.kind volumes."""
+    frame: tuple[int, int] | None = None
+    """Height and width in which whole slices are segmented, and trained on where `size` is as large; the
+    brain lies in it where it lies in the source. None: slices are cut or padded anywhere in training, and
+    segmented with as little around the brain as pooling needs."""
     batch: int = 16
     """Samples of a batch; a step is of a batch a worker."""
     seed: int = 0
@@ -347,7 +366,7 @@ class Preset:
             raise ValueError("modalities must name each input once, at least one")
         if self.batch < 1:
             raise ValueError("batch must be at least 1")
-        for refuse in (_check_size, _check_network, _check_output, _check_sampling):
+        for refuse in (_check_size, _check_frame, _check_network, _check_output, _check_sampling):
             if problem := refuse(self):
                 raise ValueError(problem)
 
@@ -374,6 +393,29 @@ def _check_size(preset: Preset) -> str:
         return (
             f"size {preset.size} and layers.widths, layers.stem do not go together: this network needs "
             f"multiples of {preset.layers.multiple}"
+        )
+    return ""
+
+
+def _check_frame(preset: Preset) -> str:
+    frame, of_frame = preset.frame, preset.normalisation.percentiles == "frame"
+    if of_frame and (frame is None or preset.normalisation.kind != "slice_zscore"):
+        return (
+            f"normalisation.percentiles frame, kind {preset.normalisation.kind} and frame {frame} do not go "
+            "together: it is of slice_zscore in a frame; give --normalisation.percentiles brain"
+        )
+    if frame is None:
+        return ""
+    if preset.volumetric or preset.resize:
+        return (
+            f"frame {frame} and sampling.kind {preset.sampling.kind}, resize {preset.resize} do not go "
+            "together: it is of slices as they are; give --frame None"
+        )
+    multiple = preset.layers.multiple
+    if any(side < cut or side % multiple for side, cut in zip(frame, preset.size, strict=True)):
+        return (
+            f"frame {frame} and size {preset.size}, layers.widths do not go together: a frame is at least as "
+            f"large as size, its sides multiples of {multiple}"
         )
     return ""
 

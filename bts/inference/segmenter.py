@@ -17,6 +17,7 @@ from bts.inference.confidence import agreement, expected_dice
 from bts.inference.postprocess import tidy
 from bts.model.device import autocast, channels_last, pick_device
 from bts.model.file import Model
+from bts.model.frame import place_in_frame
 from bts.model.nets.folding import folded
 from bts.model.normalise import NOTHING, constants, finish, normalise
 from bts.model.resample import resize_images, resize_probabilities, working_size
@@ -113,13 +114,12 @@ class Segmenter:
         images, mean, std = pick_modalities(volume, model.preset.modalities, self.allow_missing)
         images = _at_working_size(_signed(images), volume, model.preset)
         slices = images.transpose(0, 1)  # (D, C, H, W)
-        known = torch.from_numpy(constants(slices.numpy(), mean, std, model.preset.normalisation))
+        known = constants(slices.numpy(), mean, std, model.preset.normalisation, model.preset.frame)
+        known = torch.from_numpy(known)
         if model.preset.volumetric:
             found = self._windows(model, images, known.transpose(0, 1))
         else:
-            # Where nothing was resampled, pooling falls on the same pixels wherever the crop begins.
-            place = volume.origin[1:] if slices.shape[2:] == np.shape(volume.images)[2:] else (0, 0)
-            found = self._slices(model, slices, known, place)
+            found = self._slices(model, slices, known, *_place(volume, model.preset, slices.shape[2:]))
         if not torch.isfinite(found).all():
             problem = f"the network {model.preset.name} ({model.digest}) gives no numbers"
             mend = "look at the images, and at the GPU"
@@ -127,27 +127,34 @@ class Segmenter:
         return _at_source_size(found, volume, model.preset)
 
     def _slices(
-        self, model: Model, images_DCHW: torch.Tensor, known_DC4: torch.Tensor, place: tuple[int, int]
+        self,
+        model: Model,
+        images_DCHW: torch.Tensor,
+        known_DC4: torch.Tensor,
+        place: tuple[int, int],
+        multiples: tuple[int, int],
     ) -> torch.Tensor:
         """Slice by slice, with the neighbours that a 2.5D network sees → (K, D, H, W).
 
-        place: row and column of the first pixel in the whole slice.
+        place: row and column of the first pixel in the whole slice, or in the frame. multiples: of which the
+        network sees rows and columns: what pooling needs, or the frame.
         """
         settings, targets = model.preset.normalisation, targets_of(model.preset)
-        near, multiple = model.preset.sampling.neighbours, model.preset.layers.multiple
+        near, least = model.preset.sampling.neighbours, model.preset.layers.multiple
+        rows, columns = multiples
         found = torch.zeros((len(images_DCHW), targets, *images_DCHW.shape[2:]))
         for indices in torch.arange(len(images_DCHW)).split(self.batch):
             seen = images_DCHW[max(0, int(indices[0]) - near) : int(indices[-1]) + near + 1]
             box = _extent(seen) if settings.keeps_zero else _whole(seen)
-            above, left = ((at + side.start) % multiple for at, side in zip(place, box, strict=True))
+            above, left = ((at + side.start) % n for at, side, n in zip(place, box, multiples, strict=True))
             images = _with_neighbours(images_DCHW[(..., *box)], indices, near)
             known = _with_neighbours(known_DC4, indices, near)
             height, width = images.shape[2:]
             # Before normalising: what is added is background, as in training.
-            right, below = -(left + width) % multiple, -(above + height) % multiple
-            tiny = left + width <= multiple and above + height <= multiple
+            right, below = -(left + width) % columns, -(above + height) % rows
+            tiny = left + width + right == above + height + below == least
             if tiny and model.preset.layers.norm == "instance":
-                right += multiple  # at its deepest it would norm single values, which PyTorch refuses
+                right += least  # at its deepest it would norm single values, which PyTorch refuses
             images = functional.pad(images, (left, right, above, below))
             images, known = images.to(self.device), known.to(self.device)
             images = finish(normalise(images, known), known, settings)
@@ -210,6 +217,20 @@ def pick_modalities(volume, wanted: Sequence[str], allow_missing: Collection[str
     for found, of in zip((images, mean, std), (volume.images, volume.mean, volume.std), strict=True):
         found[there] = np.asarray(of)[channels]
     return images, mean, std
+
+
+def _place(volume, preset: Preset, size: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(row and column of the first pixel, multiples of rows and columns) as `_slices` takes them, for slices
+    of that size."""
+    multiples = (preset.layers.multiple,) * 2
+    # Where nothing was resampled, pooling falls on the same pixels wherever the crop begins.
+    place = volume.origin[1:] if tuple(size) == np.shape(volume.images)[2:] else (0, 0)
+    if preset.frame is None:
+        return place, multiples
+    grid = volume.grid
+    framed = place_in_frame(preset.frame, size, volume.origin[1:], grid.shape[1:], grid.zooms[1:])
+    both = zip(framed, preset.frame, place, multiples, strict=True)
+    return tuple(zip(*((old, least) if at is None else (at, n) for at, n, old, least in both), strict=True))
 
 
 def _at_working_size(images_CDHW: torch.Tensor, volume, preset: Preset) -> torch.Tensor:

@@ -5,6 +5,8 @@ images lie, so that a patch is normalised as its whole slice is.
 Axes: S slices, C channel (modality), H rows, W columns.
 """
 
+import math
+
 import numpy as np
 import torch
 
@@ -17,16 +19,22 @@ NOTHING = (0, 0, 0, 1)
 
 
 def constants(
-    images_SCHW: np.ndarray, mean_C: np.ndarray, std_C: np.ndarray, settings: Normalisation
+    images_SCHW: np.ndarray,
+    mean_C: np.ndarray,
+    std_C: np.ndarray,
+    settings: Normalisation,
+    frame: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Raw slices of one case → float32 (S, C, 4), the CONSTANTS of each slice and modality.
 
-    mean_C, std_C: over the brain of the whole volume, which brain_zscore takes.
+    mean_C, std_C: over the brain of the whole volume, which brain_zscore takes. frame: the preset's, of which
+    percentiles may be.
     """
     depth, channels = images_SCHW.shape[:2]
     kind = settings.kind
     if kind == "slice_zscore":
-        return np.array([[_clipped(image) for image in stack] for stack in images_SCHW], np.float32)
+        pixels = math.prod(frame) if settings.percentiles == "frame" else 0
+        return np.array([[_clipped(image, pixels) for image in stack] for stack in images_SCHW], np.float32)
     one = np.empty((depth, channels, 4), np.float32)
     one[..., 0], one[..., 1] = -np.inf, np.inf
     if kind == "slice_minmax":
@@ -42,14 +50,34 @@ def constants(
     return one
 
 
-def _clipped(image_HW: np.ndarray) -> tuple[float, float, float, float]:
-    """CONSTANTS of slice_zscore; of a slice without brain such that nothing happens."""
+def _clipped(image_HW: np.ndarray, pixels: int) -> tuple[float, float, float, float]:
+    """CONSTANTS of slice_zscore; of a slice without brain such that nothing happens.
+
+    pixels: of the frame, of which the percentiles are; 0: they are of the brain.
+    """
     brain = image_HW[image_HW != 0].astype(np.float32)
     if not brain.size:
         return 0, 0, 0, 1
-    low, high = np.percentile(brain, (1, 99))
+    low, high = limits(brain, pixels - brain.size) if pixels else np.percentile(brain, (1, 99))
     brain.clip(low, high, out=brain)
-    return low, high, brain.mean(), brain.std()
+    if pixels:  # of a slice near the crown even the 99th percentile may be background
+        brain = brain[brain != 0]
+    return (low, high, brain.mean(), brain.std()) if brain.size else (0, 0, 0, 1)
+
+
+def limits(brain_N: np.ndarray, zeros: int) -> tuple[float, float]:
+    """1st and 99th percentile (linear) of values that are not 0 and of so many zeros beside them."""
+    zeros, ordered = max(zeros, 0), np.sort(brain_N)
+    negative = int(np.searchsorted(ordered, 0))
+
+    def at(rank: int) -> float:
+        if negative <= rank < negative + zeros:
+            return 0.0
+        return float(ordered[rank if rank < negative else rank - zeros])
+
+    ranks = [share * (len(ordered) + zeros - 1) for share in (0.01, 0.99)]
+    ends = [(rank, at(math.floor(rank)), at(math.ceil(rank))) for rank in ranks]
+    return tuple(low + (high - low) * (rank - math.floor(rank)) for rank, low, high in ends)
 
 
 def normalise(images: torch.Tensor, constants: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from bts.cases.case import MODALITIES
+from bts.model.frame import place_in_frame
 from bts.model.normalise import NOTHING, constants
 from bts.model.resample import resize_images, resize_labels, working_size
 from bts.settings import Preset
@@ -21,6 +22,7 @@ from bts.training.feeding import ahead, shuffled
 SHUFFLE = 1024  # slices of the local shuffle: about 200 MB of four modalities
 SHUFFLE_VOLUMES = 16  # cuts of volumes, likewise
 AHEAD = 4  # batches made beforehand
+PLACE = ("y0", "x0", "full_height", "full_width", "row_mm", "column_mm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,9 @@ def collate(samples: list[Sample], preset: Preset, rng: np.random.Generator) -> 
     known = np.empty((len(samples), depth, len(modalities), 4), np.float32)
     known[:] = NOTHING
     for b, (sample, (images_SCHW, mask_SHW, constants_SC4)) in enumerate(zip(samples, parts, strict=True)):
-        target, source = _window(_inside(sample, preset, images_SCHW, mask_SHW, rng), mask_SHW, size, rng)
+        centre = _inside(sample, preset, images_SCHW, mask_SHW, rng)
+        place = _framed(sample.rows, preset, mask_SHW.shape[1:])
+        target, source = _window(centre, place, mask_SHW, size, rng)
         at = slice(sample.first, sample.first + len(mask_SHW))
         batch[(b, slice(None), at, *target)] = images_SCHW[(..., *source)].swapaxes(0, 1)
         masks[(b, at, *target)] = mask_SHW[(slice(None), *source)]
@@ -118,7 +122,7 @@ def _read(rows: pa.Table, preset: Preset) -> tuple[np.ndarray, np.ndarray, np.nd
         images = images.astype(np.float32)
     columns = [MODALITIES.index(m) for m in preset.modalities]
     mean, std = (np.array(first[name], np.float32)[columns] for name in ("mean", "std"))
-    return images, mask, constants(images, mean, std, preset.normalisation)
+    return images, mask, constants(images, mean, std, preset.normalisation, preset.frame)
 
 
 def _whole(images_SCHW: np.ndarray, mask_SHW: np.ndarray, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -151,15 +155,33 @@ def _inside(sample: Sample, preset: Preset, images_SCHW, mask_SHW, rng) -> tuple
     return divmod(int(places[rng.integers(len(places))]), shown.shape[1])
 
 
+def _framed(rows: pa.Table, preset: Preset, crop: tuple[int, int]) -> tuple[int | None, int | None]:
+    """First row and column of a slice in its patch, None along an axis where the patch is no whole frame."""
+    if preset.frame is None:
+        return None, None
+    first = {name: rows[name][0].as_py() for name in PLACE}
+    start, source, zooms = ([first[name] for name in PLACE[n : n + 2]] for n in (0, 2, 4))
+    found = place_in_frame(preset.frame, crop, start, source, zooms)
+    whole = (n == side for n, side in zip(preset.size, preset.frame, strict=True))
+    return tuple(at if fills else None for at, fills in zip(found, whole, strict=True))
+
+
 def _window(
-    centre: tuple[int, int] | None, mask_SHW: np.ndarray, want: tuple[int, int], rng: np.random.Generator
+    centre: tuple[int, int] | None,
+    place: tuple[int | None, int | None],
+    mask_SHW: np.ndarray,
+    want: tuple[int, int],
+    rng: np.random.Generator,
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """(where in the patch, where in the slice): around `centre`, else at random; a small slice anywhere."""
+    """(where in the patch, where in the slice): around `centre`, else at random; a small slice lies at its
+    `place`, else anywhere."""
     target, source = [], []
     for axis, (n, size) in enumerate(zip(mask_SHW.shape[1:], want, strict=True)):
         start = int(rng.integers(0, abs(n - size) + 1))
         if centre and n > size:
             start = min(max(centre[axis] - size // 2, 0), n - size)
+        if place[axis] is not None:
+            start = place[axis]
         length = min(n, size)
         target.append(slice(start, start + length) if n < size else slice(0, size))
         source.append(slice(start, start + length) if n > size else slice(0, n))

@@ -213,7 +213,8 @@ def learning_rate(progress: Progress, share: float) -> float:
         "epoch": settings.factor**progress.epoch,
     }[settings.schedule]
     warmup = min(1.0, (progress.step + 1) / max(1, settings.warmup))
-    return max(settings.floor, settings.lr * factor / (1 + settings.decay * progress.step)) * warmup
+    decay = settings.decay * settings.decay_growth**progress.epoch
+    return max(settings.floor, settings.lr * factor / (1 + decay * progress.step)) * warmup
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from torch import nn
 
 from bts.model.nets.attention import AttentionUNet
+from bts.model.nets.blocks import glorot
 from bts.model.nets.encoder_unet import EncoderUNet
 from bts.model.nets.fcn import FCN
 from bts.model.nets.isensee import IsenseeUNet
@@ -28,4 +29,5 @@ FAMILIES = {
 def build(preset: Preset) -> nn.Module:
     """The preset's network with fresh weights: images (B, C, …) → logits (B, outputs, …)."""
     dims = 3 if preset.volumetric else 2
-    return FAMILIES[preset.network](preset.channels, outputs(preset), dims, preset.layers)
+    network = FAMILIES[preset.network](preset.channels, outputs(preset), dims, preset.layers)
+    return network.apply(glorot) if preset.layers.initialisation == "glorot" else network

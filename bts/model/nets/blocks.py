@@ -14,6 +14,7 @@ from bts.settings import Layers
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+PAD = {2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
@@ -30,6 +31,10 @@ class Parts:
         padding = (kernel - 1) // 2
         return CONVOLUTION[self.dims](inputs, width, kernel, stride, padding=padding, bias=bias)
 
+    def even_conv(self, inputs: int, width: int) -> list[nn.Module]:
+        """Convolution over 2 pixels a side that keeps the size: zeros on the far sides, as Keras' "same"."""
+        return [PAD[self.dims]((0, 1) * self.dims), self.conv(inputs, width, kernel=2)]
+
     def transposed(self, inputs: int, width: int, kernel: int = 2, bias: bool = True) -> nn.Module:
         """Transposed convolution that doubles the size."""
         odd = kernel % 2
@@ -38,7 +43,7 @@ class Parts:
     def norm(self, width: int) -> nn.Module:
         match self.layers.norm:
             case "batch":
-                return BATCH[self.dims](width, momentum=self.layers.momentum)
+                return BATCH[self.dims](width, eps=self.layers.epsilon, momentum=self.layers.momentum)
             case "instance":
                 return INSTANCE[self.dims](width, affine=True)
         return nn.Identity()
@@ -124,3 +129,13 @@ def he(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def glorot(module: nn.Module) -> None:
+    """For `network.apply`: fresh weights as Keras has them (Glorot and Bengio 2010), biases and slopes 0."""
+    if isinstance(module, (*CONVOLUTION.values(), *TRANSPOSED.values())):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    if isinstance(module, nn.PReLU):
+        nn.init.zeros_(module.weight)

@@ -6,8 +6,6 @@ from torch import nn
 from bts.model.nets.blocks import Parts, PreActivation, he
 from bts.settings import Layers
 
-PAD = {2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
-
 
 class ResidualUNet(nn.Module):
     """Images (B, inputs, …) → logits (B, outputs, …); every side a multiple of `layers.multiple`."""
@@ -15,7 +13,7 @@ class ResidualUNet(nn.Module):
     def __init__(self, inputs: int, outputs: int, dims: int, layers: Layers):
         super().__init__()
         parts, widths = Parts(dims, layers), layers.widths
-        self.down = nn.ModuleList([parts.conv(inputs, widths[0])])
+        self.down = nn.ModuleList([_first(parts, inputs, widths[0])])
         self.encoder = nn.ModuleList([PreActivation(parts, widths[0], widths[0], parts.dropout(0))])
         self.up, self.decoder = nn.ModuleList(), nn.ModuleList()
         for level in range(1, len(widths)):
@@ -41,8 +39,13 @@ class ResidualUNet(nn.Module):
         return self.head(self.last(x))
 
 
+def _first(parts: Parts, inputs: int, width: int) -> nn.Module:
+    """The convolution that takes the images in."""
+    if parts.layers.first == 2:
+        return nn.Sequential(*parts.even_conv(inputs, width))
+    return parts.conv(inputs, width)
+
+
 def _double(parts: Parts, inputs: int, width: int) -> nn.Sequential:
     """Twice the size by repetition, then a convolution over 2 pixels a side."""
-    # A row and a column of zeros on the right and below keep the size, as Keras' "same" does.
-    pad = PAD[parts.dims]((0, 1) * parts.dims)
-    return nn.Sequential(nn.Upsample(scale_factor=2), pad, parts.conv(inputs, width, kernel=2))
+    return nn.Sequential(nn.Upsample(scale_factor=2), *parts.even_conv(inputs, width))
