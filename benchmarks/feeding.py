@@ -76,7 +76,7 @@ def plan_of(shards: Path) -> Plan:
 
 def read(store: Store, preset: Preset, epoch: int, key: str) -> pa.Table:
     """A shard as a training worker's reader gives it."""
-    return read_items(pa.Table.from_pylist([{"epoch": epoch, "key": key}]), store, preset, None, whole=False)
+    return read_items(pa.Table.from_pylist([{"epoch": epoch, "key": key}]), store, preset, {}, whole=False)
 
 
 def one(shards: Path) -> float:

@@ -97,6 +97,7 @@ def variants() -> dict[str, Preset]:
             preset,
             layers=replace(preset.layers, widths=widths[:4] if deep else widths, dropout=()),
             size=DEEP if deep else FLAT,
+            frame=preset.frame and FLAT,
             resize=None,
             batch=1 if deep else 8,
             augmentation=Augmentation(flip=0),

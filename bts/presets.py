@@ -67,6 +67,7 @@ UNET2D = Preset(
     targets="labels",
     pictures=("strip",),
     size=(240, 240),
+    frame=(240, 240),
     batch=10,
     layers=Layers(widths=(64, 128, 256, 512, 1024), up=3),
     normalisation=Normalisation(kind="global_zscore"),
@@ -88,7 +89,8 @@ FIGSHARE2D = Preset(
     size=(128, 128),
     batch=32,
     layers=Layers(
-        widths=(64, 128, 256, 512, 512), norm="batch", momentum=0.2, dropout=(0.1,) * 5, place="level", up=3
+        widths=(64, 128, 256, 512, 512), norm="batch", momentum=0.2, epsilon=1e-3, dropout=(0.1,) * 5,
+        place="level", up=3,
     ),
     normalisation=Normalisation(kind="fixed"),
     sampling=Sampling(empty_slices=1),
@@ -96,7 +98,7 @@ FIGSHARE2D = Preset(
     optimiser=Optimiser(kind="adam", lr=1e-3, schedule="plateau", factor=0.1, patience=4, floor=1e-4),
     budget=Budget(epochs=60, patience=10),
     inference=Inference(batch=32),
-)
+)  # fmt: skip
 
 FIGSHARE3D = Preset(
     name="figshare3d",
@@ -111,7 +113,7 @@ FIGSHARE3D = Preset(
     layers=Layers(widths=(16, 32, 64, 128, 256), norm="instance", activation="leaky_relu", dropout=(0.3,) * 5,
                   down="stride"),
     sampling=Sampling(kind="volumes"),
-    loss=Loss(dice=1),
+    loss=Loss(dice=1, smooth=1e-5),
     optimiser=Optimiser(kind="adam", lr=5e-4, schedule="plateau", patience=10),
     budget=Budget(epochs=500, patience=50),
     inference=Inference(batch=1),
@@ -129,7 +131,8 @@ UNET3D = Preset(
     normalisation=Normalisation(kind="slice_minmax"),
     sampling=Sampling(kind="volumes", tumour_centred=1, least_tumour=0.01),
     augmentation=Augmentation(flip=0),
-    loss=Loss(dice=1, focal=1),
+    # Dice weighs each of the four classes 0.25; focal has α 0.25 and is a mean over the classes too.
+    loss=Loss(dice=0.25, focal=0.25 / 4, smooth=1e-5),
     optimiser=Optimiser(kind="adam", lr=1e-4),
     budget=Budget(epochs=20),
     inference=Inference(batch=1),
@@ -142,15 +145,20 @@ RESUNET2D = Preset(
     targets="labels",
     output="softmax",
     size=(128, 128),
+    frame=(240, 240),
     batch=4,
     network="residual_unet",
-    layers=Layers(widths=(64, 128, 256, 512), norm="batch", activation="prelu", down="stride"),
-    normalisation=Normalisation(kind="slice_zscore", background=-9),
+    layers=Layers(
+        widths=(64, 128, 256, 512), norm="batch", momentum=0.01, epsilon=1e-3, activation="prelu",
+        down="stride", first=2, initialisation="glorot",
+    ),
+    normalisation=Normalisation(kind="slice_zscore", percentiles="frame", background=-9),
     sampling=Sampling(kind="patches", repeats=3, empty_slices=1),
     augmentation=Augmentation(noise=0.01),
     loss=Loss(generalised_dice=1, ce=1, class_weights=(1, 5, 2, 4)),
-    optimiser=Optimiser(kind="sgd", lr=0.08, decay=5e-6, schedule="epoch", factor=0.1),
+    # The original sets 0.08 and 5e-6, and changes both before the first epoch already.
+    optimiser=Optimiser(kind="sgd", lr=0.008, decay=5e-5, decay_growth=10, schedule="epoch", factor=0.1),
     budget=Budget(epochs=5),
-)
+)  # fmt: skip
 
 PRESETS = {p.name: p for p in (FAST, BEST, UNET2D, FIGSHARE2D, FIGSHARE3D, UNET3D, RESUNET2D)}

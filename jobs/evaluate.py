@@ -112,9 +112,7 @@ def contents_of(scores: dict[str, list[Scored]], matched: Matched, **known: obje
     )
 
 
-def todo_of(
-    pairs: Sequence[Pair], book: Scorebook, output: Store, colours: slices.Colours
-) -> dict[str, str]:
+def todo_of(pairs: Sequence[Pair], book: Scorebook, output: Store, colours: slices.Colours) -> dict[str, str]:
     """{case: why} of those to score: not known, changed, or without a page in these colours."""
     pages, known, todo = {entry.key for entry in output.list("cases")}, book.cases, {}
     for pair in pairs:

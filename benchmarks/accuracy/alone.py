@@ -33,7 +33,7 @@ def batches_of(plan: Plan, store: Store) -> Callable[[int], Iterator[dict]]:
     """Epoch → its batches, of shards that are read once and stay in memory."""
     preset = plan.preset
     items = pa.Table.from_pylist([{"epoch": 0, "key": shard.key} for shard in plan.training])
-    tables = feeding.by_case(feeding.read_items(items, store, preset, None, whole=True))
+    tables = feeding.by_case(feeding.read_items(items, store, preset, {}, whole=True))
 
     def of(epoch: int) -> Iterator[dict]:
         rng = np.random.default_rng([preset.seed, epoch, 0])

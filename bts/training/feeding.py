@@ -6,7 +6,7 @@ would have seen.
 
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TypeVar
@@ -44,9 +44,16 @@ def deal(shards: Sequence[Shard], shares: Sequence[int], *, seed: int, epoch: in
     return hands
 
 
-def read_items(items: pa.Table, store: Store, preset: Preset, held_out: int | None, whole: bool) -> pa.Table:
-    """Rows (epoch, key) → the slices of these shards that this epoch needs, or all if `whole`."""
-    return pa.concat_tables(_read(row, store, preset, held_out, whole) for row in items.to_pylist())
+def read_items(
+    items: pa.Table, store: Store, preset: Preset, turns: Mapping[str, int], whole: bool
+) -> pa.Table:
+    """Rows (epoch, key) → the slices of these shards that this epoch needs, or all if `whole`.
+
+    turns: of each key, what the split `leaking_by_slice` holds out (bts.splits.turns); empty by patient.
+    """
+    return pa.concat_tables(
+        _read(row, store, preset, turns.get(row["key"]), whole) for row in items.to_pylist()
+    )
 
 
 def by_case(rows: pa.Table) -> list[pa.Table]:
@@ -56,22 +63,22 @@ def by_case(rows: pa.Table) -> list[pa.Table]:
     return [rows.slice(start, end - start) for start, end in pairwise(ends)]
 
 
-def _read(item: dict, store: Store, preset: Preset, held_out: int | None, whole: bool) -> pa.Table:
+def _read(item: dict, store: Store, preset: Preset, turn: int | None, whole: bool) -> pa.Table:
     with open_shard(store, item["key"]) as file:
         rows = pq.read_table(file, columns=[*COLUMNS, *preset.modalities, *STATISTICS])
     rows = with_grid(rows, read_grid(rows.schema)).replace_schema_metadata(None)
-    return rows if whole else needed(rows, preset, item["epoch"], held_out)
+    return rows if whole else needed(rows, preset, item["epoch"], turn)
 
 
-def needed(rows: pa.Table, preset: Preset, epoch: int, held_out: int | None = None) -> pa.Table:
+def needed(rows: pa.Table, preset: Preset, epoch: int, turn: int | None = None) -> pa.Table:
     """The rows of a case that an epoch needs, with a column `drawn` that marks those it makes samples of.
 
-    Stacks need the neighbours of drawn slices too, volumes every slice. `held_out`: the fold that the split
+    Stacks need the neighbours of drawn slices too, volumes every slice. turn: of the slices that the split
     `leaking_by_slice` keeps from training.
     """
     drawn = draw_slices(rows, preset.sampling.empty_slices, preset.seed, epoch)
-    if held_out is not None:
-        drawn &= ~leaked(rows["case_id"][0].as_py(), rows["z"].to_pylist(), seed=preset.seed, fold=held_out)
+    if turn is not None:
+        drawn &= ~leaked(rows["case_id"][0].as_py(), rows["z"].to_pylist(), seed=preset.seed, turn=turn)
     rows = rows.append_column("drawn", pa.array(drawn))
     if preset.volumetric:
         return rows

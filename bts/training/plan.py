@@ -16,7 +16,7 @@ from bts.labels import WRITTEN_AS, teaches
 from bts.model.resample import is_one_mm
 from bts.settings import Preset, to_dict
 from bts.shards.catalogue import Shard
-from bts.training.splits import split_patients
+from bts.training.splits import split_patients, turns
 
 FORMAT = 3  # raised when equal shards and settings train another model
 OTHER_TRUTH = "whose truth does not hold the preset's targets"
@@ -38,6 +38,13 @@ class Plan:
     run: str
     """Fingerprint of all that makes the model: shards, preset, fold. Not of the number of workers, which may
     change between two resumes."""
+
+    def turns(self) -> dict[str, int]:
+        """Key → what of a case's slices is held out (bts.splits.turns); empty where patients are."""
+        if self.preset.split == "by_patient":
+            return {}
+        cases = {s.key: (s.group, s.slices) for s in self.held_out}
+        return turns(cases, seed=self.preset.seed, fold=self.fold)
 
     def classes(self) -> dict[str, dict[str, int]]:
         """Cases and slices of each group (tumour type, grade or data set)."""

@@ -1,7 +1,8 @@
 """Patients (or, for a comparison, slices) → training and held-out sets."""
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,9 +24,28 @@ def split_patients(groups: dict[str, str], *, seed: int, fold: int) -> tuple[lis
     return sorted(set(groups) - held_out), sorted(held_out)
 
 
-def leaked(case: str, z: Iterable[int], *, seed: int, fold: int) -> np.ndarray:
-    """Which slices `leaking_by_slice` holds out: a fifth of every case's, by a hash of case and z."""
-    return np.array([int(_hash(f"{case}:{n}", seed), 16) % FOLDS == fold for n in z], bool)
+def turns(cases: Mapping[str, tuple[str, int]], *, seed: int, fold: int) -> dict[str, int]:
+    """Case → the first of its slices that `leaking_by_slice` holds out, in the order of `leaked`.
+
+    `cases` maps each case → (group, number of slices). A group's slices are dealt to the folds in turn, case
+    after case by a hash of the name: folds differ by at most one slice a group, as of a stratified split.
+    """
+    dealt: Counter[str] = Counter()
+    found = {}
+    for case in sorted(cases, key=lambda case: _hash(case, seed)):
+        group, slices = cases[case]
+        found[case] = (fold - dealt[group]) % FOLDS
+        dealt[group] += slices
+    return found
+
+
+def leaked(case: str, z: Sequence[int], *, seed: int, turn: int) -> np.ndarray:
+    """Which of all slices (bool) of a case are held out: every fifth, from number `turn` on, in the order of
+    a hash of case and z."""
+    order = sorted(range(len(z)), key=lambda n: _hash(f"{case}:{z[n]}", seed))
+    held_out = np.zeros(len(z), bool)
+    held_out[order[turn::FOLDS]] = True
+    return held_out
 
 
 def _hash(name: str, seed: int) -> str:

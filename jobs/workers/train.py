@@ -127,6 +127,7 @@ class Feed:
     def __init__(self, job: Job, rank: int, world: int):
         self.job, self.rank, self.world = job, rank, world
         self.pieces, self.next_epoch = iter(()), None
+        self.turns = job.plan.turns()
         self.keeps = sum(shard.bytes for shard in job.plan.training) <= KEEP
         self.kept: dict[str, pa.Table] = {}
 
@@ -162,16 +163,15 @@ class Feed:
 
     def _read(self, shards: list[Shard], epoch: int) -> list[pa.Table]:
         """What the epoch needs of these shards."""
-        plan = self.job.plan
-        held_out = plan.fold if plan.preset.split == "leaking_by_slice" else None
         if not self.keeps:
-            return self._through_ray(shards, epoch, held_out, whole=False)
+            return self._through_ray(shards, epoch, whole=False)
         missing = [shard for shard in shards if shard.key not in self.kept]
-        tables = self._through_ray(missing, epoch, held_out, whole=True) if missing else []
+        tables = self._through_ray(missing, epoch, whole=True) if missing else []
         self.kept |= {shard.key: table for shard, table in zip(missing, tables, strict=True)}
-        return [feeding.needed(self.kept[shard.key], plan.preset, epoch, held_out) for shard in shards]
+        preset, keys = self.job.plan.preset, [shard.key for shard in shards]
+        return [feeding.needed(self.kept[key], preset, epoch, self.turns.get(key)) for key in keys]
 
-    def _through_ray(self, shards: list[Shard], epoch: int, held_out: int | None, whole: bool) -> list:
+    def _through_ray(self, shards: list[Shard], epoch: int, whole: bool) -> list:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
@@ -181,7 +181,7 @@ class Feed:
         # A task for many shards: what Ray asks for a task is more than what reading a shard takes.
         data = ray.data.from_items(items, override_num_blocks=readers).map_batches(
             feeding.read_items,  # not a function of this file: a reader need not import torch
-            fn_args=(self.job.shards, self.job.plan.preset, held_out, whole),
+            fn_args=(self.job.shards, self.job.plan.preset, self.turns, whole),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=0,  # the workers may hold every CPU that there is, and wait for what is read
@@ -204,12 +204,13 @@ def validate(job: Job, segmenter: Segmenter, rank: int, world: int) -> dict[str,
 def held_out(job: Job, rank: int = 0, world: int = 1) -> Iterator[CaseVolume]:
     """The held-out cases of a rank, one read ahead; of a split by slice, the slices alone that it holds
     out."""
-    plan, preset = job.plan, job.plan.preset
-    mine = plan.held_out[rank::world]
-    for volume in feeding.ahead((read_volume(job.shards.read(s.key), preset.modalities) for s in mine), 1):
-        if preset.split == "leaking_by_slice":
+    preset, turns = job.plan.preset, job.plan.turns()
+    keys = [shard.key for shard in job.plan.held_out[rank::world]]
+    volumes = feeding.ahead((read_volume(job.shards.read(key), preset.modalities) for key in keys), 1)
+    for key, volume in zip(keys, volumes, strict=True):
+        if key in turns:
             z = volume.origin[0] + np.arange(len(volume.mask))
-            kept = leaked(volume.case_id, z, seed=preset.seed, fold=plan.fold)
+            kept = leaked(volume.case_id, z, seed=preset.seed, turn=turns[key])
             if not kept.any():
                 continue
             volume = replace(volume, images=volume.images[:, kept], mask=volume.mask[kept])

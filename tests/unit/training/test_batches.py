@@ -42,7 +42,7 @@ def shard_of(folder: Path, zooms=(1, 1, 1)) -> Store:
 
 def read(store: Store, preset, epoch: int = 0, **options) -> pa.Table:
     item = pa.table({"epoch": [epoch], "key": ["case.parquet"]})
-    options = {"held_out": None, "whole": False, **options}
+    options = {"turns": {}, "whole": False, **options}
     return feeding.read_items(item, store, preset, **options)
 
 
@@ -52,8 +52,8 @@ def test_many_shards_at_once_are_each_by_itself(tmp_path, whole):
     store, preset = Store(str(folder)), replace(FLAT, sampling=Sampling(empty_slices=0.3))
     keys = [entry.key for entry in store.list() if entry.key.endswith(".parquet")]
     items = pa.Table.from_pylist([{"epoch": 2, "key": key} for key in keys])
-    apart = [feeding.read_items(items.slice(n, 1), store, preset, None, whole) for n in range(len(keys))]
-    together = feeding.by_case(feeding.read_items(items, store, preset, None, whole))
+    apart = [feeding.read_items(items.slice(n, 1), store, preset, {}, whole) for n in range(len(keys))]
+    together = feeding.by_case(feeding.read_items(items, store, preset, {}, whole))
     assert len(keys) > 2 and [table.to_pylist() for table in together] == [t.to_pylist() for t in apart]
 
 
@@ -156,7 +156,7 @@ def test_a_case_that_was_kept_whole_gives_the_same_rows(store):
 
 
 def test_slices_that_leak_are_not_trained_on(store):
-    z = [set(read(store, FLAT, held_out=fold)["z"].to_pylist()) for fold in range(5)]
+    z = [set(read(store, FLAT, turns={"case.parquet": turn})["z"].to_pylist()) for turn in range(5)]
     everything = set(read(store, FLAT)["z"].to_pylist())
     assert set.union(*z) == everything and sum(len(everything - of) for of in z) == len(everything)
 

@@ -1,8 +1,10 @@
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bts.training.splits import leaked, split_patients
+from bts.training.splits import leaked, split_patients, turns
 
 GROUPS = st.dictionaries(st.text(min_size=1, max_size=8), st.sampled_from(["HGG", "LGG", ""]), min_size=5)
 
@@ -42,5 +44,21 @@ def test_no_such_fold():
 
 @given(case=st.text(max_size=8), seed=st.integers(0, 9))
 def test_every_slice_leaks_into_one_fold(case, seed):
-    folds = [leaked(case, range(40), seed=seed, fold=fold) for fold in range(5)]
+    folds = [leaked(case, range(40), seed=seed, turn=turn) for turn in range(5)]
     assert (sum(folds) == 1).all()
+
+
+def test_slices_that_leak_are_a_fifth_of_each_group():
+    groups = ("meningioma", "glioma", "pituitary")
+    cases = {f"p{n}": (groups[n % 3], 1 + n % 7) for n in range(60)}
+    held = {group: [] for group in groups}
+    for fold in range(5):
+        first = turns(cases, seed=3, fold=fold)
+        counts = Counter()
+        for case, (group, slices) in cases.items():
+            counts[group] += leaked(case, range(slices), seed=3, turn=first[case]).sum()
+        for group in groups:
+            held[group].append(counts[group])
+    for group, counts in held.items():
+        assert sum(counts) == sum(n for of, n in cases.values() if of == group)
+        assert max(counts) - min(counts) <= 1
