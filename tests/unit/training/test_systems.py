@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bts.cases.case import find_cases
+from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.inference.segmenter import Segmenter
 from bts.model.file import Model
