@@ -43,9 +43,7 @@ def scores_of(segmenters: Mapping[bool, Segmenter], volume: CaseVolume) -> dict[
         segmenter = segmenters[flips]
         segmenter.settings = replace(PRESETS[segmenter.preset.name].inference, **settings)
         labels = segmenter.tidied(volume, segmenter.decoded(probable[flips]))
-        scores = metrics.measure(
-            volume.mask, labels, REGIONS, CAVITY, spacing=volume.grid.zooms
-        )
+        scores = metrics.measure(volume.mask, labels, REGIONS, CAVITY, spacing=volume.grid.zooms)
         found[name] = [scores[region][metric] for region, metric in SCORES]
     return found
 
