@@ -15,6 +15,7 @@ from bts.shards.catalogue import read_catalogue
 from bts.shards.format import read_volume
 from bts.storage import Store
 from bts.tracking import Tracker
+from bts.training.feeding import read_items
 from bts.training.plan import make_plan
 from tests import builders
 from tests.clusters import kill_a_worker, kill_when_it_says
@@ -54,6 +55,25 @@ def test_a_preset_comes_first(capsys):
     for flags in ([], ["best-of-all", "--shards", "x"], ["--shards", "x"]):
         code, _, said = train_with(flags, capsys)
         assert code == 2 and "fast" in said and "2D U-Net" in said
+
+
+def test_a_split_by_slice_trains_on_just_what_it_does_not_hold_out(shard_folder):
+    from jobs.workers.train import Job, held_out
+
+    store, preset = Store(str(shard_folder)), replace(PRESETS["unet2d"], split="leaking_by_slice")
+    plan = make_plan(read_catalogue(store), preset, fold=2)
+    held = {
+        slice_.tobytes()
+        for volume in held_out(Job(plan=plan, provenance={}, shards=store, parts=1, news=None))
+        for slice_ in volume.images[0]
+    }
+    items = pa.table({"epoch": [0] * len(plan.training), "key": [shard.key for shard in plan.training]})
+    everything, trained = (
+        set(read_items(items, store, preset, turns, whole=False)["flair"].to_pylist())
+        for turns in ({}, plan.turns())
+    )
+    assert not trained & held and everything - trained <= held
+    assert len(everything - trained) == pytest.approx(len(everything) / 5, abs=2)
 
 
 @pytest.mark.parametrize(
