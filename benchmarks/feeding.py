@@ -26,7 +26,7 @@ from bts.storage import Store
 from bts.training.batches import collate, samples_of
 from bts.training.feeding import read_items
 from bts.training.plan import Plan, make_plan
-from jobs.driver import common
+from jobs.driver.cluster import start_ray
 from jobs.workers.train import Feed, Job
 
 CASES, SHARDS = 6, 102
@@ -106,7 +106,7 @@ def bare(shards: Path) -> float:
 
 def through_ray(shards: Path) -> float:
     """Slices a second as a training worker gets them, once Ray's workers are up."""
-    common.start_ray()
+    start_ray()
     plan = plan_of(shards)
     feed = Feed(Job(plan=plan, provenance={}, shards=Store(str(shards)), parts=1, news=None), 0, 1)
     feed.keeps = False

@@ -17,9 +17,10 @@ from bts.cases.worklist import Todo
 from bts.phantom.case import write_case
 from bts.results.match import match
 from bts.storage import Store
-from jobs.preprocess import MakeShard
-from jobs.workers.read import Read, Write
+from jobs.workers.read import Read
 from jobs.workers.score import Score
+from jobs.workers.shard import MakeShard
+from jobs.workers.write import Write
 from tests import servers
 
 CASES = 300  # 1,500 keys, so that pages of a listing are seen

@@ -25,7 +25,7 @@ from bts.model.file import save_model
 from bts.model.nets import build
 from bts.presets import FAST
 from bts.storage import Entry
-from jobs.driver import common
+from jobs.driver.cluster import start_ray
 
 SIZES = (1_000, 100_000, 10_000_000)
 SMALL, LARGE = 17, 68  # cases of the check
@@ -179,7 +179,7 @@ class Nothing:
 
 def hand_out() -> None:
     """A row a block through a task, an actor and a task, as jobs.segment sends its cases."""
-    common.start_ray()
+    start_ray()
     for count in (200, DRIVEN):
         rows = [{"case": "x" * 2000, "n": n} for n in range(count)]
         data = ray.data.from_items(rows, override_num_blocks=count).map(Nothing().__call__, num_cpus=0.25)

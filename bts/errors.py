@@ -3,6 +3,9 @@
 Everything else is a programming error and is left to raise.
 """
 
+import json
+from dataclasses import asdict, dataclass, fields
+
 
 class CaseError(Exception):
     """A case's data are bad: this case fails, with its stage and reason, and the run goes on.
@@ -25,6 +28,50 @@ class CaseError(Exception):
 def _case_error(problem, mend, file, case, stage) -> CaseError:
     """Unpickle a CaseError, which crosses from Ray's workers to the driver."""
     return CaseError(problem, mend=mend, file=file, case=case, stage=stage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A failed case, as run reports, the notes in `_failed/` and the rows of a Ray dataset keep it."""
+
+    case_id: str
+    stage: str = ""
+    file: str = ""
+    error: str = ""
+    mend: str = ""
+    message: str = ""
+    """All of it in one line, for a person."""
+    left_aside: str = ""
+    """Key of the note because of which the case is not tried."""
+
+    @classmethod
+    def of(cls, error: CaseError, case_id: str = "", stage: str = "") -> "Failure":
+        """case_id, stage: where the error itself may not know them."""
+        return cls(
+            case_id=case_id or error.case,
+            stage=stage or error.stage,
+            file=error.file,
+            error=error.problem,
+            mend=error.mend,
+            message=str(error),
+        )
+
+    def to_dict(self) -> dict[str, str]:
+        """For the run report."""
+        kept = asdict(self)
+        return kept if self.left_aside else {name: kept[name] for name in kept if name != "left_aside"}
+
+    def to_json(self) -> str:
+        """For a row, or a note."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Failure":
+        """Of any version of the program. Raises ValueError where it is none."""
+        found = json.loads(text)
+        if not isinstance(found, dict) or "case_id" not in found:
+            raise ValueError("no record of a failed case")
+        return cls(**{f.name: str(found[f.name]) for f in fields(cls) if f.name in found})
 
 
 class UsageError(Exception):

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 from bts.presets import PRESETS
 from jobs import evaluate, phantom, preprocess, segment, train
-from jobs.driver import common
+from jobs.driver.outcome import DONE, WRONG_USAGE, Outcome, guarded, parse
+from jobs.driver.progress import say
 
 TRAINING, UNSEEN = 12, 4  # cases
 
@@ -35,20 +36,20 @@ class Settings:
 def main(settings: Settings) -> int:
     """Run the jobs one after another, each as its own command would; the first exit code that is not 0."""
     if settings.minutes <= 0:
-        common.say(f"jobs.demo: --minutes {settings.minutes:g}: give more than 0")
-        return common.WRONG_USAGE
+        say(f"jobs.demo: --minutes {settings.minutes:g}: give more than 0")
+        return WRONG_USAGE
     place, started = settings.bucket.rstrip("/"), time.monotonic()
     for name, work in steps(settings, place):
-        common.say(f"\n== jobs.{name}")
-        if code := common.guarded(name, work):
+        say(f"\n== jobs.{name}")
+        if code := guarded(name, work):
             return code
     print(next_steps(place))
     line = {"job": "demo", "failed": 0, "seconds": round(time.monotonic() - started, 2)}
     print(json.dumps({**line, "page": f"{place}/reports/demo/index.html"}), flush=True)
-    return common.DONE
+    return DONE
 
 
-def steps(settings: Settings, place: str) -> list[tuple[str, Callable[[], common.Outcome]]]:
+def steps(settings: Settings, place: str) -> list[tuple[str, Callable[[], Outcome]]]:
     """(name, work) of each job, in order."""
     cases, unseen, labelmaps = f"{place}/cases", f"{place}/unseen", f"{place}/labelmaps"
     preset = replace(PRESETS["fast"], budget=replace(PRESETS["fast"].budget, minutes=settings.minutes))
@@ -80,4 +81,4 @@ With a folder of BraTS cases (any year, any nesting; a bucket as s3://bucket/pre
 
 
 if __name__ == "__main__":
-    sys.exit(main(common.parse("demo", Settings, main)))
+    sys.exit(main(parse("demo", Settings, main)))

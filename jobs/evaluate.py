@@ -17,16 +17,21 @@ from typing import Literal
 import ray
 
 from bts import tracking
-from bts.errors import RunError, UsageError
+from bts.errors import Failure, RunError, UsageError
 from bts.report import case_page, page, slices
 from bts.report.page import Scored
 from bts.results.match import Matched, Pair, match
 from bts.scoring import comparison, tables
 from bts.scoring.score_cache import Scorebook
 from bts.storage import Store
-from jobs.driver import common, compare, incremental
+from jobs.driver import incremental
+from jobs.driver.cluster import start_ray
 from jobs.driver.figshare_index import index_figshare
-from jobs.workers.draw import Draw, draw, montage
+from jobs.driver.listing import list_cases
+from jobs.driver.outcome import Outcome, check_max_failed, run_job
+from jobs.driver.pictures import draw_cases, draw_comparison, montage, name_folders
+from jobs.driver.progress import examples, say, stream
+from jobs.workers.draw import Draw, DrawSide
 from jobs.workers.score import Score, scored_of
 
 NAMED = 1000  # at most this many unmatched files by name in the run report
@@ -58,31 +63,31 @@ class Settings:
     """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
 
 
-def main(settings: Settings) -> common.Outcome:
-    common.check_max_failed(settings.max_failed)
+def main(settings: Settings) -> Outcome:
+    check_max_failed(settings.max_failed)
     source, labelmaps, output = Store(settings.cases), Store(settings.labelmaps), Store(settings.report)
-    ours, *names = folders = compare.name_folders([labelmaps, *map(Store, settings.against)])
+    ours, *names = folders = name_folders([labelmaps, *map(Store, settings.against)])
     others = {name: folders[name] for name in names}
-    listing = common.list_cases(source, settings.labels)
+    listing = list_cases(source, settings.labels)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
     matched = match(listing.cases, labelmaps.list())
     say_matched(matched, source, labelmaps, unread=len(failed))
-    failed += [common.failure(problem.case, problem) for problem in listing.problems + matched.problems]
+    failed += [Failure.of(problem) for problem in listing.problems + matched.problems]
     book = Scorebook(output)
     todo = todo_of(matched.pairs, book, output, settings.colours)
     if settings.dry_run:
         return rehearse(matched, todo, failed)
     scored, unscored = score(matched.pairs, todo, Score(source, labelmaps, output, settings.colours), book)
     failed += unscored
-    failed.sort(key=lambda failure: failure["case_id"])
+    failed.sort(key=lambda failure: failure.case_id)
     found = {ours: matched} | {name: match(listing.cases, folder.list()) for name, folder in others.items()}
     scores = {ours: scored} | {n: score_other(n, found[n], source, f, book) for n, f in others.items()}
     book.close()
     files = tables.write(scored)
     if others:
         pairs = {name: of.pairs for name, of in found.items()}
-        files |= compare.draw(scores, pairs, compare.Grid(source, folders, settings.colours))
-    shown, worst = draw(scored, matched.pairs, Draw(source, labelmaps, settings.colours))
+        files |= draw_comparison(scores, pairs, DrawSide(source, folders, settings.colours))
+    shown, worst = draw_cases(scored, matched.pairs, Draw(source, labelmaps, settings.colours))
     if worst:
         files["montage.png"] = montage(worst, settings.colours)
     about = {"labelmaps": labelmaps.uri, "cases": source.uri, "colours": settings.colours}
@@ -129,20 +134,20 @@ def score(
     """(scores, failures) of the pairs; computed are those to do, the others the book knows."""
     chosen = [pair for pair in pairs if pair.case.id in todo]
     if pairs and not chosen:
-        common.say(f"nothing to compute: the scores of all {len(pairs)} cases are known")
+        say(f"nothing to compute: the scores of all {len(pairs)} cases are known")
     marks, failed = {pair.case.id: pair.fingerprint for pair in pairs}, []
     for row in run(chosen, scorer):
         if row["failure"]:
-            failed.append(json.loads(row["failure"]))
+            failed.append(Failure.from_json(row["failure"]))
         else:
             scores, about = json.loads(row["scores"]), json.loads(row["about"])
             book.add(row["case_id"], marks[row["case_id"]], scores, about)
-    lost = {failure["case_id"] for failure in failed}
+    lost = {failure.case_id for failure in failed}
     sound = [pair for pair in pairs if pair.case.id not in lost]
     return [scored_of(p, book.get(p.fingerprint), book.about(p.fingerprint)) for p in sound], failed
 
 
-def rehearse(matched: Matched, todo: dict[str, str], failed: list[dict]) -> common.Outcome:
+def rehearse(matched: Matched, todo: dict[str, str], failed: list[Failure]) -> Outcome:
     """Print which cases would be scored, and why."""
     counts = {"cases": len(matched.pairs), "unchanged": len(matched.pairs) - len(todo), "todo": len(todo)}
     return incremental.rehearse(todo.items(), counts, failed)
@@ -152,13 +157,13 @@ def score_other(name: str, matched: Matched, source: Store, folder: Store, book:
     """Scores of a folder to compare with; what cannot be scored there is said."""
     todo = {pair.case.id for pair in matched.pairs if book.get(pair.fingerprint) is None}
     scored, failed = score(matched.pairs, todo, Score(source, folder), book)
-    failed += [common.failure(problem.case, problem) for problem in matched.problems]
+    failed += [Failure.of(problem) for problem in matched.problems]
     for failure in failed:
-        common.say(f"{name} failed at {failure['stage']}: {failure['message']}")
+        say(f"{name} failed at {failure.stage}: {failure.message}")
     return scored
 
 
-def outcome(output: Store, contents: page.Contents, strays: list[str], max_failed: str) -> common.Outcome:
+def outcome(output: Store, contents: page.Contents, strays: list[str], max_failed: str) -> Outcome:
     scored, failed = contents.scored, contents.failed
     dice = {r: round(page.summarise(scored, r, "dice")["mean"], 4) for r in page.regions_of(scored)}
     counts = {
@@ -173,7 +178,7 @@ def outcome(output: Store, contents: page.Contents, strays: list[str], max_faile
         "labelmaps_without_truth": contents.without_truth[:NAMED],
         "strays": strays[:NAMED],
     }
-    return common.Outcome(output, counts, list(failed), details, max_failed)
+    return Outcome(output, counts, list(failed), details, max_failed)
 
 
 def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) -> None:
@@ -186,7 +191,7 @@ def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) 
         (matched.without_truth, f"labelmaps are of no case with a truth in {source.uri}"),
     ):
         if names:
-            common.say(f"{len(names)} {what}: {common.examples(names)}")
+            say(f"{len(names)} {what}: {examples(names)}")
     if not matched.pairs and not matched.problems and not unread:
         raise UsageError(
             f"nothing to score: no labelmap in {labelmaps.uri} is named after a case with a truth "
@@ -198,10 +203,10 @@ def run(pairs: Sequence[Pair], score: Callable[[dict], dict]) -> Iterator[dict]:
     """Stream the pairs through Ray, one task a case."""
     if not pairs:
         return
-    common.start_ray()
+    start_ray()
     rows = [pair.to_row() for pair in pairs]
     cases = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from common.stream("evaluate", len(rows), cases, score)
+    yield from stream("evaluate", len(rows), cases, score)
 
 
 def print_results(ours: str, contents: page.Contents, output: Store) -> None:
@@ -231,8 +236,8 @@ def track(contents: page.Contents, output: Store, files: dict[str, bytes]) -> No
         if found := tracker.find(makers.pop()):
             tracker.log_evaluation(found[-1].run_id, output.uri.rstrip("/").rpartition("/")[2], means, shown)
     except RunError as error:
-        common.say(f"the scores are written, but not logged: {error}")
+        say(f"the scores are written, but not logged: {error}")
 
 
 if __name__ == "__main__":
-    common.run_job("evaluate", Settings, main)
+    run_job("evaluate", Settings, main)

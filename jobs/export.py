@@ -18,12 +18,14 @@ from pathlib import Path
 from isal import igzip
 
 from bts.cases.worklist import NOTE
-from bts.errors import CaseError, RunError, UsageError
+from bts.errors import CaseError, Failure, RunError, UsageError
 from bts.results.files import held, labelmap_key
 from bts.results.match import Pair, by_case, match, outdated, read_markers, refuse_older
 from bts.storage import Store, split_uri
-from jobs.driver import common
 from jobs.driver.incremental import READERS
+from jobs.driver.listing import list_cases
+from jobs.driver.outcome import Outcome, run_job
+from jobs.driver.progress import Meter, say
 
 GZIP = b"\x1f\x8b"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip: equal labelmaps give equal bytes
@@ -41,7 +43,7 @@ class Settings:
     """Folder or s3://bucket/prefix with the cases that must all be in it; empty: whatever is there."""
 
 
-def main(settings: Settings) -> common.Outcome:
+def main(settings: Settings) -> Outcome:
     labelmaps, (output, name) = Store(settings.labelmaps), split_uri(settings.zip)
     if not name.lower().endswith(".zip"):
         raise UsageError(f"--zip {settings.zip}: give the name of a file that ends in .zip")
@@ -51,16 +53,16 @@ def main(settings: Settings) -> common.Outcome:
     wanted = list(found)
     if settings.cases:
         cases = Store(settings.cases)
-        listing = common.list_cases(cases, "auto")
+        listing = list_cases(cases, "auto")
         wanted = [case.id for case in listing.cases]
-        failed = [common.failure(problem.case, problem) for problem in listing.problems]
+        failed = [Failure.of(problem) for problem in listing.problems]
         if listing.slices:  # as of a folder of both, of which a model segments the one kind
-            common.say(f"{len(listing.slices)} figshare slices, of patients that are not looked for")
+            say(f"{len(listing.slices)} figshare slices, of patients that are not looked for")
         aged = older(match(listing.cases, there, truths=False).pairs, cases, labelmaps)
     if not wanted:
         raise UsageError(f"{settings.cases or labelmaps.uri}: there is nothing to put into a zip")
     chosen, unfit = choose(sorted(wanted), found, keys, labelmaps)
-    failed += [common.failure(problem.case, problem, "export") for problem in unfit + aged]
+    failed += [Failure.of(problem, stage="export") for problem in unfit + aged]
     counts = {"cases": len(wanted), "written": 0, "zip": settings.zip}
     if not failed:
         with tempfile.TemporaryDirectory() as here:
@@ -68,7 +70,7 @@ def main(settings: Settings) -> common.Outcome:
             pack(chosen, labelmaps, path)
             output.put_file(name, str(path))
             counts |= {"written": len(chosen), "bytes": path.stat().st_size}
-    return common.Outcome(None, counts, failed)
+    return Outcome(None, counts, failed)
 
 
 def choose(
@@ -108,7 +110,7 @@ def older(pairs: Iterable[Pair], cases: Store, labelmaps: Store) -> list[CaseErr
 
 def pack(chosen: Mapping[str, str], labelmaps: Store, path: Path) -> None:
     """Write the zip. Raises RunError for a labelmap that cannot be read."""
-    progress = common.Meter("export", len(chosen))
+    progress = Meter("export", len(chosen))
     with zipfile.ZipFile(path, "w") as file:  # stored: gzip has done the work
         for case, key in chosen.items():
             try:
@@ -122,4 +124,4 @@ def pack(chosen: Mapping[str, str], labelmaps: Store, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    common.run_job("export", Settings, main)
+    run_job("export", Settings, main)

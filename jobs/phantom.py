@@ -14,7 +14,9 @@ import ray.data
 from bts.errors import UsageError
 from bts.phantom.case import LEAST, SIZE, case_keys, write_case
 from bts.storage import Store
-from jobs.driver import common
+from jobs.driver.cluster import start_ray
+from jobs.driver.outcome import Outcome, run_job
+from jobs.driver.progress import say, stream
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Settings:
     """Voxels in x, y, z; fewer draw the same anatomy smaller, at 1 mm still."""
 
 
-def main(settings: Settings) -> common.Outcome:
+def main(settings: Settings) -> Outcome:
     check(settings)
     output = Store(settings.cases)
     there = {entry.key for entry in output.list()}
@@ -41,7 +43,7 @@ def main(settings: Settings) -> common.Outcome:
     todo = [index for index in wanted if not there.issuperset(case_keys(index).values())]
     written = sum(run(todo, settings, output))
     counts = {"cases": settings.count, "written": len(todo), "unchanged": settings.count - len(todo)}
-    return common.Outcome(output, counts | {"bytes": written})
+    return Outcome(output, counts | {"bytes": written})
 
 
 def check(settings: Settings) -> None:
@@ -69,13 +71,13 @@ class MakeCase:
 def run(todo: list[int], settings: Settings, output: Store) -> Iterator[int]:
     """Bytes of each case as it is done: Ray draws them in parallel, one task a case."""
     if not todo:
-        common.say("nothing to do: every case is there")
+        say("nothing to do: every case is there")
         return
-    common.start_ray()
+    start_ray()
     rows = ray.data.from_items(todo, override_num_blocks=len(todo))
-    for result in common.stream("phantom", len(todo), rows, MakeCase(settings, output)):
+    for result in stream("phantom", len(todo), rows, MakeCase(settings, output)):
         yield result["bytes"]
 
 
 if __name__ == "__main__":
-    common.run_job("phantom", Settings, main)
+    run_job("phantom", Settings, main)

@@ -7,7 +7,6 @@ bad data fails alone, with stage and reason in the run report.
     ray job submit --working-dir . -- python -m jobs.preprocess --cases s3://b/cases --shards s3://b/shards
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -16,12 +15,16 @@ import ray
 
 from bts.cases import worklist
 from bts.cases.case import Case
-from bts.cases.read import load_case
-from bts.errors import CaseError
-from bts.shards.format import FORMAT, read_metadata, write_shard
+from bts.errors import Failure
+from bts.shards.format import FORMAT, read_metadata
 from bts.storage import Store
-from jobs.driver import common, incremental
+from jobs.driver import incremental
+from jobs.driver.cluster import start_ray
 from jobs.driver.figshare_index import index_figshare
+from jobs.driver.listing import list_cases
+from jobs.driver.outcome import Outcome, run_job
+from jobs.driver.progress import say, stream
+from jobs.workers.shard import MakeShard
 
 CASE_CPUS = 0.5  # two cases a core: one computes while the other waits for the store, or for Ray's next task
 
@@ -38,32 +41,13 @@ class Settings(incremental.Flags):
     """Label convention of the truths; auto tells it by the name of each case."""
 
 
-class MakeShard:
-    """One case → its shard, written at once; older shards of the case are deleted after."""
-
-    def __init__(self, cases: Store, output: Store):
-        self.cases, self.output = cases, output
-
-    def __call__(self, row: dict) -> dict:
-        case = Case.from_json(row["case"])
-        try:
-            volume = load_case(case, self.cases)
-        except CaseError as error:
-            return {"case_id": case.id, "failure": json.dumps(common.failure(case.id, error))}
-        versions = {role: entry.version for role, entry in case.files.items()}
-        self.output.put(f"{case.id}.{row['fingerprint']}.parquet", write_shard(volume, versions))
-        for key in row["older"]:
-            self.output.delete(key)
-        return {"case_id": case.id, "failure": ""}
-
-
-def main(settings: Settings) -> common.Outcome:
+def main(settings: Settings) -> Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.shards)
-    listing = common.list_cases(source, settings.labels)
+    listing = list_cases(source, settings.labels)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
     incremental.keep_part(listing, settings)
-    failed += [common.failure(problem.case, problem) for problem in listing.problems]
+    failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     work = worklist.plan(wanted(listing.cases), output.list(), ".parquet", settings.retry_failed)
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
@@ -76,7 +60,7 @@ def main(settings: Settings) -> common.Outcome:
     settled = incremental.settle(run(work.todo, source, output), work, output)
     counts["written"] = settled.written
     details = {"strays": listing.strays[:1000]}
-    return common.Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
+    return Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
 
 
 def made_of(one: worklist.Todo) -> dict:
@@ -101,13 +85,13 @@ def wanted(cases: list[Case]) -> Iterator[tuple[Case, str]]:
 def run(todo: list[worklist.Todo], source: Store, output: Store) -> Iterator[dict]:
     """Stream the cases through Ray, one task a case."""
     if not todo:
-        common.say("nothing to do: every case has its shard")
+        say("nothing to do: every case has its shard")
         return
-    common.start_ray()
+    start_ray()
     rows = [one.to_row() for one in worklist.largest_first(todo)]
     cases = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from common.stream("preprocess", len(rows), cases, MakeShard(source, output), num_cpus=CASE_CPUS)
+    yield from stream("preprocess", len(rows), cases, MakeShard(source, output), num_cpus=CASE_CPUS)
 
 
 if __name__ == "__main__":
-    common.run_job("preprocess", Settings, main)
+    run_job("preprocess", Settings, main)

@@ -21,7 +21,8 @@ from bts.scoring import comparison, metrics, tables
 from bts.scoring.statistics import FEWEST, Paired
 from bts.storage import read_file
 from bts.tracking import CHAMPION, Tracker, Version
-from jobs.driver import common
+from jobs.driver.outcome import Outcome, run_job
+from jobs.driver.progress import say
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Settings:
     """The mean must be better, and the two-sided p of Wilcoxon's signed-rank test below this."""
 
 
-def main(settings: Settings) -> common.Outcome:
+def main(settings: Settings) -> Outcome:
     if not 0 < settings.p_value <= 1:
         raise UsageError(f"--p-value {settings.p_value:g}: give a probability, such as 0.05")
     tracker = Tracker()
@@ -104,7 +105,7 @@ def compare(
     seen = trained_on(tracker, candidate) | trained_on(tracker, holder)
     usable = sorted(case_id for case_id in both if first[case_id].patient.lower() not in seen)
     if len(usable) < len(both):
-        common.say(f"{len(both) - len(usable)} of {len(both)} common cases were used in training: left out")
+        say(f"{len(both) - len(usable)} of {len(both)} common cases were used in training: left out")
     if len(usable) < FEWEST:
         raise UsageError(
             f"--on: too few cases: {len(both)} are scored for both {candidate.uri} and {holder.uri}, "
@@ -166,14 +167,14 @@ def figures(paired: Paired, metric: str, holder: Version) -> str:
 
 def settle(
     tracker: Tracker, candidate: Version, said: dict[str, object], why: str, *, promoted: bool
-) -> common.Outcome:
+) -> Outcome:
     """Move the alias or leave it, and say so."""
     if promoted:
         tracker.promote(candidate, said["alias"], why)
     verb = "is now" if promoted else "does not become"
     print(f"{candidate.uri} {verb} {said['alias']}: {why}", flush=True)
-    return common.Outcome(None, {"promoted": promoted, **said, "why": why})
+    return Outcome(None, {"promoted": promoted, **said, "why": why})
 
 
 if __name__ == "__main__":
-    common.run_job("promote", Settings, main)
+    run_job("promote", Settings, main)

@@ -20,16 +20,21 @@ from bts import tracking
 from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.layouts import find_cases
-from bts.errors import UsageError
+from bts.errors import Failure, UsageError
 from bts.labels import TARGETS, WRITTEN_AS
 from bts.model.file import BOX, describe, load_model
 from bts.results import colour_tables
 from bts.results.files import convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
 from bts.storage import Entry, Store, read_file
-from jobs.driver import common, incremental
+from jobs.driver import incremental
+from jobs.driver.cluster import start_ray
 from jobs.driver.figshare_index import index_figshare, set_unfit_aside
+from jobs.driver.listing import list_cases
+from jobs.driver.outcome import Outcome, run_job
+from jobs.driver.progress import say, stream
 from jobs.workers.predict import Predict
-from jobs.workers.read import FORMAT, Read, Write
+from jobs.workers.read import Read
+from jobs.workers.write import FORMAT, Write
 
 ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
 IN_THE_BOX = "box"
@@ -97,22 +102,22 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
 def read_model(name: str) -> bytes:
     """The model file that `--model` names."""
     if name == IN_THE_BOX:
-        common.say("the model in the box has seen few patients; what it is good for: bts/weights/README.md")
+        say("the model in the box has seen few patients; what it is good for: bts/weights/README.md")
         return BOX.read_bytes()
     return tracking.Tracker().read(name) if name.startswith("models:/") else read_file(name)
 
 
-def main(settings: Settings) -> common.Outcome:
+def main(settings: Settings) -> Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.labelmaps)
     models, targets = read_models(settings.model)
     described = [describe(data, name) for name, data in models]
-    listing = common.list_cases(source, settings.labels)
+    listing = list_cases(source, settings.labels)
     who = f"--model {' '.join(settings.model)} (targets {targets})"
     unfit = set_unfit_aside(listing, targets in WRITTEN_AS, source, who)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
     incremental.keep_part(listing, settings)
-    failed += [common.failure(problem.case, problem) for problem in listing.problems]
+    failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     check_apart(listing.cases, source, output)
     write = make_write(settings, described, targets)
@@ -134,7 +139,7 @@ def main(settings: Settings) -> common.Outcome:
     counts |= {"written": settled.written, "flagged": len(settled.flagged)}
     details = {"models": described, "flagged_cases": settled.flagged, "unfit_cases": unfit[:1000]}
     details["strays"] = listing.strays[:1000]
-    return common.Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
+    return Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
 
 
 def make_write(settings: Settings, described: list[dict], targets: str) -> Write:
@@ -199,9 +204,9 @@ def fingerprint(case: Case, write: Write, **more: object) -> str:
 def say_flagged(flagged: dict[str, list[str]]) -> None:
     """Name the first labelmaps that a person should look at."""
     for case_id, found in list(flagged.items())[:20]:
-        common.say(f"flagged: case {case_id}: {'; '.join(found)}")
+        say(f"flagged: case {case_id}: {'; '.join(found)}")
     if len(flagged) > 20:
-        common.say(f"… and {len(flagged) - 20} more, all in the run report")
+        say(f"… and {len(flagged) - 20} more, all in the run report")
 
 
 def run(
@@ -209,9 +214,9 @@ def run(
 ) -> Iterator[dict]:
     """Stream the cases through the three stages."""
     if not rows:
-        common.say("nothing to do: every case has its labelmap")
+        say("nothing to do: every case has its labelmap")
         return
-    common.start_ray()
+    start_ray()
     alone = not os.environ.get("RAY_ADDRESS")
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     gpus = wanted_gpus(settings.gpu, int(ray.cluster_resources().get("GPU", 0)), alone)
@@ -234,7 +239,7 @@ def run(
             **resources,
         )
     )
-    yield from common.stream("segment", len(rows), predicted, write, **io)
+    yield from stream("segment", len(rows), predicted, write, **io)
 
 
 def wanted_gpus(gpu: str, there: int, alone: bool) -> int:
@@ -257,4 +262,4 @@ def pool(cpus: list[int], gpus: int, share: float = 1.0) -> tuple[int, int, dict
 
 
 if __name__ == "__main__":
-    common.run_job("segment", Settings, main)
+    run_job("segment", Settings, main)

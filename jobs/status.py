@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 from bts.cases.case import Case
 from bts.cases.worklist import NOTE
+from bts.errors import Failure
 from bts.results.files import held, labelmap_key, versions_of
 from bts.results.match import MARKER
 from bts.storage import Store
-from jobs.driver import common
 from jobs.driver.incremental import READERS
+from jobs.driver.listing import list_cases
+from jobs.driver.outcome import Outcome, run_job
 
 SHOWN = 20  # lines of a kind; all are counted
 
@@ -33,7 +35,7 @@ class Settings:
     """Folder or s3://bucket/prefix with the cases, to tell what is left and what has changed since."""
 
 
-def main(settings: Settings) -> common.Outcome:
+def main(settings: Settings) -> Outcome:
     output = Store(settings.labelmaps)
     keys = {entry.key for entry in output.list()}
     notes = {
@@ -51,13 +53,13 @@ def main(settings: Settings) -> common.Outcome:
     show("failed", failures(notes, output))
     show("with a marker that cannot be read; jobs.segment makes them again", unreadable)
     if settings.cases:
-        listing = common.list_cases(Store(settings.cases), "auto")
+        listing = list_cases(Store(settings.cases), "auto")
         show("refused in the listing", list(map(str, listing.problems)))
         counts |= say_left(listing.cases, markers, notes)
         if listing.slices:
             print(f"{len(listing.slices)} figshare slices, whose patients, told inside, are not counted")
     say_rate(markers.values())
-    return common.Outcome(None, counts)
+    return Outcome(None, counts)
 
 
 def read_markers(keys: set[str], output: Store) -> tuple[dict[str, dict], list[str]]:
@@ -92,8 +94,8 @@ def failures(notes: Mapping[str, tuple[str, int]], output: Store) -> list[str]:
     found = []
     for key, tries in notes.values():
         try:
-            said = json.loads(output.read(key))["message"]
-        except (OSError, ValueError, KeyError, TypeError):
+            said = Failure.from_json(output.read(key)).message
+        except (OSError, ValueError):
             said = f"its note {key} cannot be read"
         found.append(f"{said} (runs: {tries})")
     return found
@@ -136,4 +138,4 @@ def say_rate(markers: Iterable[Mapping]) -> None:
 
 
 if __name__ == "__main__":
-    common.run_job("status", Settings, main)
+    run_job("status", Settings, main)

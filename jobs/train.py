@@ -34,7 +34,9 @@ from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
 from bts.training.plan import Plan, make_plan
-from jobs.driver import common, preset_flags
+from jobs.driver import cluster, preset_flags
+from jobs.driver.outcome import Outcome
+from jobs.driver.progress import examples, say
 from jobs.workers.train import Job, read_encoder, work
 
 MAX_FAILURES = 3  # restarts from the last epoch after a worker died; reclaimed nodes are not counted
@@ -67,13 +69,13 @@ class Settings:
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
-def main(settings: Settings, system: str) -> common.Outcome:
+def main(settings: Settings, system: str) -> Outcome:
     """`settings.preset.name` is the model's name by now, `system` the preset's own."""
     name, models = settings.preset.name, Store(settings.models)
     plan = read_plan(settings, system)
     if (trained := read_trained(models, name, "run", plan.run)) is not None:
-        common.say(f"nothing to do: {name}.safetensors is the model of these shards and settings")
-        return common.Outcome(models, summary(models, name, trained, epochs=0))
+        say(f"nothing to do: {name}.safetensors is the model of these shards and settings")
+        return Outcome(models, summary(models, name, trained, epochs=0))
     tracker = Tracker()  # first: it fails early where it cannot be reached
     start_ray()
     params = {**flatten(to_dict(plan.preset)), "fold": plan.fold, "workers": settings.workers}
@@ -91,7 +93,7 @@ def main(settings: Settings, system: str) -> common.Outcome:
         )
 
         def told(epoch: int, minutes: float, figures: dict[str, float]) -> None:
-            common.say(progress_line(settings.preset.budget, epoch, minutes, figures))
+            say(progress_line(settings.preset.budget, epoch, minutes, figures))
             tracker.log(run_id, figures, epoch)
 
         result = fit(name, job, settings, told)
@@ -104,9 +106,9 @@ def main(settings: Settings, system: str) -> common.Outcome:
         status = "FINISHED"
     finally:
         tracker.finish(run_id, status)
-    common.say(final_table(result["validations"]))
+    say(final_table(result["validations"]))
     details = {"losses": result["losses"], "validations": result["validations"]}
-    return common.Outcome(models, summary(models, name, data, len(result["losses"])), details=details)
+    return Outcome(models, summary(models, name, data, len(result["losses"])), details=details)
 
 
 def open_queue() -> Queue:
@@ -123,7 +125,7 @@ def read_plan(settings: Settings, system: str) -> Plan:
     catalogue = read_catalogue(shards)
     plan = make_plan(catalogue, replace(settings.preset, name=system), settings.fold)
     training, held_out = len(plan.training), len(plan.held_out)
-    common.say(f"{shards.uri}: {len(catalogue)} shards, {training} for training, {held_out} held out")
+    say(f"{shards.uri}: {len(catalogue)} shards, {training} for training, {held_out} held out")
     say_left_out(plan)
     build(plan.preset)  # fails early where the layers do not go together
     if not 1 <= settings.least_workers <= settings.most_workers <= training:
@@ -134,7 +136,7 @@ def read_plan(settings: Settings, system: str) -> Plan:
 def say_left_out(plan: Plan) -> None:
     """The shards that this training makes no use of, by number and example."""
     for why, keys in plan.left_out.items():
-        common.say(f"{len(keys)} shards are left out, {why}: {common.examples(keys)}")
+        say(f"{len(keys)} shards are left out, {why}: {examples(keys)}")
 
 
 def check_name(name: str) -> None:
@@ -155,7 +157,7 @@ def start_ray() -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")  # nodes take minutes to start
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody reclaims this machine
-    common.start_ray()
+    cluster.start_ray()
 
 
 class Trainer(TorchTrainer):
@@ -240,7 +242,7 @@ class Listener(threading.Thread):
             try:
                 self.told(*report)
             except Exception as error:  # of MLflow or its database: no reason to stop training
-                common.say(f"MLflow did not take these figures: {error}")
+                say(f"MLflow did not take these figures: {error}")
 
 
 def read_trained(models: Store, name: str, kind: str, made_by: str) -> bytes | None:

@@ -19,7 +19,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.util.queue import Queue
 
-from bts.errors import CaseError, RunError, UsageError
+from bts.errors import CaseError, Failure, RunError, UsageError
 from bts.fingerprint import fingerprint
 from bts.model.file import digest, read_header
 from bts.settings import Preset, to_dict
@@ -29,7 +29,10 @@ from bts.tracking import Tracker, flatten, without_login
 from bts.training import search_space
 from bts.training.plan import make_plan
 from jobs import train
-from jobs.driver import common, preset_flags
+from jobs.driver import preset_flags
+from jobs.driver.cluster import start_ray
+from jobs.driver.outcome import Outcome
+from jobs.driver.progress import say
 from jobs.workers.train import Job, read_encoder
 from jobs.workers.trial import Trial, model_of, run_trial
 
@@ -59,16 +62,16 @@ class Settings:
     preset: Annotated[Preset, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
 
 
-def main(settings: Settings, system: str) -> common.Outcome:
+def main(settings: Settings, system: str) -> Outcome:
     """`settings.preset.name` is the model's name, `system` the preset's own."""
     name, models = settings.preset.name, Store(settings.models)
     trials = read_trials(settings, system)
     sweep = fingerprint({str(t.number): t.plan.run for t in trials}, options={}, version=FORMAT)
     if (data := train.read_trained(models, name, "sweep", sweep)) is not None:
-        common.say(f"nothing to do: {name}.safetensors is the best model of this sweep")
-        return common.Outcome(models, train.summary(models, name, data, epochs=0))
+        say(f"nothing to do: {name}.safetensors is the best model of this sweep")
+        return Outcome(models, train.summary(models, name, data, epochs=0))
     book = Book(name, sweep, trials, without_login(settings.shards))
-    common.start_ray()
+    start_ray()
     try:
         news = train.open_queue()
         with train.Listener(news, book.told):
@@ -79,10 +82,10 @@ def main(settings: Settings, system: str) -> common.Outcome:
         models.put(f"{name}.safetensors", data)  # last: cut off before this, the next run does the rest
     finally:
         book.close()
-    common.say(table(trials, results))
+    say(table(trials, results))
     counts = train.summary(models, name, data, epochs=read_header(data, name)["provenance"]["epochs"])
     counts |= {"trials": len(trials), "best": " ".join(best.flags)}
-    return common.Outcome(models, counts, failures(results))
+    return Outcome(models, counts, failures(results))
 
 
 def read_trials(settings: Settings, system: str) -> list[Trial]:
@@ -161,12 +164,12 @@ def reasons(results: list[tune.Result]) -> dict[int, str]:
     return {n: str(reason) for n, reason in said.items() if reason}
 
 
-def failures(results: list[tune.Result]) -> list[dict[str, str]]:
+def failures(results: list[tune.Result]) -> list[Failure]:
     """The failed trials, as the run report lists failed cases."""
     found = []
     for n, reason in reasons(results).items():
-        failure = common.failure(f"trial {n}", CaseError(reason, mend=""), "train")
-        found.append({**failure, "message": f"trial {n}: {reason}"})
+        failure = Failure.of(CaseError(reason, mend=""), f"trial {n}", "train")
+        found.append(replace(failure, message=f"trial {n}: {reason}"))
     return found
 
 
@@ -199,7 +202,7 @@ class Book:
     def told(self, number: int, epoch: int, figures: dict[str, float]) -> None:
         """What a trial says after a validation."""
         where = f"trial {number}, {figures['percent']} % of its budget"
-        common.say(f"{where}: epoch {epoch}, loss {figures['loss']:.4f}, best Dice {figures['dice']:.3f}")
+        say(f"{where}: epoch {epoch}, loss {figures['loss']:.4f}, best Dice {figures['dice']:.3f}")
         self.tracker.log(self.runs[number], figures, epoch)
 
     def register(self, best: Trial, data: bytes) -> None:

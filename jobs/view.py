@@ -15,7 +15,9 @@ from bts.errors import UsageError
 from bts.report.viewer import Server, Shelf
 from bts.scoring import tables
 from bts.storage import Store
-from jobs.driver import common
+from jobs.driver.listing import list_cases
+from jobs.driver.outcome import Outcome, run_job
+from jobs.driver.progress import examples, say
 
 
 @dataclass
@@ -37,24 +39,24 @@ class Settings:
     """Of 127.0.0.1; 0 for any that is free."""
 
 
-def main(settings: Settings) -> common.Outcome:
+def main(settings: Settings) -> Outcome:
     source, labelmaps = Store(settings.cases), Store(settings.labelmaps)
-    listing = common.list_cases(source, settings.labels)
+    listing = list_cases(source, settings.labels)
     for problem in listing.problems:
-        common.say(f"not shown: {problem}")
+        say(f"not shown: {problem}")
     if listing.slices:
-        common.say(f"not shown: {len(listing.slices)} figshare slices; jobs.evaluate draws them")
+        say(f"not shown: {len(listing.slices)} figshare slices; jobs.evaluate draws them")
     shelf = Shelf(listing.cases, source, labelmaps, read_dice(settings.report))
     check(settings, shelf, source)
     with Server(shelf, settings.port) as server:
         asked = f"?case={quote(settings.case)}" if settings.case else ""
         print(f"{server.url}{asked}", flush=True)
-        common.say("open this address in a browser on this machine; Ctrl-C ends")
+        say("open this address in a browser on this machine; Ctrl-C ends")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            common.say("")
-    return common.Outcome(None, {"cases": len(shelf.shown)})
+            say("")
+    return Outcome(None, {"cases": len(shelf.shown)})
 
 
 def read_dice(report: str) -> dict[str, dict[str, float]]:
@@ -73,9 +75,9 @@ def check(settings: Settings, shelf: Shelf, source: Store) -> None:
     if settings.case and settings.case not in shelf.shown:
         raise UsageError(
             f"--case {settings.case}: not among the {len(shelf.shown)} cases of {source.uri}, such as "
-            f"{common.examples(list(shelf.shown))}"
+            f"{examples(list(shelf.shown))}"
         )
 
 
 if __name__ == "__main__":
-    common.run_job("view", Settings, main)
+    run_job("view", Settings, main)

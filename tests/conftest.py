@@ -110,7 +110,7 @@ def ray_local(s3):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", _python_path())
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "60000")  # as jobs.driver.common has it
+        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "60000")  # as jobs.driver.cluster has it
         ray.init(
             address="local",
             num_cpus=2,

@@ -18,6 +18,7 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from bts.errors import Failure
 from bts.labels import CAVITY, REGIONS, TUMOUR, TYPES
 from bts.report import charts, slices
 from bts.report.curves import draw_classes
@@ -88,8 +89,7 @@ class Contents:
     labelmaps: str
     cases: str
     scored: Sequence[Scored]
-    failed: Sequence[Mapping[str, str]]
-    """As jobs.driver.common.failure gives it: case_id, stage, file, error, mend."""
+    failed: Sequence[Failure]
     without_labelmap: Sequence[str]
     without_truth: Sequence[str]
     pictures: Sequence[Picture]

@@ -15,16 +15,17 @@ from bts.cases import figshare
 from bts.cases.figshare import IndexRow
 from bts.cases.layouts import Listing, unsafe_key
 from bts.cases.read import fetch
-from bts.errors import CaseError, UsageError
+from bts.errors import CaseError, Failure, UsageError
 from bts.fingerprint import fingerprint
 from bts.parquet import check_plain
 from bts.storage import Entry, Store
-from jobs.driver import common
+from jobs.driver.cluster import start_ray
+from jobs.driver.progress import examples, say
 
 FORMAT = 2  # raised when IndexRow changes; part of the index's name
 
 
-def index_figshare(listing: Listing, source: Store, output: Store, keep: bool = True) -> list[dict]:
+def index_figshare(listing: Listing, source: Store, output: Store, keep: bool = True) -> list[Failure]:
     """Add the patients of the listing's slices to its cases; the slices that cannot be read, as failures.
 
     keep: write the index to `output`, for the next run.
@@ -38,7 +39,7 @@ def index_figshare(listing: Listing, source: Store, output: Store, keep: bool = 
     listing.cases += patients
     listing.problems += [*unsafe.values(), *twins]
     refuse_shared_ids(listing)
-    common.say(f"{source.uri}: {len(patients)} figshare patients")
+    say(f"{source.uri}: {len(patients)} figshare patients")
     return failed
 
 
@@ -69,14 +70,14 @@ def set_unfit_aside(listing: Listing, for_figshare: bool, source: Store, who: st
     else:
         listing.slices = []
     if unfit:
-        named = f"{other} not segmented: {len(unfit)} ({common.examples(unfit)})"
-        common.say(f"{who} is for {what}; {named}")
+        named = f"{other} not segmented: {len(unfit)} ({examples(unfit)})"
+        say(f"{who} is for {what}; {named}")
     return unfit
 
 
 def read_index(
     slices: list[Entry], source: Store, output: Store, keep: bool
-) -> tuple[list[IndexRow], list[dict]]:
+) -> tuple[list[IndexRow], list[Failure]]:
     """(rows, failures) of the slices: read from the kept index, else from every file, in parallel."""
     mark = fingerprint({e.key: e.version for e in slices}, options={}, version=FORMAT)
     key = f"_index/{mark}.parquet"
@@ -86,10 +87,10 @@ def read_index(
         return [IndexRow(**row) for row in table.to_pylist()], []
     except (OSError, ValueError, TypeError):  # ValueError: pyarrow's own too
         pass  # there is none, or a spoilt one: it is made again
-    common.start_ray()
-    common.say(f"{source.uri}: reading the patients of {len(slices)} figshare slices")
+    start_ray()
+    say(f"{source.uri}: reading the patients of {len(slices)} figshare slices")
     results = ray.data.from_items([asdict(e) for e in slices]).map(IndexSlice(source).__call__).take_all()
-    failed = [r["failure"] for r in results if r["failure"]]
+    failed = [Failure.from_json(r["failure"]) for r in results if r["failure"]]
     rows = [r["row"] for r in results if not r["failure"]]
     if keep and not failed:  # an index without the failed ones would hide them from the next run
         sink = pa.BufferOutputStream()
@@ -109,5 +110,5 @@ class IndexSlice:
         try:
             found = figshare.read_index_row(fetch(entry.key, self.source, entry.size), entry)
         except CaseError as error:
-            return {"row": None, "failure": common.failure(entry.key, error, "index")}
-        return {"row": asdict(found), "failure": None}
+            return {"row": None, "failure": Failure.of(error, entry.key, "index").to_json()}
+        return {"row": asdict(found), "failure": ""}

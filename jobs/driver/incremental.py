@@ -9,15 +9,16 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from bts.cases.case import Case
 from bts.cases.layouts import Listing
 from bts.cases.worklist import Todo, Work, changes, part_of
-from bts.errors import UsageError
+from bts.errors import Failure, UsageError
 from bts.storage import Store
-from jobs.driver import common
+from jobs.driver.outcome import Outcome, check_max_failed
+from jobs.driver.progress import say
 
 READERS = 16  # threads that read notes or older results
 
@@ -43,7 +44,7 @@ class Flags:
 
     def check(self) -> None:
         """Raise UsageError for values that make no sense."""
-        common.check_max_failed(self.max_failed)
+        check_max_failed(self.max_failed)
         if self.retry_failed < 0:
             raise UsageError(f"--retry-failed {self.retry_failed}: give 0 or more runs")
         if self.limit is not None and self.limit < 1:
@@ -87,7 +88,7 @@ def cut(work: Work, flags: Flags) -> dict[str, str]:
     found, earliest = len(work.todo), flags.earliest()
     if earliest:
         work.todo = [one for one in work.todo if one.tries or is_new(one.case, earliest)]
-        common.say(f"--since {flags.since}: {len(work.todo)} of {found} cases to do have a new file")
+        say(f"--since {flags.since}: {len(work.todo)} of {found} cases to do have a new file")
     left = work.todo[flags.limit :] if flags.limit else []
     work.todo = work.todo[: flags.limit]
     return {one.case.id: one.last_note for one in left if one.tries}
@@ -101,23 +102,17 @@ def is_new(case: Case, earliest: float) -> bool:
     return max(written) >= earliest
 
 
-def failed_before(notes: Mapping[str, str], output: Store) -> list[dict]:
+def failed_before(notes: Mapping[str, str], output: Store) -> list[Failure]:
     """The last failure of each {case: key of its note} that is not tried, as the run report lists it."""
 
-    def read(case_id: str, key: str) -> dict:
+    def read(case_id: str, key: str) -> Failure:
         try:
-            note = json.loads(output.read(key))
-            found = {name: str(note[name]) for name in ("stage", "file", "error", "mend", "message")}
-        except (OSError, ValueError, KeyError, TypeError):
+            found = Failure.from_json(output.read(key))
+        except (OSError, ValueError):
+            problem = "its note cannot be read"
             message = f"case {case_id}: its note {key} cannot be read; delete it to try the case again"
-            found = {
-                "stage": "",
-                "file": key,
-                "error": "its note cannot be read",
-                "mend": "",
-                "message": message,
-            }
-        return {"case_id": case_id, **found, "left_aside": key}
+            found = Failure(case_id=case_id, file=key, error=problem, message=message)
+        return replace(found, case_id=case_id, left_aside=key)
 
     with ThreadPoolExecutor(READERS) as threads:
         return list(threads.map(read, notes.keys(), notes.values()))
@@ -128,7 +123,7 @@ class Settled:
     """What became of the cases that were to do."""
 
     written: int = 0
-    failed: list[dict] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
     flagged: dict[str, list[str]] = field(default_factory=dict)
     """Case → flags, of those that have any."""
 
@@ -140,7 +135,7 @@ def settle(results: Iterable[dict], work: Work, output: Store) -> Settled:
     for result in results:
         one = todo[result["case_id"]]
         if result["failure"]:
-            settled.failed.append(json.loads(result["failure"]))
+            settled.failed.append(Failure.from_json(result["failure"]))
             output.put(one.note, result["failure"].encode(errors="backslashreplace"))
         else:
             settled.written += 1
@@ -177,8 +172,8 @@ def explain(
         yield case_id, f"left aside: {key}"
 
 
-def rehearse(reasons: Iterable[tuple[str, str]], counts: dict, failed: list[dict]) -> common.Outcome:
+def rehearse(reasons: Iterable[tuple[str, str]], counts: dict, failed: list[Failure]) -> Outcome:
     """Print what would be done, a line a case: its name, a tab, why."""
     for case_id, reason in reasons:
         print(f"{case_id}\t{reason}".encode(errors="backslashreplace").decode())
-    return common.Outcome(None, counts, failed, dry_run=True)
+    return Outcome(None, counts, failed, dry_run=True)

@@ -8,26 +8,26 @@ from typing import Any
 import tyro
 
 from bts.presets import PRESETS
-from jobs.driver import common
+from jobs.driver.outcome import DONE, WRONG_USAGE, Outcome, guarded
 
 
-def run(job: str, kind: type, work: Callable[..., common.Outcome], about: str, argv: list[str]) -> int:
+def run(job: str, kind: type, work: Callable[..., Outcome], about: str, argv: list[str]) -> int:
     """`PRESET [flags]` of a job whose settings hold a preset → exit code."""
     known = "\n".join(f"  {name:12} {preset.summary}" for name, preset in PRESETS.items())
     if argv[:1] in (["--help"], ["-h"]):
         print(f"python -m jobs.{job} PRESET [flags]; PRESET --help lists its flags:\n{known}\n\n{about}")
-        return common.DONE
+        return DONE
     if not argv or argv[0] not in PRESETS:
         named = argv and not argv[0].startswith("-")
         given = f"there is no preset {argv[0]}" if named else "give a preset first"
         print(f"jobs.{job}: {given}; PRESET --help lists its flags:\n{known}", file=sys.stderr)
-        return common.WRONG_USAGE
+        return WRONG_USAGE
     try:
         settings = parse(job, kind, about, argv)
     except ValueError as error:  # of a preset's own checks, which tyro lets through at the top level
         print(f"jobs.{job}: {error}", file=sys.stderr)
-        return common.WRONG_USAGE
-    return common.guarded(job, lambda: work(settings, argv[0]))
+        return WRONG_USAGE
+    return guarded(job, lambda: work(settings, argv[0]))
 
 
 def parse(job: str, kind: type, about: str, argv: list[str]) -> Any:

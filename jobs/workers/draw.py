@@ -1,17 +1,16 @@
-"""Pictures of a report: of few cases, chosen when all are scored. Not a command."""
+"""The tasks that draw pictures of few cases for a report, once all are scored."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
 
-import ray
+import numpy as np
 
 from bts.cases import figshare
 from bts.cases.read import load_case
 from bts.errors import CaseError
-from bts.report import gallery, page, rotation, slices
-from bts.report.page import Picture, Scored
+from bts.report import gallery, rotation, slices
 from bts.results.match import Labels, Pair, read_images, read_pair
 from bts.storage import Store
-from jobs.driver import common
 
 NOTHING = {"slice": 0, "captions": [], "panels": [], "turning": b"", "pair": b""}
 
@@ -57,33 +56,20 @@ class Draw:
         return rotation.draw(volume, found.truth[volume.box], found.prediction[volume.box], legend)
 
 
-def draw(
-    scored: Sequence[Scored], pairs: Sequence[Pair], drawer: Draw
-) -> tuple[list[Picture], list[tuple[Scored, bytes]]]:
-    """(best, median and worst case, large; many of the worst, small), made in tasks."""
-    chosen, worst = page.choose(scored), page.worst(scored)
-    large = {one.case_id for one in chosen.values()}
-    wanted = large | {one.case_id for one in worst}
-    rows = [{**pair.to_row(), "large": pair.case.id in large} for pair in pairs if pair.case.id in wanted]
-    if not rows:
-        return [], []
-    common.start_ray()
-    drawn = ray.data.from_items(rows, override_num_blocks=len(rows)).map(drawer.__call__)
-    found = {row["case_id"]: row for row in drawn.iter_rows()}
-    shown = []
-    for title, one in chosen.items():
-        row = found[one.case_id]
-        if row["panels"]:
-            panels = dict(zip(row["captions"], row["panels"], strict=True))
-            shown.append(Picture(title, one, row["slice"], panels, row["turning"]))
-    return shown, [(one, found[one.case_id]["pair"]) for one in worst if found[one.case_id]["pair"]]
+class DrawSide:
+    """Pairs of one case by folder → PNG of its fullest slice; without it where a labelmap cannot be read."""
 
+    def __init__(self, cases: Store, folders: Mapping[str, Store], colours: slices.Colours):
+        self.cases, self.folders, self.colours = cases, folders, colours
 
-def montage(worst: Sequence[tuple[Scored, bytes]], colours: slices.Colours) -> bytes:
-    """The worst cases in one picture, as PNG: truth at the left, prediction at the right."""
-    captions = {}
-    for one, picture in worst:
-        dice = " ".join(f"{region} {of['dice']:.2f}" for region, of in one.scores.items())
-        captions[f"{one.case_id}  {dice}"] = picture
-    legend = dict(enumerate(page.legend_of([one for one, _ in worst], colours)))
-    return gallery.montage(captions, "Worst cases by mean Dice: truth, prediction", legend)
+    def __call__(self, row: dict) -> dict:
+        pairs = {name: Pair.from_row(pair) for name, pair in json.loads(row["pairs"]).items()}
+        case = next(iter(pairs.values())).case
+        try:
+            volume, said, convention = load_case(case, self.cases), {}, ""
+            for name, pair in pairs.items():
+                found = read_pair(pair, self.cases, self.folders[name])
+                said[name], convention = np.ascontiguousarray(found.prediction[volume.box]), found.convention
+        except CaseError:
+            return {"case_id": case.id, "png": b""}
+        return {"case_id": case.id, "png": gallery.grid(volume, said, convention, self.colours)}

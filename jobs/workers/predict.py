@@ -9,12 +9,11 @@ import ray
 import torch
 
 from bts.cases.case import Case, CaseVolume
-from bts.errors import CaseError
+from bts.errors import CaseError, Failure
 from bts.inference import confidence, quality
 from bts.inference.segmenter import Segmenter
 from bts.model.device import pick_device
 from bts.model.file import load_model
-from jobs.driver import common
 from jobs.workers.read import nothing
 
 
@@ -44,7 +43,7 @@ class Predict:
             try:
                 labels, sure, found, expected = self.predict(CaseVolume.described(images, row["volume"]))
             except CaseError as error:
-                row["failure"] = json.dumps(common.failure(Case.from_json(row["case"]).id, error, "predict"))
+                row["failure"] = Failure.of(error, Case.from_json(row["case"]).id, "predict").to_json()
         seconds = time.monotonic() - started
         columns = {"labelmap": labels, "probabilities": sure, "flags": json.dumps(found)}
         return {**row, **columns, "expected": json.dumps(expected), "predict_s": seconds}

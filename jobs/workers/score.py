@@ -5,14 +5,13 @@ Not a command. Here is no torch: a worker that only scores is up in a second.
 
 import json
 
-from bts.errors import CaseError
+from bts.errors import CaseError, Failure
 from bts.labels import regions_of
 from bts.report import case_page, slices
 from bts.report.page import Scored
 from bts.results.match import Labels, Pair, read_images, read_pair
 from bts.scoring import lesions, metrics
 from bts.storage import Store
-from jobs.driver import common
 
 
 class Score:
@@ -29,7 +28,7 @@ class Score:
         try:
             found = read_pair(pair, self.cases, self.labelmaps)
         except CaseError as error:
-            failure = json.dumps(common.failure(pair.case.id, error))
+            failure = Failure.of(error, pair.case.id).to_json()
             return {"case_id": pair.case.id, "scores": "", "about": "", "failure": failure}
         scores, about = _measure(pair, found), self._about(pair, found)
         if self.pages:

@@ -27,6 +27,7 @@ def test_bts_loads_without_ray():
 
 
 def test_workers_that_read_write_or_score_load_no_torch():
-    modules = "jobs.preprocess, jobs.workers.read, jobs.workers.score, bts.training.feeding"
+    workers = (f"jobs.workers.{name}" for name in ("shard", "read", "write", "score"))
+    modules = ", ".join(["bts.training.feeding", *workers])
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

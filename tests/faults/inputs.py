@@ -44,14 +44,14 @@ class Bad:
     """It asks for far more memory than its size."""
 
     def complaints(self, failure: Mapping[str, str], case_id: str) -> list[str]:
-        """What a failure, as jobs.driver.common.failure gives it, lacks of all that is due."""
-        message, named = failure["message"], (case_id, repr(case_id))
+        """What a failure lacks of all that is due."""
+        message, named = failure.message, (case_id, repr(case_id))
         due = {
-            f"case {case_id!r}": failure["case_id"] in named and any(name in message for name in named),
-            f"stage {self.stage}": failure["stage"] == self.stage,
-            f"file …{self.blames}": failure["file"].endswith(self.blames) and failure["file"] in message,
-            f"words {self.says!r}": re.search(self.says, failure["error"]),
-            "a mend": failure["mend"] and failure["mend"] in message,
+            f"case {case_id!r}": failure.case_id in named and any(name in message for name in named),
+            f"stage {self.stage}": failure.stage == self.stage,
+            f"file …{self.blames}": failure.file.endswith(self.blames) and failure.file in message,
+            f"words {self.says!r}": re.search(self.says, failure.error),
+            "a mend": failure.mend and failure.mend in message,
             "one short line": len(message) < 600 and message.isprintable(),
         }
         return [f"{what} is due in {str(failure)[:900]}" for what, there in due.items() if not there]

@@ -21,11 +21,11 @@ from bts.cases import figshare
 from bts.cases.case import MODALITIES, Case, CaseVolume
 from bts.cases.layouts import find_cases
 from bts.cases.read import MSD_CHANNELS, load_case
-from bts.errors import CaseError
+from bts.errors import CaseError, Failure
 from bts.images.grid import Volume
 from bts.images.nifti import read_nifti, write_labelmap
 from bts.storage import Entry, Store
-from jobs.driver import common, figshare_index
+from jobs.driver import figshare_index
 from tests import builders
 from tests.conftest import ROOT
 from tests.faults import inputs
@@ -52,7 +52,7 @@ def list_all(folder: Path) -> tuple[list[Case], list[dict]]:
     store = Store(folder)
     listing = find_cases(store.list())
     failures = figshare_index.index_figshare(listing, store, store)
-    return listing.cases, failures + [common.failure(problem.case, problem) for problem in listing.problems]
+    return listing.cases, failures + [Failure.of(problem) for problem in listing.problems]
 
 
 def read_all(folder: Path) -> tuple[dict[str, CaseVolume], list[dict]]:
@@ -63,7 +63,7 @@ def read_all(folder: Path) -> tuple[dict[str, CaseVolume], list[dict]]:
         try:
             volumes[case.id] = load_case(case, Store(folder))
         except CaseError as error:
-            failures.append(common.failure(case.id, error))
+            failures.append(Failure.of(error, case.id))
     return volumes, failures
 
 
@@ -115,8 +115,8 @@ def test_a_link_to_nowhere_is_a_file_that_cannot_be_read(tmp_path, roles):
         path.symlink_to(tmp_path / "nowhere")
     volumes, (failure,) = read_all(tmp_path)
     assert sorted(volumes) == sorted(inputs.NEIGHBOURS)
-    assert (failure["case_id"], failure["stage"]) == (case, "read") and "cannot be read" in failure["error"]
-    assert failure["file"].endswith(tuple(f"-{role}.nii.gz" for role in roles))
+    assert (failure.case_id, failure.stage) == (case, "read") and "cannot be read" in failure.error
+    assert failure.file.endswith(tuple(f"-{role}.nii.gz" for role in roles))
 
 
 def test_a_pipe_is_no_file(tmp_path):
@@ -135,7 +135,7 @@ def test_a_file_that_goes_after_the_listing(tmp_path):
     with pytest.raises(CaseError, match="No such file") as caught:
         load_case(listed, Store(tmp_path))
     assert (
-        inputs.Bad(inputs.sound, "cannot be read").complaints(common.failure(case, caught.value), case) == []
+        inputs.Bad(inputs.sound, "cannot be read").complaints(Failure.of(caught.value, case), case) == []
     )
 
 

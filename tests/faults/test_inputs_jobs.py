@@ -14,7 +14,7 @@ from bts.cases.layouts import find_cases
 from bts.scoring import tables
 from bts.storage import Store
 from jobs import evaluate, preprocess, segment
-from jobs.driver import common
+from jobs.driver.outcome import Outcome
 from tests import builders
 from tests.faults import inputs
 
@@ -48,7 +48,7 @@ def made(tmp_path_factory) -> tuple[str, dict[str, inputs.Bad]]:
 
 
 @pytest.fixture(scope="module")
-def segmented(ray_local, made, model, tmp_path_factory) -> tuple[str, common.Outcome]:
+def segmented(ray_local, made, model, tmp_path_factory) -> tuple[str, Outcome]:
     labelmaps = str(tmp_path_factory.mktemp("labelmaps"))
     return labelmaps, segment.main(segment.Settings(made[0], labelmaps, (model,)))
 
@@ -56,7 +56,7 @@ def segmented(ray_local, made, model, tmp_path_factory) -> tuple[str, common.Out
 def by_id(failed: list[dict], bad: dict[str, inputs.Bad]) -> dict[str, dict]:
     """The failures by the ids of the bad cases; an id that garbles a terminal is quoted in them."""
     plain = {repr(case): case for case in bad}
-    ids = [plain.get(failure["case_id"], failure["case_id"]) for failure in failed]
+    ids = [plain.get(failure.case_id, failure.case_id) for failure in failed]
     assert len(ids) == len(set(ids)), sorted(ids)
     return dict(zip(ids, failed, strict=True))
 
@@ -113,10 +113,10 @@ def test_evaluate(made, segmented, tmp_path):
     due += [case for case, row in bad.items() if is_slice(row) or row.truth]
     assert sorted(found) == sorted(due)
     assert done.exit_code == 3 and done.counts["scored"] == len(GOOD)
-    stages = {case: failure["stage"] for case, failure in found.items() if bad[case].truth}
+    stages = {case: failure.stage for case, failure in found.items() if bad[case].truth}
     assert set(stages.values()) <= {"read", "grid", "labels"}, stages
     page = Store(tmp_path).read("index.html").decode()
-    assert all(str(escape(failure["case_id"])) in page for failure in found.values())
+    assert all(str(escape(failure.case_id)) in page for failure in found.values())
 
 
 def test_a_folder_whose_name_is_no_text_stops_nobody(ray_local, tmp_path):

@@ -10,9 +10,9 @@ import pytest
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 LISTENERS = """
-from jobs import common  # before Ray, as a job does
+from jobs.driver import cluster  # before Ray, as a job does
 import contextlib, psutil, ray
-common.start_ray()
+cluster.start_ray()
 ray.get(ray.remote(lambda: 1).remote())
 for process in psutil.Process().children(recursive=True):
     with contextlib.suppress(psutil.NoSuchProcess):

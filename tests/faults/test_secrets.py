@@ -9,7 +9,7 @@ import pytest
 from bts.phantom.case import write_case
 from bts.storage import Store
 from jobs import evaluate, preprocess, segment, train
-from jobs.driver import common
+from jobs.driver.outcome import guarded
 from tests import builders
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -42,10 +42,10 @@ def test_no_job_tells_its_credentials(ray_local, bucket, run_job, tmp_path, monk
     }
     secrets = [os.environ["AWS_SECRET_ACCESS_KEY"]]
     right = [
-        common.guarded("preprocess", lambda: preprocess.main(preprocess.Settings(cases, shards))),
+        guarded("preprocess", lambda: preprocess.main(preprocess.Settings(cases, shards))),
         train.cli(list(jobs["train"])),
-        common.guarded("segment", lambda: segment.main(segment.Settings(cases, labelmaps, (model,)))),
-        common.guarded("evaluate", lambda: evaluate.main(evaluate.Settings(labelmaps, cases, report))),
+        guarded("segment", lambda: segment.main(segment.Settings(cases, labelmaps, (model,)))),
+        guarded("evaluate", lambda: evaluate.main(evaluate.Settings(labelmaps, cases, report))),
     ]
     said = capfd.readouterr()
     assert right == [0, 0, 0, 0], said.err

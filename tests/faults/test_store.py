@@ -10,7 +10,7 @@ import pytest
 
 from bts.storage import Store
 from jobs import preprocess, segment
-from jobs.driver import common
+from jobs.driver.outcome import guarded
 from tests import builders
 from tests.conftest import make_bucket
 
@@ -66,12 +66,12 @@ def write_cases(uri: str) -> None:
 
 def run_preprocess(cases: str, shards: str) -> int:
     settings = preprocess.Settings(cases, shards)
-    return common.guarded("preprocess", lambda: preprocess.main(settings))
+    return guarded("preprocess", lambda: preprocess.main(settings))
 
 
 def run_segment(root: str, model: str) -> int:
     settings = segment.Settings(f"{root}/cases", f"{root}/labelmaps", (model,))
-    return common.guarded("segment", lambda: segment.main(settings))
+    return guarded("segment", lambda: segment.main(settings))
 
 
 def check_whole(uri: str) -> None:

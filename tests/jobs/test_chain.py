@@ -20,7 +20,7 @@ import pytest
 from bts.cases.layouts import find_cases
 from bts.storage import Store
 from jobs import preprocess, segment
-from jobs.driver import common
+from jobs.driver.outcome import Outcome
 from tests import builders
 from tests.conftest import ROOT
 
@@ -50,11 +50,11 @@ def pixels_of(uri: str) -> dict[str, list]:
     }
 
 
-def preprocess_all(cases: str, shards: str) -> common.Outcome:
+def preprocess_all(cases: str, shards: str) -> Outcome:
     return preprocess.main(preprocess.Settings(cases, shards))
 
 
-def segment_all(cases: str, model: str, labelmaps: str, **options) -> common.Outcome:
+def segment_all(cases: str, model: str, labelmaps: str, **options) -> Outcome:
     return segment.main(segment.Settings(cases, labelmaps, (model,), **options))
 
 
@@ -65,8 +65,8 @@ def test_the_same_from_a_folder_and_from_a_bucket(ray_local, bucket, tmp_path, m
         files = write_cases(cases)
         first = preprocess_all(cases, shards)
         assert (first.exit_code, first.counts["written"]) == (3, 3)
-        assert [(f["case_id"], f["stage"]) for f in first.failed] == [("BraTS2021_00009", "read")]
-        assert "BraTS2021_00009_t2.nii.gz" in first.failed[0]["message"]
+        assert [(f.case_id, f.stage) for f in first.failed] == [("BraTS2021_00009", "read")]
+        assert "BraTS2021_00009_t2.nii.gz" in first.failed[0].message
         assert "readme.txt" in capsys.readouterr().err
         done = segment_all(cases, model, labelmaps)
         assert (done.exit_code, done.counts["written"], len(done.failed)) == (3, 3, 1)
@@ -191,8 +191,8 @@ def test_a_case_that_lacks_a_modality_is_segmented_where_that_is_allowed(ray_loc
     builders.put_all(Store(cases), {key: data for key, data in files.items() if "-t1n" not in key})
     builders.put_all(Store(cases), builders.case_files(whole, seed=1))
     first = segment_all(cases, model, labelmaps)
-    assert (first.counts["written"], [case["case_id"] for case in first.failed]) == (1, [lacking])
-    assert "--allow-missing" in first.failed[0]["mend"]
+    assert (first.counts["written"], [case.case_id for case in first.failed]) == (1, [lacking])
+    assert "--allow-missing" in first.failed[0].mend
     allowed = segment_all(cases, model, labelmaps, allow_missing=("t1", "t2"))
     assert (allowed.counts["written"], allowed.counts["unchanged"], allowed.failed) == (1, 1, [])
     (entry,) = (e for e in Store(labelmaps).list("_done") if lacking in e.key)

@@ -14,7 +14,7 @@ from bts.scoring import tables
 from bts.scoring.metrics import DISTANCES, LESIONS, METRICS, measure
 from bts.storage import Store
 from jobs import evaluate
-from jobs.driver import common
+from jobs.driver.outcome import guarded
 from tests.builders import affine, case_files, nifti, put_all, voxels
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def run(capsys, *folders: Store, **flags) -> tuple[int, str, dict]:
     """(exit code, standard output and error, run report) of the job on labelmaps, cases and report."""
     uris = dict(zip(("labelmaps", "cases", "report"), (f.uri for f in folders), strict=True))
     settings = evaluate.Settings(**uris, **flags)
-    code = common.guarded("evaluate", lambda: evaluate.main(settings))
+    code = guarded("evaluate", lambda: evaluate.main(settings))
     said = capsys.readouterr()
     summary = json.loads(said.out.splitlines()[-1]) if code in (0, 3) else {}
     details = json.loads(folders[-1].read(summary["report"])) if "report" in summary else {}

@@ -10,7 +10,7 @@ import pytest
 from bts.cases.layouts import find_cases
 from bts.storage import Store
 from jobs import export
-from jobs.driver import common
+from jobs.driver.outcome import guarded
 from tests.builders import NAMES_2021, case_files, nifti, put_all, voxels
 
 ONE, TWO, THREE = (f"BraTS2021_{n:05}" for n in range(3))
@@ -21,7 +21,7 @@ def run(capsys, *stores: Store, **flags: str) -> tuple[int, str]:
     """(exit code, all that is printed) of the job on labelmaps, and cases if they are given."""
     names = ("labelmaps", "cases")
     settings = export.Settings(**{n: s.uri for n, s in zip(names, stores, strict=False)}, **flags)
-    code = common.guarded("export", lambda: export.main(settings))
+    code = guarded("export", lambda: export.main(settings))
     said = capsys.readouterr()
     return code, said.out + said.err
 

@@ -22,8 +22,8 @@ from bts.scoring.metrics import METRICS
 from bts.settings import Budget, Layers, Loss, Normalisation, Preset
 from bts.storage import Entry, Store
 from jobs import evaluate, segment
-from jobs.driver import common
 from jobs.driver.figshare_index import set_unfit_aside
+from jobs.driver.outcome import Outcome
 from tests.builders import case_files, nifti, put_all
 
 MENINGIOMA, GLIOMA = "figshare-100101", "figshare-MR7"
@@ -74,11 +74,11 @@ def folders(root) -> tuple[Store, Store, Store]:
     return Store(root / "cases"), Store(root / "labelmaps"), Store(root / "report")
 
 
-def segment_all(cases: Store, model: str, out: Store, **options) -> common.Outcome:
+def segment_all(cases: Store, model: str, out: Store, **options) -> Outcome:
     return segment.main(segment.Settings(cases.uri, out.uri, (model,), **options))
 
 
-def evaluate_all(out: Store, cases: Store, report: Store) -> common.Outcome:
+def evaluate_all(out: Store, cases: Store, report: Store) -> Outcome:
     return evaluate.main(evaluate.Settings(labelmaps=out.uri, cases=cases.uri, report=report.uri))
 
 
@@ -158,7 +158,7 @@ def test_a_broken_slice_is_not_hidden_by_nothing_to_score(ray_local, tmp_path):
     cases.put("9.mat", b"rubbish")
     out.put(f"{GLIOMA}.nii.gz", b"")
     done = evaluate_all(out, cases, report)
-    assert done.exit_code == 3 and [(f["case_id"], f["stage"]) for f in done.failed] == [("9.mat", "index")]
+    assert done.exit_code == 3 and [(f.case_id, f.stage) for f in done.failed] == [("9.mat", "index")]
 
 
 def test_scores_of_another_tool_s_labelmaps(ray_local, tmp_path, capsys):
@@ -172,7 +172,7 @@ def test_scores_of_another_tool_s_labelmaps(ray_local, tmp_path, capsys):
     out.put(f"{MENINGIOMA}.nii.gz", nifti(truth.T, LPS))
     done = evaluate_all(out, cases, report)
     assert done.counts["dice"] == {"tumour": 1, "meningioma": 1, "glioma": 0, "pituitary": 0}
-    assert [(f["case_id"], f["stage"]) for f in done.failed] == [("9.mat", "index")]
+    assert [(f.case_id, f.stage) for f in done.failed] == [("9.mat", "index")]
     rows = report.read("scores.csv").decode().splitlines()[1:]
     assert len(rows) == (2 + 3) * len(METRICS) and f"{GLIOMA},glioma,figshare,tumour,dice,1.0" in rows
     assert "\ntumour         1.0000    1.0000      2   0.0000 " in capsys.readouterr().out
@@ -206,7 +206,7 @@ def test_segment_and_evaluate_any_tumour(ray_local, tmp_path, capsys):
     done = segment_all(cases, model, out)
     assert (done.exit_code, done.counts["cases"], done.counts["written"]) == (3, 3, 2)
     assert (done.counts["unchanged"], done.counts["unfit"], done.counts["flagged"]) == (0, 1, 0)
-    assert [(f["case_id"], f["stage"]) for f in done.failed] == [("some/9.mat", "index")]
+    assert [(f.case_id, f.stage) for f in done.failed] == [("some/9.mat", "index")]
     assert done.details["unfit_cases"] == [BRATS] and BRATS in capsys.readouterr().err
 
     mask = np.zeros(SIZE, np.uint8)

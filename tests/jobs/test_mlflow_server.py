@@ -12,7 +12,7 @@ from bts.model.file import digest
 from bts.storage import Store
 from bts.tracking import Tracker
 from jobs import evaluate, promote
-from jobs.driver import common
+from jobs.driver.outcome import guarded
 from tests.builders import affine, nifti, tiny_model, voxels
 from tests.servers import free_port, is_open
 
@@ -69,7 +69,7 @@ def test_from_scores_to_champion(ray_local, server, run_job, tmp_path, monkeypat
             tmp_path / f"v{n}",
         )
         settings = evaluate.Settings(made, str(cases), str(report))
-        assert common.guarded("evaluate", lambda settings=settings: evaluate.main(settings)) == 0
+        assert guarded("evaluate", lambda settings=settings: evaluate.main(settings)) == 0
         dice = json.loads(capsys.readouterr().out.splitlines()[-1])["dice"]
         logged = tracker.client.get_run(runs[n - 1])
         assert logged.data.metrics[f"evaluate/v{n}/dice/WT"] == pytest.approx(dice["WT"], abs=1e-4)
@@ -85,6 +85,6 @@ def test_from_scores_to_champion(ray_local, server, run_job, tmp_path, monkeypat
     assert tracker.read("models:/clinic@champion") == models[1]
     for model, code, said in (("1", 0, "the mean is not better"), ("3", 2, "models:/clinic/3: not found")):
         settings = promote.Settings(f"models:/clinic/{model}", (str(tmp_path / "v1"), str(tmp_path / "v2")))
-        assert common.guarded("promote", lambda settings=settings: promote.main(settings)) == code
+        assert guarded("promote", lambda settings=settings: promote.main(settings)) == code
         assert said in "".join(capsys.readouterr())
     assert tracker.version("models:/clinic@champion").number == "2"

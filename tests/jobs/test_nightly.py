@@ -11,7 +11,7 @@ from bts.errors import UsageError
 from bts.model.file import digest
 from bts.storage import Store
 from jobs import preprocess, segment
-from jobs.driver import common
+from jobs.driver.outcome import SOME_FAILED, Outcome
 from tests import builders
 
 pytestmark = pytest.mark.slow
@@ -41,11 +41,11 @@ def place(tmp_path):
     return tmp_path
 
 
-def preprocess_all(place, **flags) -> common.Outcome:
+def preprocess_all(place, **flags) -> Outcome:
     return preprocess.main(preprocess.Settings(str(place / "cases"), str(place / "shards"), **flags))
 
 
-def segment_all(place, model: str, **flags) -> common.Outcome:
+def segment_all(place, model: str, **flags) -> Outcome:
     return segment.main(segment.Settings(str(place / "cases"), str(place / "labelmaps"), (model,), **flags))
 
 
@@ -70,12 +70,12 @@ def test_a_bad_case_is_tried_a_few_nights_then_left_aside_until_it_changes(ray_l
             outcome = job()
             assert (outcome.exit_code, outcome.counts["left_aside"]) == (3, 0)
             assert outcome.counts["written"] == (2 if night == 0 else 0)
-            assert [f["file"] for f in outcome.failed] == [BAD]
+            assert [f.file for f in outcome.failed] == [BAD]
         capsys.readouterr()
         aside = job()
         assert (aside.exit_code, aside.counts["left_aside"], aside.counts["written"]) == (3, 1, 0)
         (failure,) = aside.failed
-        assert (failure["case_id"], failure["stage"], failure["file"]) == ("BraTS-SSA-00003-000", "read", BAD)
+        assert (failure.case_id, failure.stage, failure.file) == ("BraTS-SSA-00003-000", "read", BAD)
         assert failure["left_aside"] in {e.key for e in aside.output.list()}
         job(dry_run=True)
         assert reasons(capsys) == {"BraTS-SSA-00003-000": f"left aside: {failure['left_aside']}"}
@@ -128,8 +128,8 @@ def test_a_case_that_failed_is_a_failure_of_a_run_that_is_too_short_to_try_it_ag
         path.unlink()
     for _ in range(2):
         short = preprocess_all(place, limit=1)
-        assert short.counts["written"] == 1 and short.exit_code == common.SOME_FAILED
-        assert [(one["case_id"], one["stage"]) for one in short.failed] == [(CASES[2], "read")]
+        assert short.counts["written"] == 1 and short.exit_code == SOME_FAILED
+        assert [(one.case_id, one.stage) for one in short.failed] == [(CASES[2], "read")]
 
 
 def test_since_leaves_cases_without_a_new_file_to_other_runs(ray_local, place, capsys):
@@ -147,7 +147,7 @@ def test_since_leaves_cases_without_a_new_file_to_other_runs(ray_local, place, c
 def test_a_case_that_failed_is_tried_again_whatever_since_says(ray_local, place, capsys):
     assert preprocess_all(place).counts["written"] == 2
     outcome = preprocess_all(place, since="2999-01-01")
-    assert [failure["case_id"] for failure in outcome.failed] == [CASES[2]]
+    assert [failure.case_id for failure in outcome.failed] == [CASES[2]]
 
 
 def test_since_on_a_bucket(ray_local, bucket, capsys):
@@ -163,7 +163,7 @@ def test_an_unreadable_note_is_said_and_never_hides_a_case(ray_local, place):
     (note,) = first.output.list("_failed")
     first.output.put(note.key, b"[]")
     (failure,) = preprocess_all(place, retry_failed=0).failed
-    assert failure["case_id"] == "BraTS-SSA-00003-000" and note.key in failure["message"]
+    assert failure.case_id == "BraTS-SSA-00003-000" and note.key in failure.message
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.storage import Store
 from jobs import evaluate, preprocess, segment, train
-from jobs.driver import common
+from jobs.driver.outcome import guarded
 from tests import builders
 
 SMALL = ("--budget.epochs", 1, "--budget.minutes", 0.01)
@@ -68,7 +68,7 @@ def figshare(real_data, tmp_path_factory) -> Path:
 def command(module):
     """A job's command line → its exit code, in this process."""
     name = module.__name__.removeprefix("jobs.")
-    return lambda flags: common.guarded(name, lambda: module.main(tyro.cli(module.Settings, args=flags)))
+    return lambda flags: guarded(name, lambda: module.main(tyro.cli(module.Settings, args=flags)))
 
 
 JOBS = {"train": train.cli, **{m.__name__[5:]: command(m) for m in (preprocess, segment, evaluate)}}

@@ -12,7 +12,7 @@ from bts.scoring import tables
 from bts.storage import Store
 from bts.tracking import Tracker
 from jobs import promote
-from jobs.driver import common
+from jobs.driver.outcome import guarded
 from tests.builders import tiny_model
 
 RNG = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def report(folder, model: bytes, dice: float, *, cases=range(10, 30), options=""
 def run(capsys, model: str, *on: str, **flags) -> tuple[int, dict, str]:
     """(exit code, last line, all that was said)."""
     settings = promote.Settings(model, on, **flags)
-    code = common.guarded("promote", lambda: promote.main(settings))
+    code = guarded("promote", lambda: promote.main(settings))
     said = capsys.readouterr()
     return code, json.loads(said.out.splitlines()[-1]) if code == 0 else {}, said.out + said.err
 

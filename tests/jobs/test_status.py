@@ -6,7 +6,7 @@ import pytest
 
 from bts.storage import Store
 from jobs import segment, status
-from jobs.driver import common
+from jobs.driver.outcome import guarded
 from tests import builders
 
 pytestmark = pytest.mark.slow
@@ -18,7 +18,7 @@ def run(capsys, labelmaps: Store, cases: Store | None = None) -> tuple[str, dict
     """(what it prints, its last line)."""
     settings = status.Settings(labelmaps.uri, cases.uri if cases else "")
     capsys.readouterr()
-    assert common.guarded("status", lambda: status.main(settings)) == 0
+    assert guarded("status", lambda: status.main(settings)) == 0
     *said, last = capsys.readouterr().out.splitlines()
     return "\n".join(said), json.loads(last)
 
@@ -57,5 +57,5 @@ def test_a_night_in_a_bucket(ray_local, bucket, model, capsys):
 
 def test_no_bucket_is_one_line(tmp_path, s3, capsys):
     settings = status.Settings("s3://no-such-bucket/labelmaps")
-    assert common.guarded("status", lambda: status.main(settings)) == 1
+    assert guarded("status", lambda: status.main(settings)) == 1
     assert "no-such-bucket" in capsys.readouterr().err

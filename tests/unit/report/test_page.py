@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bts.errors import Failure
 from bts.labels import REGIONS
 from bts.report import page, slices
 from bts.report.page import Contents, Picture, Scored
@@ -88,7 +89,7 @@ def test_page_is_whole_and_loads_nothing():
 
 def test_everything_from_outside_is_escaped():
     one = Scored(EVIL, EVIL, EVIL, scored("", 1).scores)
-    failure = dict.fromkeys(("case_id", "stage", "file", "error", "mend"), EVIL)
+    failure = Failure(case_id=EVIL, stage=EVIL, file=EVIL, error=EVIL, mend=EVIL)
     drawn = Picture(EVIL, one, 0, {EVIL: PNG}, PNG)
     names = {
         "without_labelmap": [EVIL],
@@ -104,13 +105,7 @@ def test_everything_from_outside_is_escaped():
 
 
 def test_cases_are_sorted_by_mean_dice_and_the_failed_are_named():
-    failure = {
-        "case_id": "D",
-        "stage": "grid",
-        "file": "D.nii.gz",
-        "error": "is askew",
-        "mend": "straighten it",
-    }
+    failure = Failure(case_id="D", stage="grid", file="D.nii.gz", error="is askew", mend="straighten it")
     html = html_of(scored=[scored("A", 0.5), scored("B", 0.125), scored("C", 1.0)], failed=[failure])
     table = html[html.index("All cases") :]
     assert table.index(">B<") < table.index(">A<") < table.index(">C<")

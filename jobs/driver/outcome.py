@@ -1,0 +1,116 @@
+"""Around every command: its flags, its exit code, its run report and its last line."""
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import tyro
+
+from bts.errors import Failure, RunError, UsageError
+from bts.storage import Store
+from jobs.driver.progress import say
+
+DONE, COULD_NOT_RUN, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
+
+
+@dataclass
+class Outcome:
+    """What a job did: the counts of its last line, and the failed cases of its run report."""
+
+    output: Store | None
+    """Where the run report goes; a job without a folder of its own (promote, view, export, …) has none."""
+    counts: dict[str, object]
+    failed: list[Failure] = field(default_factory=list)
+    details: dict[str, object] = field(default_factory=dict)
+    max_failed: str = "0"
+    dry_run: bool = False
+    """Nothing was done, nor shall be written: no run report."""
+
+    @property
+    def exit_code(self) -> int:
+        return DONE if self.dry_run or len(self.failed) <= self.allowed_failures() else SOME_FAILED
+
+    def allowed_failures(self) -> float:
+        if self.max_failed.endswith("%"):
+            return float(self.max_failed[:-1]) / 100 * float(self.counts.get("cases", 0))
+        return float(self.max_failed)
+
+
+def run_job(name: str, settings_class: type, main: Callable[..., Outcome]) -> None:
+    """Parse the flags into `settings_class`, run `main(settings)`, and exit as DESIGN.md's Commands say."""
+    settings = parse(name, settings_class, main)
+    sys.exit(guarded(name, lambda: main(settings)))
+
+
+def parse(name: str, settings_class: type, main: Callable) -> Any:
+    """The command line as a value of `settings_class`; exits with 2 and the reason if it is none."""
+    about = sys.modules[main.__module__].__doc__.split("\n\n")[0]
+    return tyro.cli(settings_class, prog=f"python -m jobs.{name}", description=about)
+
+
+def guarded(name: str, work: Callable[[], Outcome]) -> int:
+    """Run a job's work; its exit code. A user's mistake or a store's refusal is one line, no traceback."""
+    started = time.monotonic()
+    try:
+        outcome = work()
+    except BaseException as error:
+        cause = _cause(error)
+        if isinstance(cause, UsageError):
+            return _complain(name, cause, WRONG_USAGE)
+        if isinstance(cause, RunError):
+            return _complain(name, cause, COULD_NOT_RUN)
+        raise
+    try:
+        _close(name, outcome, time.monotonic() - started)
+    except RunError as error:
+        return _complain(name, error, COULD_NOT_RUN)
+    return outcome.exit_code
+
+
+def check_max_failed(value: str) -> None:
+    """Raise UsageError where `--max-failed` is neither a number nor a percentage."""
+    try:
+        if float(value.removesuffix("%")) < 0:
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"--max-failed {value}: give a number of cases (3) or a share of them (5%)"
+        ) from None
+
+
+def _close(name: str, outcome: Outcome, seconds: float) -> None:
+    """Write the run report, name the failed cases, print the last line."""
+    shown = outcome.failed[:20] if outcome.output else outcome.failed  # without a run report, all of them
+    for case in shown:
+        say(f"failed at {case.stage}: {case.message}")
+    if len(outcome.failed) > len(shown):
+        say(f"… and {len(outcome.failed) - 20} more, all in the run report")
+    line = {"job": name, **outcome.counts, "failed": len(outcome.failed), "seconds": round(seconds, 2)}
+    if outcome.dry_run:
+        line["dry_run"] = True
+    elif outcome.output:
+        line["report"] = f"_runs/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.json"
+        failed = [case.to_dict() for case in outcome.failed]
+        report = {**line, "exit_code": outcome.exit_code, "failed_cases": failed, **outcome.details}
+        outcome.output.put(line["report"], json.dumps(report, indent=1).encode())
+    print(json.dumps(line), flush=True)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The project's own error at the root of what Ray wrapped around it, or the error itself."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (UsageError, RunError)):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__ or seen.__context__
+    return error
+
+
+def _complain(name: str, error: BaseException, code: int) -> int:
+    print(f"jobs.{name}: {error}", file=sys.stderr, flush=True)
+    return code
