@@ -14,6 +14,7 @@ from aiobotocore.client import AioBaseClient
 
 from bts.cases.layouts import find_cases
 from bts.cases.worklist import Todo
+from bts.inference.options import SegmentOptions
 from bts.phantom.case import write_case
 from bts.results.match import match
 from bts.storage import Store
@@ -72,9 +73,9 @@ def send(place: str) -> None:
         MakeShard(cases, shards)(row)
     say("preprocess, a case", counts)
     models = [{"name": "m", "digest": "0"}]
-    write = Write(cases, labelmaps, models, "regions", labels="auto", flips=False, hold=False)
+    write = Write(cases, labelmaps, models, "regions", SegmentOptions())
     with counting() as counts:
-        read = Read(cases)({**row, "present": []})
+        read = Read(cases, SegmentOptions())({**row, "present": []})
         labels = np.zeros(read.pop("images").shape[1:], np.uint8)
         write({**read, "labelmap": labels, "flags": "[]", "expected": "{}", "predict_s": 0.0})
     say("segment, a case", counts)

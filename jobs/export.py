@@ -19,7 +19,7 @@ from isal import igzip
 
 from bts.cases.worklist import NOTE
 from bts.errors import CaseError, Failure, RunError, UsageError
-from bts.results.files import held, labelmap_key
+from bts.results.layout import held, labelmap_key
 from bts.results.match import Pair, by_case, match, outdated, read_markers, refuse_older
 from bts.storage import Store, split_uri
 from jobs.driver.incremental import READERS

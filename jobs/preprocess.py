@@ -29,7 +29,7 @@ from jobs.workers.shard import MakeShard
 CASE_CPUS = 0.5  # two cases a core: one computes while the other waits for the store, or for Ray's next task
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings(incremental.Flags):
     """Flags of jobs.preprocess."""
 

@@ -21,10 +21,11 @@ from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.layouts import find_cases
 from bts.errors import Failure, UsageError
-from bts.labels import TARGETS, WRITTEN_AS
+from bts.inference.options import SegmentOptions
+from bts.labels import WRITTEN_AS
 from bts.model.file import BOX, describe, load_model
 from bts.results import colour_tables
-from bts.results.files import convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
+from bts.results.layout import convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
 from bts.storage import Entry, Store, read_file
 from jobs.driver import incremental
 from jobs.driver.cluster import start_ray
@@ -42,8 +43,8 @@ IO_CPUS = 0.25  # of a read or write task, which mostly waits for the store
 IO_TASKS = 16  # that read, and as many that write, for a predicting actor that is still to come
 
 
-@dataclass
-class Settings(incremental.Flags):
+@dataclass(frozen=True)
+class Settings(incremental.Flags, SegmentOptions):
     """Flags of jobs.segment."""
 
     cases: str
@@ -54,8 +55,6 @@ class Settings(incremental.Flags):
     model: tuple[str, ...] = (IN_THE_BOX,)
     """Model file (path or URI) or models:/NAME@ALIAS of the registry; several are averaged as an ensemble.
     box is the model that comes with the project (bts/weights/README.md)."""
-    labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
-    """Label convention to write; auto is each case's own (brats2023 where its name does not tell)."""
     gpu: Literal["auto", "yes", "no"] = "auto"
     """auto: GPUs if the cluster has them now; yes: ask for them, also of an autoscaler that has none yet."""
     predictors: int | None = None
@@ -63,16 +62,6 @@ class Settings(incremental.Flags):
     as room for them comes, also by an autoscaler. None: as many as there is room for now."""
     gpu_share: float = 1.0
     """Of a GPU, for each predicting actor: 0.5 puts two on each, where a network does not fill it."""
-    flips: bool = False
-    """Average each prediction with that of its left-right mirror: twice the time, a little more accurate."""
-    allow_missing: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = ()
-    """Segment cases that lack these modalities too: the network sees nothing in their place, and the labelmap
-    gets a flag. Train with --augmentation.drop for a network that is used to it."""
-    probabilities: bool = False
-    """Also write _probabilities/CASE.TARGET.nii.gz (WT, TC, ET, or the model's own targets): bytes on the
-    same grid, 255 is certain."""
-    hold_flagged: bool = False
-    """Write labelmaps with flags (empty, very large, unlike the training's, …) to _held/ for review."""
 
     def check(self) -> None:
         """Raise UsageError for values that make no sense."""
@@ -120,7 +109,7 @@ def main(settings: Settings) -> Outcome:
     failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     check_apart(listing.cases, source, output)
-    write = make_write(settings, described, targets)
+    write = Write(source, output, described, targets, settings)
     there = {entry.key for entry in output.list()}
     present = results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
@@ -142,21 +131,6 @@ def main(settings: Settings) -> Outcome:
     return Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
 
 
-def make_write(settings: Settings, described: list[dict], targets: str) -> Write:
-    """The last stage, which also tells what each labelmap is made of."""
-    return Write(
-        Store(settings.cases),
-        Store(settings.labelmaps),
-        described,
-        targets,
-        labels=settings.labels,
-        flips=settings.flips,
-        hold=settings.hold_flagged,
-        sure_of=tuple(TARGETS[targets]) if settings.probabilities else (),
-        allow_missing=settings.allow_missing,
-    )
-
-
 def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:
     """Raise UsageError where a labelmap would be listed among the cases, as a truth of its own making: in
     MSD's labelsTs it would be scored against itself, in labelsTr it would replace the truth."""
@@ -171,7 +145,7 @@ def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:
 
 def explain_labels(cases: list[Case], write: Write, there: set[str]) -> None:
     """Leave names and colours for ITK-SNAP and 3D Slicer beside the labelmaps, once a convention."""
-    conventions = (convention_of(case, write.labels, write.targets) for case in cases)
+    conventions = (convention_of(case, write.options.labels, write.targets) for case in cases)
     for key, data in colour_tables.files(conventions).items():
         if key not in there:
             write.output.put(key, data)
@@ -225,13 +199,12 @@ def run(
     io = {"compute": TaskPoolStrategy(size=tasks), "num_cpus": IO_CPUS}
     fitting, threads, resources = pool(cpus, gpus, settings.gpu_share)
     actors = min(asked or fitting, len(rows))
-    allowed = settings.allow_missing
     # Told, for an actor that asked for no GPU sees those of its machine all the same.
     device = None if gpus else "cpu"
-    how = (ray.put(models), device, threads, settings.flips, settings.probabilities, allowed)
+    how = (ray.put(models), device, threads, settings)
     predicted = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(Read(source, allowed).__call__, **io)
+        .map(Read(source, settings).__call__, **io)
         .map(
             Predict,
             fn_constructor_args=how,

@@ -6,17 +6,17 @@ Reads a folder of jobs.segment while it works or afterwards; writes nothing. No 
     python -m jobs.status --labelmaps s3://b/labelmaps --cases s3://b/cases
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from bts.cases.case import Case
 from bts.cases.worklist import NOTE
 from bts.errors import Failure
-from bts.results.files import held, labelmap_key, versions_of
-from bts.results.match import MARKER
+from bts.results.layout import MARKER, held, labelmap_key, versions_of
+from bts.results.marker import Marker
 from bts.storage import Store
 from jobs.driver.incremental import READERS
 from jobs.driver.listing import list_cases
@@ -43,13 +43,13 @@ def main(settings: Settings) -> Outcome:
     }
     markers, unreadable = read_markers(keys, output)
     waiting = sorted(case for case in markers if held(labelmap_key(case)) in keys)
-    flagged = {case: flags for case, marker in sorted(markers.items()) if (flags := marker.get("flags"))}
+    flagged = {case: marker.flags for case, marker in sorted(markers.items()) if marker.flags}
     counts = {"segmented": len(markers), "held": len(waiting), "flagged": len(flagged), "noted": len(notes)}
     print(f"{output.uri}: {len(markers)} cases segmented")
-    for maker, number in Counter(map(maker_of, markers.values())).most_common():
+    for maker, number in Counter(marker.named_maker for marker in markers.values()).most_common():
         print(f"  {number} by {maker}")
     show("held for review", waiting)
-    show("flagged", [f"{case}: {'; '.join(map(str, flags))}" for case, flags in flagged.items()])
+    show("flagged", [f"{case}: {'; '.join(flags)}" for case, flags in flagged.items()])
     show("failed", failures(notes, output))
     show("with a marker that cannot be read; jobs.segment makes them again", unreadable)
     if settings.cases:
@@ -62,15 +62,13 @@ def main(settings: Settings) -> Outcome:
     return Outcome(None, counts)
 
 
-def read_markers(keys: set[str], output: Store) -> tuple[dict[str, dict], list[str]]:
+def read_markers(keys: set[str], output: Store) -> tuple[dict[str, Marker], list[str]]:
     """({case: its marker, the newest of several}, keys of those that cannot be read)."""
 
-    def read(key: str) -> dict | None:
-        try:
-            marker = json.loads(output.read(key))
-            return marker if isinstance(marker, dict) else None
-        except (OSError, ValueError):
-            return None
+    def read(key: str) -> Marker | None:
+        with suppress(OSError, ValueError):
+            return Marker.from_json(output.read(key))
+        return None
 
     named = [(found["case"], key) for key in sorted(keys) if (found := MARKER.fullmatch(key))]
     found, unreadable = {}, []
@@ -78,15 +76,9 @@ def read_markers(keys: set[str], output: Store) -> tuple[dict[str, dict], list[s
         for (case, key), marker in zip(named, threads.map(read, [key for _, key in named]), strict=True):
             if marker is None:
                 unreadable.append(key)
-            elif case not in found or str(marker.get("written")) > str(found[case].get("written")):
+            elif case not in found or marker.written > found[case].written:
                 found[case] = marker
     return found, unreadable
-
-
-def maker_of(marker: Mapping) -> str:
-    """Models and options of a labelmap, as a person names them."""
-    models = [f"{one.get('name')} {one.get('digest')}" for one in marker.get("models", [])]
-    return " + ".join([*models, *(name for name, on in marker.get("options", {}).items() if on)])
 
 
 def failures(notes: Mapping[str, tuple[str, int]], output: Store) -> list[str]:
@@ -101,13 +93,12 @@ def failures(notes: Mapping[str, tuple[str, int]], output: Store) -> list[str]:
     return found
 
 
-def say_left(cases: Iterable[Case], markers: Mapping[str, Mapping], notes: Mapping) -> dict[str, int]:
+def say_left(cases: Iterable[Case], markers: Mapping[str, Marker], notes: Mapping) -> dict[str, int]:
     """What the next run will do, as far as the files tell: not whether model or options are new."""
     left, changed = [], []
     for case in cases:
         if case.id in markers:
-            then = {role: of.get("version") for role, of in markers[case.id].get("inputs", {}).items()}
-            if then != versions_of(case):
+            if markers[case.id].versions_read != versions_of(case):
                 changed.append(case.id)
         elif case.id not in notes:
             left.append(case.id)
@@ -126,15 +117,15 @@ def show(what: str, lines: list[str]) -> None:
         print("  …")
 
 
-def say_rate(markers: Iterable[Mapping]) -> None:
+def say_rate(markers: Iterable[Marker]) -> None:
     """When the last labelmap was written, and what a case took in each stage."""
     seconds: dict[str, list[float]] = {}
     for marker in markers:
-        for stage, took in marker.get("seconds", {}).items():
+        for stage, took in marker.seconds.items():
             seconds.setdefault(stage, []).append(took)
     if seconds:
         means = ", ".join(f"{stage} {sum(of) / len(of):.2f}" for stage, of in seconds.items())
-        print(f"seconds a case: {means}; last written {max(str(m.get('written')) for m in markers)}")
+        print(f"seconds a case: {means}; last written {max(m.written for m in markers)}")
 
 
 if __name__ == "__main__":

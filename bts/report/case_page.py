@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from bts.report import slices
 from bts.report.page import TITLES, Scored, environment, metrics_of
+from bts.results.marker import Marker
 from bts.results.match import Labels, Pair
 
 SIDES = {
@@ -64,15 +65,14 @@ def _provenance(pair: Pair, labels: Labels, places: Sequence[str]) -> dict[str, 
     shape = "×".join(map(str, labels.grid.source_shape))
     spacing = "×".join(f"{mm:g}" for mm in reversed(labels.grid.zooms))
     truth = pair.case.files.get("seg")
-    (marker,) = labels.markers if len(labels.markers) == 1 else ({},)
-    models = marker.get("models") or []
+    (marker,) = labels.markers if len(labels.markers) == 1 else (Marker(),)
     return {
         "Labelmap": f"{folder}/{pair.labelmap} ({pair.version})",
         "Truth": f"{cases}/{truth.key} ({truth.version})" if truth else f"in the slices of {cases}",
         "Grid": f"{shape} voxels of {spacing} mm, {labels.grid.orientation}",
         "Labels": labels.convention,
-        "Models": ", ".join(f"{one.get('name', '')} {one.get('digest', '')}" for one in models),
-        "Options": ", ".join(f"{name} {on}" for name, on in (marker.get("options") or {}).items()),
-        "Versions": ", ".join(f"{name} {of}" for name, of in (marker.get("versions") or {}).items()),
-        "Written": str(marker.get("written", "")),
+        "Models": ", ".join(f"{one.get('name', '')} {one.get('digest', '')}" for one in marker.models),
+        "Options": ", ".join(f"{name} {on}" for name, on in marker.options.items()),
+        "Versions": ", ".join(f"{name} {of}" for name, of in marker.versions.items()),
+        "Written": marker.written,
     }

@@ -27,7 +27,8 @@ from bts.cases.read import reader_of
 from bts.errors import CaseError, UsageError
 from bts.images.grid import Volume
 from bts.report import slices
-from bts.results.files import held
+from bts.results.layout import held
+from bts.results.marker import Marker
 from bts.results.match import Pair, match, read_prediction, read_truth
 from bts.storage import Entry, Store
 
@@ -58,7 +59,7 @@ class Shown:
     """Its labelmap, if there is one."""
     note: str = ""
     """Why there is none, or what is special about it."""
-    marker: Mapping = field(default_factory=dict)
+    marker: Marker = field(default_factory=Marker)
     """What jobs.segment left about it: volumes_ml, flags; empty for another tool's."""
     dice: Mapping[str, float] = field(default_factory=dict)
 
@@ -69,7 +70,7 @@ class Shown:
         return *reader_of(self.case).modalities(self.case), *(role for role, there in labels if there)
 
     def to_json(self) -> dict:
-        marked = {"volumes": self.marker.get("volumes_ml", {}), "flags": self.marker.get("flags", [])}
+        marked = {"volumes": self.marker.volumes_ml or {}, "flags": self.marker.flags}
         named = {"id": self.case.id, "dataset": self.case.dataset, "group": self.case.group}
         return {**named, "roles": self.roles, "note": self.note, "dice": dict(self.dice), **marked}
 
@@ -92,7 +93,8 @@ class Shelf:
         for case in cases:
             pair = pairs.get(case.id)
             note = notes.get(case.id) or _note(case, pair)
-            self.shown[case.id] = Shown(case, pair, note, markers.get(case.id, {}), dice.get(case.id, {}))
+            marker = markers.get(case.id, Marker())
+            self.shown[case.id] = Shown(case, pair, note, marker, dice.get(case.id, {}))
 
     def volume(self, case_id: str, role: str) -> bytes:
         """A .nii file. Raises KeyError for what there is not, CaseError for what cannot be shown."""
@@ -109,11 +111,10 @@ class Shelf:
             error.case = case_id
             raise
 
-    def _marker(self, pair: Pair) -> dict:
+    def _marker(self, pair: Pair) -> Marker:
         with suppress(OSError, ValueError, IndexError):
-            found = json.loads(self.labelmaps.read(pair.markers[0]))
-            return found if isinstance(found, dict) else {}
-        return {}
+            return Marker.from_json(self.labelmaps.read(pair.markers[0]))
+        return Marker()
 
 
 class Server(ThreadingHTTPServer):

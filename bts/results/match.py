@@ -20,12 +20,10 @@ from bts.errors import CaseError
 from bts.images.grid import Grid, Volume
 from bts.images.nifti import read_nifti
 from bts.labels import CONVENTIONS, to_internal
-from bts.results.files import digest, versions_of
+from bts.results.layout import LABELMAP, MARKER, versions_of
+from bts.results.marker import Marker, digest
 from bts.scoring import metrics
 from bts.storage import Entry, Store
-
-LABELMAP = re.compile(r"(?P<case>[^/.][^/]*?)([-_]seg)?\.nii(\.gz)?", re.IGNORECASE)
-MARKER = re.compile(r"_done/(?P<case>[^/]+)\.[^./]+\.json")  # what jobs.segment writes beside a labelmap
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,33 +66,24 @@ class Labels(NamedTuple):
     grid: Grid
     convention: str
     """Key of CONVENTIONS that the labelmap's file uses; "figshare_tumour": both sides hold 0 and 1 alone."""
-    markers: Sequence[dict]
+    markers: Sequence[Marker]
     """What jobs.segment left with the labelmap; nothing with another tool's."""
 
     @property
     def maker(self) -> str:
-        """The models that made the labelmap: their digests joined by "+", then the options that were on
-        ("0123456789ab flips"). Empty for another tool's labelmap."""
-        said = set()
-        for marker in self.markers:
-            with suppress(KeyError, TypeError, AttributeError):
-                digests = "+".join(one["digest"] for one in marker["models"])
-                options = sorted(name for name, on in marker["options"].items() if on)
-                said.add(" ".join([digests, *options]))
+        """What made the labelmap (`Marker.maker`). Empty for another tool's."""
+        said = {marker.maker for marker in self.markers} - {""}
         return said.pop() if len(said) == 1 else ""
 
     @property
     def flags(self) -> list[str]:
         """What jobs.segment found unusual."""
-        said = (marker.get("flags") for marker in self.markers)
-        return [str(flag) for flags in said if isinstance(flags, list) for flag in flags]
+        return [flag for marker in self.markers for flag in marker.flags]
 
     @property
     def expected(self) -> dict[str, float]:
         """Dice by region that jobs.segment expected."""
-        said = [marker.get("expected_dice") for marker in self.markers]
-        found = said[0] if len(said) == 1 and isinstance(said[0], dict) else {}
-        return {str(r): float(v) for r, v in found.items() if isinstance(v, (int, float)) and 0 <= v <= 1}
+        return dict(self.markers[0].expected_dice) if len(self.markers) == 1 else {}
 
 
 @dataclass(slots=True)
@@ -155,15 +144,14 @@ def outdated(case_id: str, labelmap: str) -> CaseError:
     return CaseError(problem, mend=mend, case=case_id, file=labelmap, stage="list")
 
 
-def refuse_older(pair: Pair, markers: Sequence[dict], cases: Store) -> None:
+def refuse_older(pair: Pair, markers: Sequence[Marker], cases: Store) -> None:
     """Raise CaseError where the labelmap was made of other files than the case has now, as far as its marker
     tells: it names the place of the cases, and a copy elsewhere has versions of its own."""
     now = versions_of(pair.case)
     for marker in markers:
-        inputs, place = marker.get("inputs"), str(marker.get("cases"))
-        if place.rstrip("/") != cases.uri.rstrip("/") or not isinstance(inputs, dict):
+        if marker.cases.rstrip("/") != cases.uri.rstrip("/") or marker.inputs is None:
             continue
-        then = {role: of.get("version") for role, of in inputs.items() if isinstance(of, dict)}
+        then = marker.versions_read
         if changed := [role for role in now if then.get(role) != now[role]]:
             raise CaseError(
                 f"{', '.join(changed)} changed since the labelmap was made of it",
@@ -213,21 +201,21 @@ def read_prediction(pair: Pair, labelmaps: Store) -> Volume:
     return Volume(_prediction(data, found, pair, read_markers(pair, labelmaps))[0], found.grid)
 
 
-def read_markers(pair: Pair, labelmaps: Store) -> list[dict]:
+def read_markers(pair: Pair, labelmaps: Store) -> list[Marker]:
     """What jobs.segment left with the labelmap; nothing of what is not JSON. Raises CaseError."""
     found = []
     for key in pair.markers:
         data = fetch(key, labelmaps)
         with suppress(ValueError):
-            found.append(json.loads(data))
-    return [marker for marker in found if isinstance(marker, dict)]
+            found.append(Marker.from_json(data))
+    return found
 
 
-def written_in(pair: Pair, markers: Sequence[dict]) -> str:
+def written_in(pair: Pair, markers: Sequence[Marker]) -> str:
     """Label convention of the labelmap: what its marker says, else the case's own. Raises CaseError."""
     if not pair.markers:
         return pair.case.labels
-    said = {str(marker.get("labels")) for marker in markers}
+    said = {marker.labels for marker in markers}
     if len(said) != 1 or not said <= CONVENTIONS.keys():
         raise CaseError(
             "the labelmap's markers do not tell one label convention",
@@ -250,8 +238,8 @@ def read_images(
 
 
 def _prediction(
-    data: bytes, found: Volume, pair: Pair, markers: Sequence[dict]
-) -> tuple[np.ndarray, str, list[dict]]:
+    data: bytes, found: Volume, pair: Pair, markers: Sequence[Marker]
+) -> tuple[np.ndarray, str, list[Marker]]:
     """(labels of the project, convention of the file, its own markers) of a labelmap read from its bytes."""
     markers = _speaking_of(data, markers, pair)
     convention = written_in(pair, markers)
@@ -259,15 +247,10 @@ def _prediction(
     return _labels(found.voxels, convention, pair.labelmap, mend), convention, markers
 
 
-def _speaking_of(data: bytes, markers: Sequence[dict], pair: Pair) -> list[dict]:
+def _speaking_of(data: bytes, markers: Sequence[Marker], pair: Pair) -> list[Marker]:
     """The markers of these very bytes. Raises CaseError where all are of others: what they say of the
     convention, the model and the Dice to expect would be said of the wrong labelmap."""
-    own, its = [], digest(data)
-    for marker in markers:
-        about = marker.get("labelmap")
-        said = about.get("blake2b") if isinstance(about, dict) else None
-        if said in (None, its):
-            own.append(marker)
+    own = [marker for marker in markers if marker.speaks_of(digest(data))]
     if markers and not own:
         raise CaseError(
             "the labelmap is not the one that its marker in _done speaks of",

@@ -23,7 +23,7 @@ from jobs.driver.progress import say
 READERS = 16  # threads that read notes or older results
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Flags:
     """Flags of a job that does what is new."""
 

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Collection
 
 import numpy as np
 import ray
@@ -11,6 +10,7 @@ import torch
 from bts.cases.case import Case, CaseVolume
 from bts.errors import CaseError, Failure
 from bts.inference import confidence, quality
+from bts.inference.options import SegmentOptions
 from bts.inference.segmenter import Segmenter
 from bts.model.device import pick_device
 from bts.model.file import load_model
@@ -20,21 +20,14 @@ from jobs.workers.read import nothing
 class Predict:
     """Voxels → labels of the project on the crop, and flags. One actor a GPU, or a few CPU threads."""
 
-    def __init__(
-        self,
-        models: ray.ObjectRef,
-        device: str | None,
-        threads: int,
-        flips: bool,
-        probabilities: bool,
-        allow_missing: Collection[str],
-    ):
+    def __init__(self, models: ray.ObjectRef, device: str | None, threads: int, options: SegmentOptions):
         """device: "cpu" where no GPU was asked for, None: the machine's GPU if it has one."""
         if pick_device(device).type == "cpu":
             torch.set_num_threads(threads)
         loaded = [load_model(data, name) for name, data in ray.get(models)]
-        self.segmenter = Segmenter(loaded, device, flips=flips, allow_missing=allow_missing)
-        self.probabilities = probabilities
+        how = {"flips": options.flips, "allow_missing": options.allow_missing}
+        self.segmenter = Segmenter(loaded, device, **how)
+        self.options = options
 
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
@@ -61,7 +54,7 @@ class Predict:
         mean = sum(each) / len(each)
         decoded = self.segmenter.decoded(mean)
         labels = self.segmenter.tidied(volume, decoded)
-        sure = self.segmenter.as_bytes(volume, mean) if self.probabilities else nothing()
+        sure = self.segmenter.as_bytes(volume, mean) if self.options.probabilities else nothing()
         found = quality.of_labels(labels, volume)
         if volume.traits.stripped:
             found += quality.of_doubt(decoded, labels, volume)

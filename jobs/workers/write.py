@@ -4,21 +4,16 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from bts.cases.case import Case, CaseVolume
-from bts.cases.read import reader_of
 from bts.cases.worklist import Todo
-from bts.results.files import (
-    convention_of,
-    describe,
-    encode,
-    encode_probabilities,
-    held,
-    marker_key,
-    versions_of,
-)
+from bts.inference.options import SegmentOptions
+from bts.labels import TARGETS
+from bts.results.files import encode, encode_probabilities
+from bts.results.layout import convention_of, held, marker_key, versions_of
+from bts.results.marker import Marker, describe
 from bts.storage import Store
 
 FORMAT = 4  # raised when a labelmap changes for the same input and model; part of every fingerprint
@@ -28,27 +23,13 @@ class Write:
     """Labels → the source's grid and convention, the labelmap, then the marker that makes it count."""
 
     def __init__(
-        self,
-        cases: Store,
-        output: Store,
-        models: list[dict],
-        targets: str,
-        *,
-        labels: str,
-        flips: bool,
-        hold: bool,
-        sure_of: tuple[str, ...] = (),
-        allow_missing: Collection[str] = (),
+        self, cases: Store, output: Store, models: list[dict], targets: str, options: SegmentOptions
     ):
-        """cases: where they lie; models: name and digest of each; targets: what they predict; hold: flagged
-        results go aside; sure_of: targets whose probabilities are asked for.
-        """
-        self.allow_missing = allow_missing
+        """cases: where they lie; models: name and digest of each; targets: what they predict."""
         self.cases, self.output, self.models, self.targets = cases, output, models, targets
-        self.labels, self.options, self.hold = labels, {"flips": flips}, hold
-        # An option only where it is asked for: no labelmap of before is made again.
-        self.sure_of = sure_of
-        self.options |= {"probabilities": True} if sure_of else {}
+        self.options = options
+        self.sure_of = tuple(TARGETS[targets]) if options.probabilities else ()
+        """Targets whose probabilities are asked for."""
         torch = importlib.metadata.version("torch")
         self.versions = {"format": FORMAT, "torch": torch, "python": platform.python_version()}
 
@@ -59,10 +40,11 @@ class Write:
             return {"case_id": case.id, "failure": row["failure"], "flags": ""}
         volume = CaseVolume.described(row["labelmap"][None], row["volume"])
         whole = volume.whole(volume.images[0])
-        convention = convention_of(case, self.labels, self.targets)
+        convention = convention_of(case, self.options.labels, self.targets)
         digests = "+".join(m["digest"] for m in self.models)
         files = encode(case, whole, volume.grid, convention, f"bts {digests}")
-        if self.hold and json.loads(row["flags"]):
+        flags, expected = json.loads(row["flags"]), json.loads(row["expected"])
+        if self.options.hold_flagged and flags:
             files = {held(key): data for key, data in files.items()}
         place = next(iter(files.items()))
         if self.sure_of:
@@ -73,20 +55,20 @@ class Write:
             self.output.delete(key)
         self.put(files, row["present"])
         seconds = {"read": row["read_s"], "predict": row["predict_s"], "write": time.monotonic() - started}
-        marker = {
+        marker = Marker(
             **describe(case, whole, volume.grid, convention, *place),
-            "cases": self.cases.uri,
-            "fingerprint": row["fingerprint"],
-            "flags": json.loads(row["flags"]),
-            "expected_dice": {region: round(of, 3) for region, of in json.loads(row["expected"]).items()},
-            "seconds": {stage: round(s, 3) for stage, s in seconds.items()},
-            "models": self.models,
-            "options": self.own_options(case),
-            "versions": self.versions,
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+            cases=self.cases.uri,
+            fingerprint=row["fingerprint"],
+            flags=tuple(flags),
+            expected_dice={region: round(of, 3) for region, of in expected.items()},
+            seconds={stage: round(s, 3) for stage, s in seconds.items()},
+            models=tuple(self.models),
+            options=self.options.recorded(case),
+            versions=self.versions,
+            written=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         key = marker_key(case.id, row["fingerprint"])
-        self.output.put(key, json.dumps(marker, indent=1).encode())
+        self.output.put(key, marker.to_json())
         return {"case_id": case.id, "failure": "", "flags": row["flags"]}
 
     def put(self, files: dict[str, bytes], present: Iterable[str]) -> None:
@@ -97,16 +79,11 @@ class Write:
             if key not in files:
                 self.output.delete(key)
 
-    def own_options(self, case: Case) -> dict:
-        """The flags that change the results of a case."""
-        # Only of a case that lacks something: no other is made again for this flag.
-        missing = [name for name in reader_of(case).missing(case) if name in self.allow_missing]
-        return {**self.options, "allow_missing": missing} if missing else self.options
-
     def options_of(self, case: Case) -> dict:
         """What besides its files makes the results of a case."""
-        convention = convention_of(case, self.labels, self.targets)
-        return {**self.own_options(case), "models": [m["digest"] for m in self.models], "labels": convention}
+        convention = convention_of(case, self.options.labels, self.targets)
+        models = [model["digest"] for model in self.models]
+        return {**self.options.recorded(case), "models": models, "labels": convention}
 
     def made_of(self, one: Todo) -> dict:
         """All that will make a labelmap, as `read_made_of` reads it of an older one."""
@@ -114,8 +91,7 @@ class Write:
 
     def read_made_of(self, key: str) -> dict:
         """What made an older labelmap, by its marker. Raises OSError, ValueError or KeyError."""
-        marker = json.loads(self.output.read(key))
-        versions = {role: entry["version"] for role, entry in marker["inputs"].items()}
-        models = [one["digest"] for one in marker["models"]]
-        made_of = {"inputs": versions, "models": models, "labels": marker["labels"]}
-        return {**made_of, **marker["options"], "format": marker["versions"]["format"]}
+        marker = Marker.from_json(self.output.read(key))
+        models = [one["digest"] for one in marker.models]
+        made_of = {"inputs": marker.versions_read, "models": models, "labels": marker.labels}
+        return {**made_of, **marker.options, "format": marker.versions["format"]}

@@ -16,7 +16,8 @@ from bts.errors import CaseError, UsageError
 from bts.images.nifti import read_nifti
 from bts.model.file import save_model
 from bts.model.nets import build
-from bts.results.files import encode, held, result_keys, whole
+from bts.results.files import encode
+from bts.results.layout import held, result_keys, whole
 from bts.results.match import Pair, read_pair
 from bts.scoring.metrics import METRICS
 from bts.settings import Budget, Layers, Loss, Normalisation, Preset

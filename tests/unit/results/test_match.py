@@ -10,7 +10,7 @@ import pytest
 from bts.cases.layouts import find_cases
 from bts.cases.read import read_role
 from bts.errors import CaseError
-from bts.results.files import digest
+from bts.results.marker import digest
 from bts.results.match import Labels, Pair, match, read_images, read_markers, read_pair
 from bts.storage import Entry, Store
 from tests.builders import LPS, NAMES_2021, affine, case_files, nifti, put_all, voxels

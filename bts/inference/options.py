@@ -1,0 +1,37 @@
+"""What a user may ask of a segmentation, passed whole through planning, predicting and writing."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bts.cases.case import Case
+from bts.cases.read import reader_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions:
+    """Flags of jobs.segment that a labelmap, or what lies beside it, depends on."""
+
+    labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
+    """Label convention to write; auto is each case's own (brats2023 where its name does not tell)."""
+    flips: bool = False
+    """Average each prediction with that of its left-right mirror: twice the time, a little more accurate."""
+    allow_missing: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = ()
+    """Segment cases that lack these modalities too: the network sees nothing in their place, and the labelmap
+    gets a flag. Train with --augmentation.drop for a network that is used to it."""
+    probabilities: bool = False
+    """Also write _probabilities/CASE.TARGET.nii.gz (WT, TC, ET, or the model's own targets): bytes on the
+    same grid, 255 is certain."""
+    hold_flagged: bool = False
+    """Write labelmaps with flags (empty, very large, unlike the training's, …) to _held/ for review."""
+
+    def recorded(self, case: Case) -> dict[str, object]:
+        """Those that change the results of a case, as its marker and its fingerprint have them.
+
+        All but flips only where they are asked for and change something: no labelmap of before is made again.
+        """
+        found: dict[str, object] = {"flips": self.flips}
+        if self.probabilities:
+            found["probabilities"] = True
+        if missing := [name for name in reader_of(case).missing(case) if name in self.allow_missing]:
+            found["allow_missing"] = missing
+        return found

@@ -1,0 +1,82 @@
+"""Where the results of a case lie in a folder of labelmaps.
+
+`CASE.nii.gz`, and of slices `masks/CASE/NUMBER.png`; `_done/CASE.FINGERPRINT.json` vouches for them, written
+last. On request also `_probabilities/CASE.TARGET.nii.gz`. Flagged results may wait in `_held/` for review.
+"""
+
+import re
+from collections.abc import Iterable, Set
+
+from bts.cases import figshare
+from bts.cases.case import Case
+from bts.cases.read import reader_of
+from bts.labels import WRITTEN_AS
+
+LABELMAP = re.compile(r"(?P<case>[^/.][^/]*?)([-_]seg)?\.nii(\.gz)?", re.IGNORECASE)  # another tool's too
+MARKER = re.compile(r"_done/(?P<case>[^/]+)\.[^./]+\.json")
+RESULT = re.compile(
+    r"(_held/)?((?P<case>[^/]+)\.nii\.gz|masks/(?P<masked>[^/]+)/\d+\.png"
+    r"|_probabilities/(?P<of>[^/]+)\.[A-Za-z]+\.nii\.gz)",
+    re.DOTALL,
+)
+
+
+def convention_of(case: Case, asked: str, targets: str) -> str:
+    """The convention to write a case's labelmap in; a model for figshare tells it, not --labels."""
+    if targets in WRITTEN_AS:
+        return WRITTEN_AS[targets]
+    return asked if asked != "auto" else case.labels or "brats2023"
+
+
+def inputs_of(case: Case) -> list[str]:
+    """Roles of the files that a labelmap is made from."""
+    return reader_of(case).inputs(case)
+
+
+def versions_of(case: Case) -> dict[str, str]:
+    """Role → version of the files that a labelmap of the case would now be made from."""
+    return {role: case.files[role].version for role in inputs_of(case)}
+
+
+def labelmap_key(case_id: str) -> str:
+    return f"{case_id}.nii.gz"
+
+
+def marker_key(case_id: str, fingerprint: str) -> str:
+    return f"_done/{case_id}.{fingerprint}.json"
+
+
+def mask_folder(case_id: str) -> str:
+    return f"masks/{case_id}/"
+
+
+def probability_key(case_id: str, target: str) -> str:
+    return f"_probabilities/{case_id}.{target}.nii.gz"
+
+
+def held(key: str) -> str:
+    """Where a flagged result waits for review instead."""
+    return f"_held/{key}"
+
+
+def result_keys(case: Case) -> list[str]:
+    """The labelmap, and of figshare the mask of each slice: what there must be for a case to be done."""
+    numbered = case.files if case.traits.reader == "slices" else ()
+    masks = [f"{mask_folder(case.id)}{figshare.number(key)}.png" for key in numbered]
+    return [labelmap_key(case.id), *masks]
+
+
+def results_of(keys: Iterable[str]) -> dict[str, set[str]]:
+    """Case id → keys of its results in a listing, those that wait for review too."""
+    found: dict[str, set[str]] = {}
+    for key in keys:
+        if named := RESULT.fullmatch(key):
+            found.setdefault(named["case"] or named["masked"] or named["of"], set()).add(key)
+    return found
+
+
+def whole(case: Case, present: Set[str], targets: Iterable[str] = ()) -> bool:
+    """Whether all results of a case are there, in their place or waiting for review, and beside them the
+    probabilities of all targets that are asked for."""
+    there = all(key in present or held(key) in present for key in result_keys(case))
+    return there and present.issuperset(probability_key(case.id, target) for target in targets)
