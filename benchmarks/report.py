@@ -16,6 +16,7 @@ from PIL import Image
 
 from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
+from bts.colours import LABEL_COLOURS
 from bts.phantom.case import write_case
 from bts.report import page, rotation, slices
 from bts.report.page import Contents, Picture, Scored
@@ -57,7 +58,7 @@ def make_report(count: int) -> str:
     truth, flair = volume.mask, volume.images[volume.modalities.index("flair")]
     z = slices.fullest_slice(truth, truth)
     seen = truth[z], np.roll(truth[z], 2), {"flair": flair[z], "t1ce": flair[z]}, volume.grid.zooms[1:]
-    gif, panels = rotation.draw(volume, truth, truth, slices.LABELS), slices.draw(*seen)
+    gif, panels = rotation.draw(volume, truth, truth, LABEL_COLOURS), slices.draw(*seen)
     texts = {"title": "Segmentation scores", "when": "now", "labelmaps": "l", "cases": "c"}
     nothing = {"failed": [], "without_labelmap": [], "without_truth": []}
     shown = [Picture(title, one, z, panels, gif) for title, one in page.choose(scored).items()]

@@ -17,8 +17,9 @@ from typing import Literal
 import ray
 
 from bts import tracking
+from bts.colours import Colours
 from bts.errors import Failure, RunError, UsageError
-from bts.report import case_page, page, slices
+from bts.report import case_page, page
 from bts.report.page import Scored
 from bts.results.match import Matched, Pair, match
 from bts.scoring import comparison, tables
@@ -55,7 +56,7 @@ class Settings:
     """Other folders of labelmaps of the same cases (other networks, other tools): scored too, compared case
     by case with these (comparison.csv), ranked from two others on, and drawn in comparison.png and
     comparison-CASE.png."""
-    colours: slices.Colours = "field"
+    colours: Colours = "field"
     """Of the labels in pictures: field is red, green and yellow; colour-blind those of Okabe and Ito 2008."""
     dry_run: bool = False
     """Say which cases would be scored and why, and write nothing."""
@@ -117,7 +118,7 @@ def contents_of(scores: dict[str, list[Scored]], matched: Matched, **known: obje
     )
 
 
-def todo_of(pairs: Sequence[Pair], book: Scorebook, output: Store, colours: slices.Colours) -> dict[str, str]:
+def todo_of(pairs: Sequence[Pair], book: Scorebook, output: Store, colours: Colours) -> dict[str, str]:
     """{case: why} of those to score: not known, changed, or without a page in these colours."""
     pages, known, todo = {entry.key for entry in output.list("cases")}, book.cases, {}
     for pair in pairs:

@@ -28,11 +28,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bts.errors import RunError, UsageError
 from bts.model.file import digest, read_header
 from bts.model.nets import build
-from bts.report.curves import draw_classes, draw_curves, final_table, progress_line
+from bts.report.curves import draw_classes, draw_curves
 from bts.settings import Preset, to_dict
 from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
+from bts.training.log import best_epoch, final_table, progress_line
 from bts.training.plan import Plan, make_plan
 from jobs.driver import cluster, preset_flags
 from jobs.driver.outcome import Outcome
@@ -147,7 +148,9 @@ def check_name(name: str) -> None:
 
 def pictures(plan: Plan, result: dict) -> dict[str, bytes]:
     """PNG and GIF by file name: the curves, what the data holds, and held-out cases."""
-    curves = draw_curves(result["losses"], result["validations"], result["rates"])
+    curves = draw_curves(
+        result["losses"], result["validations"], result["rates"], best_epoch(result["validations"])
+    )
     return {"curves.png": curves, "classes.png": draw_classes(plan.classes()), **result["pictures"]}
 
 

@@ -6,6 +6,7 @@ templates/case.html.
 
 from collections.abc import Mapping, Sequence
 
+from bts.colours import Colours, colours_of
 from bts.report import slices
 from bts.report.page import TITLES, Scored, environment, metrics_of
 from bts.results.marker import Marker
@@ -30,12 +31,12 @@ def render(
     images: Mapping[str, object],
     *,
     places: Sequence[str],
-    colours: slices.Colours,
+    colours: Colours,
 ) -> bytes:
     """The page. images: those of pictures.BACKGROUNDS that there are, (D, H, W) of any dtype; places: the
     URIs of the labelmaps and of the cases.
     """
-    legend = slices.legend_of(labels.convention, colours)
+    legend = colours_of(labels.convention, colours)
     occur = {int(label) for found in (labels.truth, labels.prediction) for label in slices.present(found)}
     planes = slices.draw_planes(
         labels.truth,

@@ -1,10 +1,9 @@
-"""How a training goes, for those who watch: a line an epoch, a table at the end, charts as PNG."""
+"""How a training went, and what it was made of: charts as PNG."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
 
-from bts.report.slices import TYPES
-from bts.settings import Budget
+from bts.colours import TYPE_COLOURS
 
 # Okabe and Ito 2008, the darker ones first: told apart by colour-blind readers, and by markers in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -14,47 +13,16 @@ FAMILIES = {"dice": "Dice", "iou": "IoU", "accuracy": "accuracy"}
 PANEL = (4.6, 3.4)  # inches, width and height
 
 
-def progress_line(budget: Budget, epoch: int, minutes: float, figures: Mapping[str, float]) -> str:
-    """Epoch, minutes, loss, Dice where it was validated, speed, share of time that batches were awaited."""
-    epochs = f"/{budget.epochs}" if budget.epochs else ""
-    bound = f"/{budget.minutes:g}" if budget.minutes else ""
-    dice = "".join(f" {name.removeprefix('dice/')} {figures[name]:.3f}" for name in _dice(figures))
-    return (
-        f"epoch {epoch}{epochs}, {minutes:.1f}{bound} min: loss {figures['loss']:.4f}{dice} "
-        f"{figures['samples_per_second']:.0f} samples/s, wait {figures['wait_share']:.0%}"
-    )
-
-
-def final_table(validations: Mapping[int, Mapping[str, float]]) -> str:
-    """Dice by region at each validation, the best one marked; – where no held-out case had the region."""
-    best = best_epoch(validations)
-    regions = {name: max(6, len(name) - len("dice/")) for name in _names(validations.values(), "dice")}
-    lines = ["  ".join(["epoch", *(f"{name.removeprefix('dice/'):>{n}}" for name, n in regions.items())])]
-    for epoch, figures in validations.items():
-        scores = [f"{figures[r]:{n}.3f}" if r in figures else f"{'–':>{n}}" for r, n in regions.items()]
-        lines.append("  ".join([f"{epoch:5}", *scores]) + ("  ← kept" if epoch == best else ""))
-    return "\n".join(lines)
-
-
-def best_epoch(validations: Mapping[int, Mapping[str, float]]) -> int:
-    """The epoch whose weights are kept: of the highest mean Dice, the last one of equals."""
-
-    def rank(epoch: int) -> tuple[float, int]:
-        dice = [validations[epoch][name] for name in _dice(validations[epoch])]
-        return sum(dice) / max(1, len(dice)), epoch
-
-    return max(validations, key=rank)
-
-
 def draw_curves(
     losses: Sequence[float],
     validations: Mapping[int, Mapping[str, float]],
     rates: Sequence[float] | None = None,
+    kept: int | None = None,
 ) -> bytes:
     """What a training left, by epoch → PNG: a panel each for the loss, Dice, IoU, accuracy, learning rate.
 
     losses, rates: one an epoch. validations: figures by the number of epochs done, named dice/…, iou/… or
-    accuracy; a panel is there for what they hold.
+    accuracy; a panel is there for what they hold. kept: the epoch of the best Dice.
     """
     found = {family: _names(validations.values(), family) for family in FAMILIES}
     families = [family for family, names in found.items() if names] or ["dice"]
@@ -62,7 +30,7 @@ def draw_curves(
     axes[0].plot(range(1, len(losses) + 1), losses, color="black")
     axes[0].set(xlabel="epoch", ylabel="training loss")
     for panel, family in zip(axes[1:], families, strict=False):
-        _draw_family(panel, family, found[family], validations)
+        _draw_family(panel, family, found[family], validations, kept)
     if rates:
         axes[-1].step(range(1, len(rates) + 1), rates, where="mid", color="black")
         axes[-1].set(xlabel="epoch", ylabel="learning rate", yscale="log" if min(rates) > 0 else "linear")
@@ -119,24 +87,22 @@ def draw_bars(values: Mapping[str, Mapping[str, float]]) -> bytes:
     return _png(figure)
 
 
-def _dice(figures: Mapping[str, float]) -> list[str]:
-    return _names([figures], "dice")
-
-
 def _names(validations: Iterable[Mapping[str, float]], family: str) -> list[str]:
     """Names of a family's figures, in the order in which they come up."""
     names = dict.fromkeys(name for figures in validations for name in figures)
     return [name for name in names if name.partition("/")[0] == family]
 
 
-def _draw_family(panel, family: str, names: Sequence[str], validations: Mapping[int, Mapping]) -> None:
+def _draw_family(
+    panel, family: str, names: Sequence[str], validations: Mapping[int, Mapping], kept: int | None
+) -> None:
     """A line a region over the validations that have it; the kept epoch dotted where Dice chose it."""
     for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
         points = {epoch: figures[name] for epoch, figures in validations.items() if name in figures}
         line = {"color": colour, "marker": marker, "markersize": 4}
         panel.plot(list(points), list(points.values()), label=name.partition("/")[2], **line)
-    if family == "dice" and names:
-        panel.axvline(best_epoch(validations), color="grey", linestyle=":", label="kept")
+    if family == "dice" and names and kept is not None:
+        panel.axvline(kept, color="grey", linestyle=":", label="kept")
     if names and names != [family]:
         panel.legend(fontsize=8)
     panel.set(xlabel="epoch", ylabel=f"{FAMILIES[family]} of held-out patients")
@@ -146,7 +112,7 @@ def _draw_family(panel, family: str, names: Sequence[str], validations: Mapping[
 
 def _class_colours(names: Iterable[str]) -> list[str]:
     """A tumour type in its colour of the pictures, anything else in one."""
-    types = {name.split()[0]: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in TYPES.values()}
+    types = {name.split()[0]: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in TYPE_COLOURS.values()}
     return [types.get(name, COLOURS[0]) for name in names]
 
 

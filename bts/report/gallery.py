@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from bts.cases.case import CaseVolume
+from bts.colours import Colours, Legend, colours_of
 from bts.labels import PAINT, TARGETS, WRITTEN_AS
 from bts.report import rotation, slices
-from bts.report.slices import Colours, Legend
 from bts.settings import Preset
 
 NAMES = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
@@ -90,7 +90,7 @@ class _Slice:
         truth = (volume.mask > 0).astype(np.uint8) if convention == "figshare_tumour" else volume.mask
         z = slices.fullest_slice(truth, labels_DHW)
         box = slices.box_around([*volume.images[:, z], truth[z], labels_DHW[z]])
-        legend = slices.legend_of(convention, colours)
+        legend = colours_of(convention, colours)
         return cls(volume=volume, truth_DHW=truth, prediction=labels_DHW[z], z=z, box=box, legend=legend)
 
     @property

@@ -18,9 +18,10 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from bts.colours import TUMOUR_COLOURS, TYPE_COLOURS, Colours, colours_of
 from bts.errors import Failure
 from bts.labels import CAVITY, REGIONS, TUMOUR, TYPES
-from bts.report import charts, slices
+from bts.report import charts
 from bts.report.curves import draw_classes
 from bts.scoring import statistics
 from bts.scoring.metrics import DISTANCES, LESIONS, METRICS, mean_dice
@@ -99,7 +100,7 @@ class Contents:
     """Folder → mean rank, the best first; empty for fewer than three folders."""
     worst: Sequence[tuple[Scored, bytes]] = ()
     """The worst cases, each with truth beside prediction as JPEG."""
-    colours: slices.Colours = "field"
+    colours: Colours = "field"
 
 
 def choose(scored: Sequence[Scored]) -> dict[str, Scored]:
@@ -153,16 +154,16 @@ def groups_of(scored: Sequence[Scored], part: str = "group") -> dict[str, list[S
 
 
 def legend_of(
-    scored: Sequence[Scored], colours: slices.Colours = "field"
+    scored: Sequence[Scored], colours: Colours = "field"
 ) -> list[tuple[str, tuple[int, int, int]]]:
     """(name, RGB) of each colour in the pictures of these cases."""
     regions, legend = regions_of(scored), []
     if "WT" in regions:
-        labels = slices.legend_of("", colours)
+        labels = colours_of("", colours)
         legend += [of for label, of in labels.items() if label != 4 or "RC" in regions]
     if "tumour" in regions:
-        types = [slices.TYPES[label] for name, (label,) in TYPES.items() if name in regions]
-        legend += types or slices.TUMOUR.values()
+        types = [TYPE_COLOURS[label] for name, (label,) in TYPES.items() if name in regions]
+        legend += types or TUMOUR_COLOURS.values()
     return legend
 
 

@@ -15,8 +15,8 @@ from scipy import ndimage
 from torch.nn import functional
 
 from bts.cases.case import CaseVolume
+from bts.colours import Legend
 from bts.report import slices
-from bts.report.slices import Legend
 
 FRAMES, FRAME_MS = 24, 110
 PANEL_PX = 280

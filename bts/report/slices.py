@@ -1,50 +1,24 @@
 """Slices of a case as pictures: FLAIR, T1ce, truth and prediction, as a radiologist sees them.
 
-Also the parts of which other pictures are made: colours, grey windows, panels.
+Also the parts of which other pictures are made: grey windows, panels.
 Axes: D z slices, H rows (y), W columns (x), canonical LPS.
 """
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-# The field's colours: necrosis red, oedema green, enhancing yellow; blue for the cavity of 2024.
-LABELS = {
-    1: ("necrosis / non-enhancing", (230, 30, 40)),
-    2: ("oedema", (30, 170, 60)),
-    3: ("enhancing tumour", (255, 220, 0)),
-    4: ("resection cavity", (66, 133, 244)),
-}
-# Colours of Okabe and Ito 2008, which colour-blind readers tell apart.
-TYPES = {
-    1: ("meningioma", (230, 159, 0)),
-    2: ("glioma", (86, 180, 233)),
-    3: ("pituitary tumour", (204, 121, 167)),
-}
-TUMOUR = {1: ("tumour", (230, 159, 0))}
-SAFE = {
-    1: (LABELS[1][0], (213, 94, 0)),
-    2: (LABELS[2][0], (86, 180, 233)),
-    3: (LABELS[3][0], (240, 228, 66)),
-    4: (LABELS[4][0], (204, 121, 167)),
-}
-LEGENDS = {"figshare": TYPES, "figshare_tumour": TUMOUR}  # by label convention; of the others: LABELS
-Legend = Mapping[int, tuple[str, tuple[int, int, int]]]  # name and RGB of each label
-Colours = Literal["field", "colour-blind"]  # red, green and yellow, or those of Okabe and Ito 2008
+from bts.colours import LABEL_COLOURS, Legend
+
 PLANES = {"axial": (0, "RL"), "coronal": (1, "RL"), "sagittal": (2, "AP")}  # axis looked along, its sides
 BACKGROUNDS = {"flair": "FLAIR", "t1ce": "T1ce"}  # what a reader of tumour pictures expects to see
 PICTURE_PX = 440  # longer side of a panel: sharp at twice the width it has on the page
 PLANE_PX, THUMB_PX = 300, 190  # of a panel of a case's own page, and of a square among many cases
 EDGE, INSIDE = 1.0, 0.5  # opacity of a label: its edge shows the shape, its inside the image below
 MARGIN = 4  # voxels kept around the brain
-
-
-def legend_of(convention: str, colours: Colours = "field") -> Legend:
-    """Of a label convention. figshare's colours are told apart by colour-blind readers as they are."""
-    return LEGENDS.get(convention, SAFE if colours == "colour-blind" else LABELS)
 
 
 def fullest_slice(truth_DHW: np.ndarray, prediction_DHW: np.ndarray, axis: int = 0) -> int:
@@ -74,7 +48,7 @@ def draw(
     images: Mapping[str, np.ndarray],
     zooms: tuple[float, float],
     *,
-    legend: Legend = LABELS,
+    legend: Legend = LABEL_COLOURS,
     sides: str = "RL",
     pixels: int = PICTURE_PX,
     encode: Callable[[Image.Image], Any] | None = None,
@@ -112,7 +86,7 @@ def draw_planes(
     images: Mapping[str, np.ndarray],
     zooms: tuple[float, float, float],
     *,
-    legend: Legend = LABELS,
+    legend: Legend = LABEL_COLOURS,
     placed: bool = True,
 ) -> dict[str, tuple[int, dict[str, bytes]]]:
     """{plane: (place of its fullest slice, JPEG by caption)}: axial, coronal, sagittal, as `draw` draws them.
@@ -167,7 +141,7 @@ def panel(
     labels_HW: np.ndarray | None,
     zooms: tuple[float, float],
     *,
-    legend: Legend = LABELS,
+    legend: Legend = LABEL_COLOURS,
     pixels: int = PICTURE_PX,
     sides: str = "RL",
 ) -> Image.Image:

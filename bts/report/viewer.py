@@ -24,9 +24,9 @@ import numpy as np
 
 from bts.cases.case import Case
 from bts.cases.read import reader_of
+from bts.colours import LABEL_COLOURS
 from bts.errors import CaseError, UsageError
 from bts.images.grid import Volume
-from bts.report import slices
 from bts.results.layout import held
 from bts.results.marker import Marker
 from bts.results.match import Pair, match, read_prediction, read_truth
@@ -227,4 +227,4 @@ def _note(case: Case, pair: Pair | None) -> str:
 
 
 def _legend() -> list[dict]:
-    return [{"label": label, "name": name, "rgb": rgb} for label, (name, rgb) in slices.LABELS.items()]
+    return [{"label": label, "name": name, "rgb": rgb} for label, (name, rgb) in LABEL_COLOURS.items()]

@@ -7,8 +7,8 @@ on the window, then choose it as the labelmap's colour table). The colours are t
 
 from collections.abc import Iterable
 
+from bts.colours import Legend, colours_of
 from bts.labels import CONVENTIONS
-from bts.report import slices
 
 ITKSNAP_HEAD = """\
 ################################################
@@ -55,7 +55,7 @@ def slicer(convention: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _named(convention: str) -> slices.Legend:
+def _named(convention: str) -> Legend:
     """Value in the file → name and RGB, by value."""
-    legend = slices.legend_of(convention)
+    legend = colours_of(convention)
     return {outside: legend[inside] for outside, inside in sorted(CONVENTIONS[convention].items())}

@@ -13,8 +13,8 @@ from bts.model.device import channels_last
 from bts.model.file import Model, save_model
 from bts.model.nets import build
 from bts.model.nets.encoder_unet import load_encoder
-from bts.report.curves import best_epoch
 from bts.settings import Optimiser, Preset, to_dict
+from bts.training.log import best_epoch
 from bts.training.muon import Muon
 
 COUNTERS = ("epoch", "step", "seconds", "lr", "losses", "rates", "metrics", "validations")

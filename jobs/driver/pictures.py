@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import ray
 
+from bts.colours import Colours
 from bts.errors import UsageError
-from bts.report import gallery, page, slices
+from bts.report import gallery, page
 from bts.report.curves import draw_bars
 from bts.report.page import Picture, Scored, choose, means
 from bts.results.match import Pair
@@ -45,7 +46,7 @@ def draw_cases(
     return shown, [(one, found[one.case_id]["pair"]) for one in worst if found[one.case_id]["pair"]]
 
 
-def montage(worst: Sequence[tuple[Scored, bytes]], colours: slices.Colours) -> bytes:
+def montage(worst: Sequence[tuple[Scored, bytes]], colours: Colours) -> bytes:
     """The worst cases in one picture, as PNG: truth at the left, prediction at the right."""
     captions = {}
     for one, picture in worst:

@@ -7,6 +7,7 @@ import numpy as np
 
 from bts.cases import figshare
 from bts.cases.read import load_case
+from bts.colours import Colours, Legend, colours_of
 from bts.errors import CaseError
 from bts.report import gallery, rotation, slices
 from bts.results.match import Labels, Pair, read_images, read_pair
@@ -18,7 +19,7 @@ NOTHING = {"slice": 0, "captions": [], "panels": [], "turning": b"", "pair": b""
 class Draw:
     """Pair → its pictures; none if a file has gone bad since it was scored."""
 
-    def __init__(self, cases: Store, labelmaps: Store, colours: slices.Colours):
+    def __init__(self, cases: Store, labelmaps: Store, colours: Colours):
         self.cases, self.labelmaps, self.colours = cases, labelmaps, colours
 
     def __call__(self, row: dict) -> dict:
@@ -31,7 +32,7 @@ class Draw:
         images = read_images(pair.case, self.cases, found.grid, slices.BACKGROUNDS)
         placed = pair.case.traits.placed
         seen = found.truth[z], found.prediction[z], {n: image[z] for n, image in images}, found.grid.zooms[1:]
-        legend = slices.legend_of(found.convention, self.colours)
+        legend = colours_of(found.convention, self.colours)
         how = {"legend": legend, "sides": "RL" if placed else ""}
         panels, turned = {}, b""
         if row["large"]:
@@ -45,7 +46,7 @@ class Draw:
             "pair": slices.draw_pair(*seen, **how),
         }
 
-    def turn(self, pair: Pair, found: Labels, legend: slices.Legend) -> bytes:
+    def turn(self, pair: Pair, found: Labels, legend: Legend) -> bytes:
         """The GIF, or nothing where the case has no images on the truth's grid, which its hull is made of."""
         try:
             volume = load_case(pair.case, self.cases, truth=False)
@@ -59,7 +60,7 @@ class Draw:
 class DrawSide:
     """Pairs of one case by folder → PNG of its fullest slice; without it where a labelmap cannot be read."""
 
-    def __init__(self, cases: Store, folders: Mapping[str, Store], colours: slices.Colours):
+    def __init__(self, cases: Store, folders: Mapping[str, Store], colours: Colours):
         self.cases, self.folders, self.colours = cases, folders, colours
 
     def __call__(self, row: dict) -> dict:

@@ -5,6 +5,7 @@ Not a command. Here is no torch: a worker that only scores is up in a second.
 
 import json
 
+from bts.colours import Colours
 from bts.errors import CaseError, Failure
 from bts.labels import regions_of
 from bts.report import case_page, slices
@@ -18,7 +19,7 @@ class Score:
     """Pair → its scores and what else is known of it as JSON, or its failure; and its page."""
 
     def __init__(
-        self, cases: Store, labelmaps: Store, pages: Store | None = None, colours: slices.Colours = "field"
+        self, cases: Store, labelmaps: Store, pages: Store | None = None, colours: Colours = "field"
     ):
         """pages: the report beside which each case gets its page; None for no pages."""
         self.cases, self.labelmaps, self.pages, self.colours = cases, labelmaps, pages, colours

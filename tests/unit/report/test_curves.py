@@ -4,17 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bts.colours import TYPE_COLOURS
 from bts.report.curves import (
-    best_epoch,
     draw_bars,
     draw_classes,
     draw_curves,
     draw_thresholds,
-    final_table,
-    progress_line,
 )
-from bts.report.slices import TYPES
-from bts.settings import Budget
 
 LOW, HIGH = {"dice/WT": 0.5, "dice/ET": 0.1}, {"dice/WT": 0.7, "dice/ET": 0.3}
 
@@ -55,7 +51,7 @@ def test_a_region_may_be_missing_from_a_validation():
 
 def test_charts_are_the_same_twice():
     for draw in (
-        lambda: draw_curves([1.0, 0.5], {1: LOW, 2: HIGH}, [0.1, 0.1]),
+        lambda: draw_curves([1.0, 0.5], {1: LOW, 2: HIGH}, [0.1, 0.1], 2),
         lambda: draw_thresholds([0.3, 0.5], [0.6, 0.5], 0.3),
         lambda: draw_classes({"glioma": {"cases": 89, "slices": 1426}}),
         lambda: draw_bars({"unet": {"dice/WT": 0.9}}),
@@ -76,7 +72,7 @@ def test_the_best_threshold_is_marked():
 def test_tumour_types_keep_their_colours():
     counts = {name: {"cases": n, "slices": 9 * n} for name, n in (("glioma", 89), ("pituitary", 62))}
     picture = pixels(draw_classes(counts))
-    areas = [np.count_nonzero((picture == TYPES[label][1]).all(axis=2)) for label in (2, 3)]
+    areas = [np.count_nonzero((picture == TYPE_COLOURS[label][1]).all(axis=2)) for label in (2, 3)]
     assert areas[0] / areas[1] == pytest.approx(89 / 62, rel=0.05)
 
 
@@ -96,40 +92,3 @@ def test_a_bar_for_each_figure_of_each_network():
     first, second = (heights[a + 2 : b - 2].max() for a, b in zip(ends[::2], ends[1::2], strict=True))
     assert first / second == pytest.approx(2, rel=0.05)
     assert (picture == (213, 94, 0)).all(axis=2).sum() > 100
-
-
-def test_the_best_epoch_is_the_last_of_equals():
-    assert best_epoch({2: LOW, 4: HIGH, 6: LOW}) == 4
-    assert best_epoch({2: HIGH, 4: HIGH, 6: LOW}) == 4
-
-
-def test_dice_alone_tells_the_best_epoch():
-    figures = {1: {**LOW, "iou/WT": 0.9, "accuracy": 1.0}, 2: {**HIGH, "iou/WT": 0.1, "accuracy": 0.1}}
-    assert best_epoch(figures) == 2
-    # A type that one validation lacks is no loss: the mean is over what there is.
-    assert best_epoch({1: {"dice/tumour": 0.6, "dice/glioma": 0.5}, 2: {"dice/tumour": 0.7}}) == 2
-
-
-def test_the_table_has_every_region_and_dice_alone():
-    figures = {1: {"dice/tumour": 0.6, "iou/tumour": 0.4}, 2: {"dice/tumour": 0.5, "dice/meningioma": 0.75}}
-    assert final_table(figures).splitlines() == [
-        "epoch  tumour  meningioma",
-        "    1   0.600           –",
-        "    2   0.500       0.750  ← kept",
-    ]
-
-
-def test_the_table_marks_what_is_kept():
-    assert final_table({2: LOW, 4: HIGH}).splitlines() == [
-        "epoch      WT      ET",
-        "    2   0.500   0.100",
-        "    4   0.700   0.300  ← kept",
-    ]
-
-
-def test_a_line_an_epoch():
-    figures = {"loss": 0.5, "samples_per_second": 71.6, "wait_share": 0.031}
-    line = progress_line(Budget(epochs=8, minutes=None), 3, 1.23, figures)
-    assert line == "epoch 3/8, 1.2 min: loss 0.5000 72 samples/s, wait 3%"
-    line = progress_line(Budget(minutes=10), 3, 1.23, {**figures, **LOW})
-    assert line == "epoch 3, 1.2/10 min: loss 0.5000 WT 0.500 ET 0.100 72 samples/s, wait 3%"

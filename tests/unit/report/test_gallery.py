@@ -8,15 +8,16 @@ import pytest
 from PIL import Image
 
 from bts.cases.case import CaseVolume
+from bts.colours import LABEL_COLOURS, TUMOUR_COLOURS, TYPE_COLOURS
 from bts.images.nifti import read_nifti
 from bts.labels import TARGETS
 from bts.presets import PRESETS
-from bts.report import gallery, rotation, slices
+from bts.report import gallery, rotation
 from tests import builders
 
 SHAPE = (8, 40, 30)  # (D, H, W)
 BRAIN = (slice(1, 7), slice(2, 38), slice(2, 28))
-LABELS, TYPES = slices.LABELS, slices.TYPES
+LABELS, TYPES = LABEL_COLOURS, TYPE_COLOURS
 
 
 def volume(
@@ -125,7 +126,7 @@ def test_overlay_of_any_tumour_is_of_one_colour():
     sheet = drawn(of, of.mask // 2, "figshare2d")["A-1-overlay.png"]
     image, truth, prediction = panels(sheet)
     assert np.array_equal(truth, prediction) and not np.array_equal(truth, image)
-    assert len(inked(truth, slices.TUMOUR[1][1])), "the tumour's edge is solid"
+    assert len(inked(truth, TUMOUR_COLOURS[1][1])), "the tumour's edge is solid"
     assert not len(inked(pixels(sheet), TYPES[2][1])) and not len(inked(pixels(sheet), LABELS[2][1]))
 
 

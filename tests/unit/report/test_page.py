@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bts.colours import LABEL_COLOURS, colours_of
 from bts.errors import Failure
 from bts.labels import REGIONS
 from bts.report import page, slices
@@ -253,11 +254,11 @@ def test_truth_beside_prediction():
 
 
 def test_colours_for_colour_blind_readers():
-    assert slices.legend_of("brats2021") == slices.LABELS
-    safe = slices.legend_of("brats2021", "colour-blind")
-    assert [name for name, _ in safe.values()] == [name for name, _ in slices.LABELS.values()]
-    assert not {of for _, of in safe.values()} & {of for _, of in slices.LABELS.values()}
-    assert slices.legend_of("figshare", "colour-blind") == slices.legend_of("figshare")
+    assert colours_of("brats2021") == LABEL_COLOURS
+    safe = colours_of("brats2021", "colour-blind")
+    assert [name for name, _ in safe.values()] == [name for name, _ in LABEL_COLOURS.values()]
+    assert not {of for _, of in safe.values()} & {of for _, of in LABEL_COLOURS.values()}
+    assert colours_of("figshare", "colour-blind") == colours_of("figshare")
 
 
 def test_panels_over_images():
@@ -277,7 +278,7 @@ def test_labels_keep_their_colours_and_sides():
     truth, scale = pixels(panels["Truth"]), slices.PICTURE_PX / 30
     assert truth.shape == (round(20 * scale), slices.PICTURE_PX, 3)
     for label, (row, column) in {2: (7, 7), 3: (7.5, 12), 0: (2, 28)}.items():
-        colour = slices.LABELS[label][1] if label else (0, 0, 0)
+        colour = LABEL_COLOURS[label][1] if label else (0, 0, 0)
         assert tuple(truth[int(row * scale), int(column * scale)]) == colour
     # Nothing but the letters R and L, in white, where nothing is predicted.
     empty = pixels(panels["Prediction"])

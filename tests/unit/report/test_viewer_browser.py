@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bts.cases.layouts import find_cases
+from bts.colours import LABEL_COLOURS
 from bts.phantom.case import case_id, make_case, to_nifti, write_case
-from bts.report import slices
 from bts.report.viewer import Server, Shelf
 from bts.storage import Store
 from tests.browser import Browser
@@ -73,7 +73,7 @@ def axial(page: Browser) -> np.ndarray:
 
 def looks_like(pixels: np.ndarray, label: int) -> np.ndarray:
     """Where the picture has a label's own colour."""
-    return np.abs(pixels - slices.LABELS[label][1]).max(axis=-1) <= 6
+    return np.abs(pixels - LABEL_COLOURS[label][1]).max(axis=-1) <= 6
 
 
 def overlap(seen: np.ndarray, labels_HW: np.ndarray, label: int) -> float:

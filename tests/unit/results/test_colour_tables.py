@@ -5,8 +5,8 @@ import shlex
 import numpy as np
 import pytest
 
+from bts.colours import colours_of
 from bts.labels import CONVENTIONS, to_internal
-from bts.report import slices
 from bts.results import colour_tables
 
 
@@ -41,7 +41,7 @@ def test_every_value_of_a_convention_has_its_labels_name_and_colour(convention):
     slicer = read_slicer(colour_tables.slicer(convention))
     assert itksnap.pop(0) == ("Clear Label", (0, 0, 0)) and slicer.pop(0) == ("background", (0, 0, 0))
     assert itksnap == slicer and list(itksnap) == sorted(CONVENTIONS[convention])
-    legend = slices.legend_of(convention)
+    legend = colours_of(convention)
     for value, named in itksnap.items():
         assert named == legend[int(to_internal(np.array([value]), convention)[0])]
 
