@@ -459,9 +459,35 @@ def _check_sampling(preset: Preset) -> str:
     return ""
 
 
+ADDED = {
+    "frame": None,
+    "layers.epsilon": 1e-5,
+    "layers.first": 3,
+    "layers.initialisation": "he",
+    "normalisation.percentiles": "brain",
+    "optimiser.decay_growth": 1.0,
+}
+"""Fields that came after trainings had fingerprints, and what was done without them. New fields join them."""
+
+
 def to_dict(preset: Preset) -> dict:
     """The preset as plain JSON values."""
     return dataclasses.asdict(preset)
+
+
+def identity(values: dict) -> dict:
+    """Of a preset as `to_dict` gives it: without the fields of ADDED at the value that stands for what was
+    done before they were there. So trainings of older versions are found again, and go on.
+    """
+    found = dict(values)
+    for name, before in ADDED.items():
+        group, dot, leaf = name.rpartition(".")
+        holder = dict(found[group]) if dot else found
+        if leaf in holder and holder[leaf] == before:
+            del holder[leaf]
+        if dot:
+            found[group] = holder
+    return found
 
 
 def from_dict(values: dict) -> Preset:
