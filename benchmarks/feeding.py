@@ -24,8 +24,8 @@ from bts.settings import Preset
 from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.training.batches import collate, samples_of
-from bts.training.feeding import read_items
 from bts.training.plan import Plan, make_plan
+from bts.training.rows import read_rows
 from jobs.driver.cluster import start_ray
 from jobs.workers.train import Feed, Job
 
@@ -76,7 +76,7 @@ def plan_of(shards: Path) -> Plan:
 
 def read(store: Store, preset: Preset, epoch: int, key: str) -> pa.Table:
     """A shard as a training worker's reader gives it."""
-    return read_items(pa.Table.from_pylist([{"epoch": epoch, "key": key}]), store, preset, {}, whole=False)
+    return read_rows(pa.Table.from_pylist([{"epoch": epoch, "key": key}]), store, preset, {}, whole=False)
 
 
 def one(shards: Path) -> float:

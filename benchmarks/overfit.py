@@ -24,8 +24,8 @@ from bts.settings import Augmentation, Budget, Normalisation, Optimiser, Preset
 from bts.shards.format import table_of
 from bts.storage import Store
 from bts.training.batches import Sample, collate
-from bts.training.feeding import with_grid
 from bts.training.loop import train
+from bts.training.rows import with_grid
 from bts.training.validation import score_case
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"

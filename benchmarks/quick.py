@@ -32,8 +32,9 @@ from bts.settings import Sampling
 from bts.shards.format import pq, table_of, write_shard
 from bts.storage import Store
 from bts.training.batches import collate, samples_of
-from bts.training.feeding import draw_slices, needed, with_grid
+from bts.training.draw import draw_slices, needed
 from bts.training.loop import train_step
+from bts.training.rows import with_grid
 from bts.training.state import start
 
 RUNS = 3

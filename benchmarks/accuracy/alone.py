@@ -24,8 +24,9 @@ from bts.settings import Preset
 from bts.shards.catalogue import read_catalogue
 from bts.shards.format import read_volume
 from bts.storage import Store
-from bts.training import batches, feeding, loop, validation
+from bts.training import batches, draw, loop, validation
 from bts.training.plan import Plan, make_plan
+from bts.training.rows import by_case, read_rows
 from bts.training.state import Progress, outcome
 
 
@@ -33,12 +34,13 @@ def batches_of(plan: Plan, store: Store) -> Callable[[int], Iterator[dict]]:
     """Epoch → its batches, of shards that are read once and stay in memory."""
     preset = plan.preset
     items = pa.Table.from_pylist([{"epoch": 0, "key": shard.key} for shard in plan.training])
-    tables = feeding.by_case(feeding.read_items(items, store, preset, {}, whole=True))
+    tables = by_case(read_rows(items, store, preset, {}, whole=True))
 
     def of(epoch: int) -> Iterator[dict]:
         rng = np.random.default_rng([preset.seed, epoch, 0])
-        needed = (feeding.needed(table, preset, epoch) for table in tables)
-        return batches.batches((s for t in needed for s in batches.samples_of(t, preset, rng)), preset, rng)
+        needed = (draw.needed(table, preset, epoch) for table in tables)
+        samples = (sample for table in needed for sample in batches.samples_of(table, preset, rng))
+        return batches.make_batches(samples, preset, rng)
 
     return of
 

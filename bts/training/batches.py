@@ -17,7 +17,7 @@ from bts.model.normalise import NOTHING, constants
 from bts.model.resample import resize_images, resize_labels, working_size
 from bts.settings import Preset
 from bts.shards.format import pixels
-from bts.training.feeding import ahead, shuffled
+from bts.training.prefetch import ahead, shuffled
 
 SHUFFLE = 1024  # slices of the local shuffle: about 200 MB of four modalities
 SHUFFLE_VOLUMES = 16  # cuts of volumes, likewise
@@ -37,7 +37,7 @@ class Sample:
 
 
 def samples_of(table: pa.Table, preset: Preset, rng: np.random.Generator) -> list[Sample]:
-    """The samples that one case's rows (as feeding.read_items gives them) make in an epoch."""
+    """The samples that one case's rows (as `read_rows` gives them) make in an epoch."""
     sampling = preset.sampling
     if preset.volumetric:
         return [_volume(table, preset, rng) for _ in range(sampling.repeats)]
@@ -66,7 +66,7 @@ def _volume(table: pa.Table, preset: Preset, rng: np.random.Generator) -> Sample
     return Sample(table.slice(low, depth), first=max(0, depth - have) // 2)
 
 
-def batches(samples: Iterable[Sample], preset: Preset, rng: np.random.Generator) -> Iterator[dict]:
+def make_batches(samples: Iterable[Sample], preset: Preset, rng: np.random.Generator) -> Iterator[dict]:
     """Batches of an epoch's samples, shuffled as they come and made a little ahead of the network."""
     pool = SHUFFLE_VOLUMES if preset.volumetric else SHUFFLE
     return ahead((collate(some, preset, rng) for some in shuffled(samples, preset.batch, pool, rng)), AHEAD)

@@ -21,7 +21,7 @@ from bts.model.normalise import finish, normalise
 from bts.model.targets import encode
 from bts.settings import Preset
 from bts.training.augment import augment
-from bts.training.feeding import batches_a_step
+from bts.training.draw import batches_a_step
 from bts.training.losses import total_loss
 from bts.training.state import Progress, start
 

@@ -25,9 +25,10 @@ from bts.report.curves import draw_thresholds
 from bts.shards.catalogue import Shard
 from bts.shards.format import read_volume
 from bts.storage import Store, read_file
-from bts.training import feeding, loop, validation
-from bts.training.batches import Sample, batches, samples_of
+from bts.training import draw, loop, prefetch, validation
+from bts.training.batches import Sample, make_batches, samples_of
 from bts.training.plan import Plan
+from bts.training.rows import by_case, read_rows
 from bts.training.splits import leaked
 from bts.training.state import Progress, outcome
 
@@ -135,7 +136,7 @@ class Feed:
         """The batches of an epoch, the same in every run with as many workers."""
         preset = self.job.plan.preset
         rng = np.random.default_rng([preset.seed, epoch, self.rank])
-        return batches(self.samples(epoch, rng), preset, rng)
+        return make_batches(self.samples(epoch, rng), preset, rng)
 
     def samples(self, epoch: int, rng: np.random.Generator) -> Iterator[Sample]:
         """The samples of an epoch, a shard after the other."""
@@ -145,7 +146,7 @@ class Feed:
     def tables(self, epoch: int) -> Iterator[pa.Table]:
         """The drawn slices of an epoch, a table a shard, in the order of the deal."""
         if self.next_epoch != epoch:  # the first epoch of this run, or the one after a broken-off epoch
-            self.pieces = feeding.ahead(self._pieces(epoch), 1)
+            self.pieces = prefetch.ahead(self._pieces(epoch), 1)
         self.next_epoch = None
         last = False
         while not last:
@@ -155,13 +156,13 @@ class Feed:
 
     def _pieces(self, start: int) -> Iterator[tuple[bool, list[pa.Table]]]:
         """(whether it is the epoch's last, its tables) of every piece, without end."""
-        plan, shares = self.job.plan, feeding.batches_a_step(self.job.parts, self.world)
+        plan, shares = self.job.plan, draw.batches_a_step(self.job.parts, self.world)
         for epoch in itertools.count(start):
-            mine = feeding.deal(plan.training, shares, seed=plan.preset.seed, epoch=epoch)[self.rank]
+            mine = draw.deal(plan.training, shares, seed=plan.preset.seed, epoch=epoch)[self.rank]
             for first in range(0, len(mine), PIECE):
-                yield first + PIECE >= len(mine), self._read(mine[first : first + PIECE], epoch)
+                yield first + PIECE >= len(mine), self._tables(mine[first : first + PIECE], epoch)
 
-    def _read(self, shards: list[Shard], epoch: int) -> list[pa.Table]:
+    def _tables(self, shards: list[Shard], epoch: int) -> list[pa.Table]:
         """What the epoch needs of these shards."""
         if not self.keeps:
             return self._through_ray(shards, epoch, whole=False)
@@ -169,7 +170,7 @@ class Feed:
         tables = self._through_ray(missing, epoch, whole=True) if missing else []
         self.kept |= {shard.key: table for shard, table in zip(missing, tables, strict=True)}
         preset, keys = self.job.plan.preset, [shard.key for shard in shards]
-        return [feeding.needed(self.kept[key], preset, epoch, self.turns.get(key)) for key in keys]
+        return [draw.needed(self.kept[key], preset, epoch, self.turns.get(key)) for key in keys]
 
     def _through_ray(self, shards: list[Shard], epoch: int, whole: bool) -> list:
         context = ray.data.DataContext.get_current()
@@ -180,7 +181,7 @@ class Feed:
         readers = min(READERS, len(items))
         # A task for many shards: what Ray asks for a task is more than what reading a shard takes.
         data = ray.data.from_items(items, override_num_blocks=readers).map_batches(
-            feeding.read_items,  # not a function of this file: a reader need not import torch
+            read_rows,  # not a function of this file: a reader need not import torch
             fn_args=(self.job.shards, self.job.plan.preset, self.turns, whole),
             batch_size=None,
             batch_format="pyarrow",
@@ -188,7 +189,7 @@ class Feed:
             concurrency=readers,
         )
         blocks = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-        return [table for block in blocks for table in feeding.by_case(block)]
+        return [table for block in blocks for table in by_case(block)]
 
 
 def validate(job: Job, segmenter: Segmenter, rank: int, world: int) -> dict[str, float]:
@@ -206,7 +207,7 @@ def held_out(job: Job, rank: int = 0, world: int = 1) -> Iterator[CaseVolume]:
     out."""
     preset, turns = job.plan.preset, job.plan.turns()
     keys = [shard.key for shard in job.plan.held_out[rank::world]]
-    volumes = feeding.ahead((read_volume(job.shards.read(key), preset.modalities) for key in keys), 1)
+    volumes = prefetch.ahead((read_volume(job.shards.read(key), preset.modalities) for key in keys), 1)
     for key, volume in zip(keys, volumes, strict=True):
         if key in turns:
             z = volume.origin[0] + np.arange(len(volume.mask))

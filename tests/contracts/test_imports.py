@@ -28,6 +28,6 @@ def test_bts_loads_without_ray():
 
 def test_workers_that_read_write_or_score_load_no_torch():
     workers = (f"jobs.workers.{name}" for name in ("shard", "read", "write", "score"))
-    modules = ", ".join(["bts.training.feeding", *workers])
+    modules = ", ".join(["bts.training.rows", *workers])
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -25,10 +25,10 @@ from bts.settings import Budget, Layers, Loss, Optimiser, Preset
 from bts.shards.catalogue import read_catalogue
 from bts.shards.format import read_volume
 from bts.storage import Store
-from bts.training import feeding
-from bts.training.batches import batches, samples_of
+from bts.training.batches import make_batches, samples_of
 from bts.training.loop import train
 from bts.training.plan import Plan, make_plan
+from bts.training.rows import by_case, read_rows
 from jobs import preprocess, segment
 from jobs.driver.figshare_index import index_figshare
 
@@ -103,9 +103,9 @@ def test_a_training_goes_on(frozen):
     def feed(epoch: int):
         rng = np.random.default_rng([0, epoch])
         items = pa.Table.from_pylist([{"epoch": epoch, "key": shard.key} for shard in plan.training])
-        rows = feeding.read_items(items, store, plan.preset, plan.turns(), False)
-        samples = (one for table in feeding.by_case(rows) for one in samples_of(table, plan.preset, rng))
-        return batches(samples, plan.preset, rng)
+        rows = read_rows(items, store, plan.preset, plan.turns(), False)
+        samples = (one for table in by_case(rows) for one in samples_of(table, plan.preset, rng))
+        return make_batches(samples, plan.preset, rng)
 
     state = (frozen / "training.pt").read_bytes()
     progress = train(plan.preset, batches=feed, on_epoch=lambda _: None, checkpoint=state, device="cpu")

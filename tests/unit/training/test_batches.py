@@ -15,8 +15,9 @@ from bts.presets import PRESETS
 from bts.settings import Layers, Normalisation, Sampling
 from bts.shards.format import read_volume, write_shard
 from bts.storage import Store
-from bts.training import feeding
+from bts.training import draw
 from bts.training.batches import collate, samples_of
+from bts.training.rows import by_case, read_rows
 from tests import builders
 
 FLAT = replace(
@@ -43,7 +44,7 @@ def shard_of(folder: Path, zooms=(1, 1, 1)) -> Store:
 def read(store: Store, preset, epoch: int = 0, **options) -> pa.Table:
     item = pa.table({"epoch": [epoch], "key": ["case.parquet"]})
     options = {"turns": {}, "whole": False, **options}
-    return feeding.read_items(item, store, preset, **options)
+    return read_rows(item, store, preset, **options)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -52,8 +53,8 @@ def test_many_shards_at_once_are_each_by_itself(tmp_path, whole):
     store, preset = Store(str(folder)), replace(FLAT, sampling=Sampling(empty_slices=0.3))
     keys = [entry.key for entry in store.list() if entry.key.endswith(".parquet")]
     items = pa.Table.from_pylist([{"epoch": 2, "key": key} for key in keys])
-    apart = [feeding.read_items(items.slice(n, 1), store, preset, {}, whole) for n in range(len(keys))]
-    together = feeding.by_case(feeding.read_items(items, store, preset, {}, whole))
+    apart = [read_rows(items.slice(n, 1), store, preset, {}, whole) for n in range(len(keys))]
+    together = by_case(read_rows(items, store, preset, {}, whole))
     assert len(keys) > 2 and [table.to_pylist() for table in together] == [t.to_pylist() for t in apart]
 
 
@@ -152,7 +153,7 @@ def test_only_the_drawn_slices_and_their_neighbours_are_read(store):
 def test_a_case_that_was_kept_whole_gives_the_same_rows(store):
     for preset in (FLAT, DEEP):
         kept = read(store, preset, whole=True)
-        assert feeding.needed(kept, preset, 5).equals(read(store, preset, epoch=5))
+        assert draw.needed(kept, preset, 5).equals(read(store, preset, epoch=5))
 
 
 def test_slices_that_leak_are_not_trained_on(store):

@@ -22,10 +22,10 @@ from bts.presets import PRESETS
 from bts.settings import Normalisation
 from bts.shards.format import read_volume, write_shard
 from bts.storage import Store
-from bts.training import feeding
 from bts.training.batches import collate, samples_of
 from bts.training.loop import learning_rate
 from bts.training.losses import total_loss
+from bts.training.rows import read_rows
 from bts.training.state import start
 from tests import builders
 
@@ -175,7 +175,7 @@ def store(tmp_path_factory) -> Store:
 def trained_on(store: Store, preset) -> torch.Tensor:
     """What the network sees of the case's slices in an epoch of training, in their order."""
     items = pa.table({"epoch": [0], "key": ["case.parquet"]})
-    table = feeding.read_items(items, store, preset, {}, whole=False)
+    table = read_rows(items, store, preset, {}, whole=False)
     rng = np.random.default_rng(0)
     batch = collate(samples_of(table, preset, rng), preset, rng)
     images, known = (torch.from_numpy(batch[name]) for name in ("images", "constants"))

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from bts.shards.catalogue import Shard
-from bts.training import feeding
+from bts.training import draw
 
 
 def shard(index: int, slices: int = 10) -> Shard:
@@ -22,27 +22,27 @@ def rows(case: str, tumour: list[int], brain: list[int]) -> pa.Table:
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_every_shard_goes_to_exactly_one_rank_in_an_order_of_the_epochs_own(ranks):
     shards = [shard(i, slices=10 + i) for i in range(7)]
-    hands = feeding.deal(shards, [1] * ranks, seed=0, epoch=0)
+    hands = draw.deal(shards, [1] * ranks, seed=0, epoch=0)
     assert sorted(s.key for hand in hands for s in hand) == [s.key for s in shards]
     totals = [sum(s.slices for s in hand) for hand in hands]
     assert max(totals) - min(totals) <= max(s.slices for s in shards)
-    assert feeding.deal(shards, [1] * ranks, seed=0, epoch=0) == hands
-    assert feeding.deal(shards, [1] * ranks, seed=0, epoch=1) != hands
+    assert draw.deal(shards, [1] * ranks, seed=0, epoch=0) == hands
+    assert draw.deal(shards, [1] * ranks, seed=0, epoch=1) != hands
 
 
 @pytest.mark.parametrize(("parts", "world"), [(4, 3), (8, 5), (8, 8), (5, 2)])
 def test_ranks_of_unequal_shares_come_to_their_end_together(parts, world):
     """As many steps as ranks of equal shares would take, but for the last few."""
-    shares = feeding.batches_a_step(parts, world)
+    shares = draw.batches_a_step(parts, world)
     assert sum(shares) == parts
     for epoch in range(5):
-        hands = feeding.deal([shard(i) for i in range(48)], shares, seed=0, epoch=epoch)
+        hands = draw.deal([shard(i) for i in range(48)], shares, seed=0, epoch=epoch)
         steps = [sum(s.slices for s in hand) / share for hand, share in zip(hands, shares, strict=True)]
         assert max(steps) - min(steps) <= 10 and max(steps) <= 480 / parts + 10
 
 
 def drawn(table: pa.Table, share: float, epoch: int) -> set[int]:
-    return set(np.flatnonzero(feeding.draw_slices(table, share, seed=1, epoch=epoch)).tolist())
+    return set(np.flatnonzero(draw.draw_slices(table, share, seed=1, epoch=epoch)).tolist())
 
 
 def test_all_tumour_slices_and_a_share_of_the_brain_are_drawn_and_no_blank_ones():
@@ -58,37 +58,6 @@ def test_all_tumour_slices_and_a_share_of_the_brain_are_drawn_and_no_blank_ones(
 
 def test_the_draw_does_not_depend_on_how_a_shard_is_cut_into_blocks():
     table = rows("a", [0] * 60, [9] * 60)
-    whole = feeding.draw_slices(table, 0.5, seed=1, epoch=3)
-    parts = [feeding.draw_slices(table.slice(start, 20), 0.5, seed=1, epoch=3) for start in (0, 20, 40)]
+    whole = draw.draw_slices(table, 0.5, seed=1, epoch=3)
+    parts = [draw.draw_slices(table.slice(start, 20), 0.5, seed=1, epoch=3) for start in (0, 20, 40)]
     assert np.array_equal(np.concatenate(parts), whole)
-
-
-@pytest.mark.parametrize("pool", [1, 7, 1000])
-def test_shuffling_loses_and_repeats_nothing_and_fills_every_batch_but_the_last(pool):
-    batches = list(feeding.shuffled(range(45), 4, pool, np.random.default_rng(0)))
-    seen = [sample for batch in batches for sample in batch]
-    assert sorted(seen) == list(range(45)) and seen != sorted(seen)
-    assert [len(b) for b in batches] == [4] * 11 + [1]
-    assert list(feeding.shuffled(range(45), 4, pool, np.random.default_rng(0))) == batches
-
-
-def test_ahead_keeps_the_order_and_passes_on_errors():
-    assert list(feeding.ahead(range(1, 20), 3)) == list(range(1, 20))
-    assert list(feeding.ahead([], 3)) == []
-
-    def broken():
-        yield 1
-        raise OSError("gone")
-
-    items = feeding.ahead(broken(), 3)
-    assert next(items) == 1
-    with pytest.raises(OSError, match="gone"):
-        next(items)
-
-
-def test_ahead_stops_making_items_once_it_is_closed():
-    made = []
-    items = feeding.ahead((made.append(i) or i + 1 for i in range(1000)), 2)
-    next(items)
-    items.close()
-    assert len(made) <= 4
