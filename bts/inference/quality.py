@@ -6,11 +6,11 @@ Axes: D z slices, H rows (y), W columns (x).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from bts.cases.case import CaseVolume
-from bts.shards.catalogue import Shard
 
 LARGE = 0.5
 """Share of the brain from which on a tumour is unusual."""
@@ -90,7 +90,16 @@ def of_input(volume: CaseVolume, known: Ranges) -> list[str]:
     return found
 
 
-def extremes(of: CaseVolume | Shard) -> np.ndarray:
+class Measured(Protocol):
+    """A case or its shard: statistics of each modality over the brain, C values each."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    p01: Sequence[float]
+    p99: Sequence[float]
+
+
+def extremes(of: Measured) -> np.ndarray:
     """(C, 2): the 1st and 99th percentile of each modality, in standard deviations from its mean."""
     p01, p99, mean, std = (np.asarray(getattr(of, name)) for name in ("p01", "p99", "mean", "std"))
     return np.stack([(p01 - mean) / std, (p99 - mean) / std], axis=-1)

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 WITHOUT_RAY = """
@@ -31,3 +33,19 @@ def test_workers_that_read_write_or_score_load_no_torch():
     modules = ", ".join(["bts.training.rows", *workers])
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("bts.model.nets", ("scipy", "PIL", "matplotlib")),
+        ("bts.training.loop", ("matplotlib", "jinja2")),
+        ("bts.scoring.tables", ("jinja2", "matplotlib", "torch")),
+        ("jobs.promote", ("jinja2", "matplotlib")),
+        ("bts.results.marker", ("matplotlib", "torch")),
+    ],
+)
+def test_what_a_module_does_without(module, without):
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not set(without) & set(done.stdout.split())

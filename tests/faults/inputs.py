@@ -10,7 +10,7 @@ import gzip
 import io
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import numpy as np
 from isal import isal_zlib
 
 from bts.cases.read import MSD_CHANNELS
+from bts.errors import Failure
 from tests import builders
 from tests.builders import LPS, NAMES_2021, NAMES_2023, affine
 
@@ -43,7 +44,7 @@ class Bad:
     heavy: bool = False
     """It asks for far more memory than its size."""
 
-    def complaints(self, failure: Mapping[str, str], case_id: str) -> list[str]:
+    def complaints(self, failure: Failure, case_id: str) -> list[str]:
         """What a failure lacks of all that is due."""
         message, named = failure.message, (case_id, repr(case_id))
         due = {

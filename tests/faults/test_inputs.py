@@ -42,12 +42,12 @@ def serial_index(monkeypatch):
     def read_index(slices, source, output, keep):
         results = [figshare_index.IndexSlice(source)(asdict(entry)) for entry in slices]
         rows = [figshare.IndexRow(**result["row"]) for result in results if result["row"]]
-        return rows, [result["failure"] for result in results if result["failure"]]
+        return rows, [Failure.from_json(result["failure"]) for result in results if result["failure"]]
 
     monkeypatch.setattr(figshare_index, "read_index", read_index)
 
 
-def list_all(folder: Path) -> tuple[list[Case], list[dict]]:
+def list_all(folder: Path) -> tuple[list[Case], list[Failure]]:
     """(cases, failures) of a folder, as jobs list it."""
     store = Store(folder)
     listing = find_cases(store.list())
@@ -55,7 +55,7 @@ def list_all(folder: Path) -> tuple[list[Case], list[dict]]:
     return listing.cases, failures + [Failure.of(problem) for problem in listing.problems]
 
 
-def read_all(folder: Path) -> tuple[dict[str, CaseVolume], list[dict]]:
+def read_all(folder: Path) -> tuple[dict[str, CaseVolume], list[Failure]]:
     """(volumes by case, failures) of a folder: what jobs.preprocess would write, and what it would report."""
     volumes, (cases, failures) = {}, list_all(folder)
     for case in cases:

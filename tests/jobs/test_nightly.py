@@ -76,9 +76,9 @@ def test_a_bad_case_is_tried_a_few_nights_then_left_aside_until_it_changes(ray_l
         assert (aside.exit_code, aside.counts["left_aside"], aside.counts["written"]) == (3, 1, 0)
         (failure,) = aside.failed
         assert (failure.case_id, failure.stage, failure.file) == ("BraTS-SSA-00003-000", "read", BAD)
-        assert failure["left_aside"] in {e.key for e in aside.output.list()}
+        assert failure.left_aside in {e.key for e in aside.output.list()}
         job(dry_run=True)
-        assert reasons(capsys) == {"BraTS-SSA-00003-000": f"left aside: {failure['left_aside']}"}
+        assert reasons(capsys) == {"BraTS-SSA-00003-000": f"left aside: {failure.left_aside}"}
         assert sum(e.key.endswith(result) for e in aside.output.list()) == 2
     builders.put_all(Store(str(place / "cases")), builders.case_files("BraTS-SSA-00003-000", seed=9))
     for _, job in jobs.values():
