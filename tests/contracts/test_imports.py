@@ -40,8 +40,6 @@ def test_workers_that_read_write_or_score_load_no_torch():
     [
         ("bts.model.nets", ("scipy", "PIL", "matplotlib")),
         ("bts.training.loop", ("matplotlib", "jinja2")),
-        ("bts.scoring.tables", ("jinja2", "matplotlib", "torch")),
-        ("jobs.promote", ("jinja2", "matplotlib")),
         ("bts.results.marker", ("matplotlib", "torch")),
     ],
 )

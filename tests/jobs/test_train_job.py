@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from bts.training.feeding import read_items
 
 from bts.model.file import load_model
 from bts.presets import PRESETS
@@ -15,7 +16,6 @@ from bts.shards.catalogue import read_catalogue
 from bts.shards.format import read_volume
 from bts.storage import Store
 from bts.tracking import Tracker
-from bts.training.feeding import read_items
 from bts.training.plan import make_plan
 from tests import builders
 from tests.clusters import kill_a_worker, kill_when_it_says
