@@ -10,7 +10,6 @@ bad data fails alone, with stage and reason in the run report.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import ray
 
@@ -34,8 +33,10 @@ class Settings(incremental.Flags):
     """Folder or s3://bucket/prefix with the cases, in any layout of BraTS, of MSD Task01 or figshare."""
     shards: str
     """Folder or s3://bucket/prefix for the shards."""
-    labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
-    """Label convention of the truths; auto tells it by the name of each case."""
+    labels: str = "auto"
+    """Label convention of the truths; auto tells it by the name of each case; brats2021,
+    brats2023, brats2024, msd, ped2023, ped2024, met2025, goat, fets2022 or menrt name one; pairs spell one
+    out: 1=ET,2=NCR,3=NCR,4=ED (value in the file = NCR, ED, ET or RC)."""
 
 
 class MakeShard:

@@ -24,6 +24,8 @@ class Dataset:
     """Who was scanned, from the groups of `cases`: one patient may have several cases and several names."""
     convention: str = UNKNOWN
     """Label convention of its truths; UNKNOWN: the name does not tell, --labels must."""
+    conventions: tuple[str, ...] = ()
+    """Those that its releases have used under the same names, where several: what a message offers."""
     targets: tuple[str, ...] = ("regions", "labels")
     """What a model for it may predict."""
     reader: str = "roles"
@@ -69,10 +71,32 @@ DATASETS = (
         convention="brats2024",
     ),
     # BraTS-PED changed its labels between 2023 and 2024 under the same names: --labels must say.
-    Dataset(name="brats-ped", cases=r"(?P<p>BraTS-PED-\d+)-\d+", patient=r"\g<p>"),
+    Dataset(
+        name="brats-ped",
+        cases=r"(?P<p>BraTS-PED-\d+)-\d+",
+        patient=r"\g<p>",
+        conventions=("ped2023", "ped2024"),
+    ),
+    Dataset(  # before radiotherapy: T1ce alone, and the truth is one tumour volume
+        name="brats2024-men-rt",
+        cases=r"(?P<p>BraTS-MEN-RT-\d+)-\d+",
+        patient=r"\g<p>",
+        convention="menrt",
+    ),
+    Dataset(  # 2025 added the cavity under the same names
+        name="brats2023-met",
+        cases=r"(?P<p>BraTS-MET-\d+)-\d+",
+        patient=r"\g<p>",
+        convention="brats2023",
+        conventions=("brats2023", "met2025"),
+    ),
+    Dataset(
+        name="brats2024-goat", cases=r"(?P<p>BraTS-GoAT-\d+)(-\d+)?", patient=r"\g<p>", convention="goat"
+    ),
+    Dataset(name="fets2022", cases=r"FeTS20\d\d_\d+", convention="fets2022"),
     Dataset(
         name="brats2023-{c}",
-        cases=r"(?P<p>BraTS-(?P<c>GLI|SSA|MET|MEN|PHANTOM)-\d+)-\d+",
+        cases=r"(?P<p>BraTS-(?P<c>GLI|SSA|MEN|PHANTOM)-\d+)-\d+",
         patient=r"\g<p>",
         convention="brats2023",
     ),

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from bts.cases.layouts import Listing, find_cases
 from bts.errors import CaseError, RunError, UsageError
+from bts.labels import spelt
 from bts.storage import Store
 
 DONE, COULD_NOT_RUN, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
@@ -217,7 +218,7 @@ def list_cases(source: Store, labels: str) -> Listing:
 
     Raises UsageError if there is none, RunError if the store cannot be listed.
     """
-    listing = find_cases(source.list(), labels)
+    listing = find_cases(source.list(), spelt(labels))
     found = len(listing.cases) + len(listing.problems)
     slices = f", {len(listing.slices)} figshare slices" if listing.slices else ""
     say(f"{source.uri}: {found} cases{slices}")
