@@ -15,7 +15,7 @@ import ray
 
 from bts.cases import worklist
 from bts.cases.case import Case
-from bts.cases.read import load_case
+from bts.cases.read import load_case, reader_of
 from bts.errors import CaseError
 from bts.shards.format import FORMAT, read_metadata, write_shard
 from bts.storage import Store
@@ -57,11 +57,18 @@ class MakeShard:
             self.output.delete(key)
         return {"case_id": case.id, "failure": ""}
 
+    roles: tuple[str, ...] = ()
+    """Where file names do not tell what they hold: patterns ROLE=PATTERN whose * is the case
+    (t1ce=*_POST.nii.gz seg=*/mask.nii.gz; t1, t1ce, t2, flair, seg), or a CSV file (case, t1, t1ce, …)."""
+    patients: str = ""
+    """Where case names do not tell who was scanned: a pattern whose * is the patient (*_visit?), a regular
+    expression with a group, or a CSV file with columns case and patient. Splits are by patient."""
+
 
 def main(settings: Settings) -> common.Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.shards)
-    listing = common.list_cases(source, settings.labels)
+    listing = common.list_cases(source, settings.labels, settings.roles, settings.patients)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
     incremental.keep_part(listing, settings)
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
@@ -69,6 +76,7 @@ def main(settings: Settings) -> common.Outcome:
     work = worklist.plan(wanted(listing.cases), output.list(), ".parquet", settings.retry_failed)
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside)}
+    counts["without_truth"] = sum(not reader_of(case).has_truth(case) for case in listing.cases)
     if settings.dry_run:
         reasons = incremental.explain(work, made_of, lambda key: read_made_of(output, key))
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)

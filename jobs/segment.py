@@ -52,6 +52,9 @@ class Settings(incremental.Flags):
     labels: str = "auto"
     """Label convention to write; auto is each case's own (brats2023 where its name does not tell); or a
     name or pairs, as jobs.preprocess takes them. The marker and _labels/ say what each labelmap is in."""
+    roles: tuple[str, ...] = ()
+    """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
+    takes them."""
     gpu: Literal["auto", "yes", "no"] = "auto"
     """auto: GPUs if the cluster has them now; yes: ask for them, also of an autoscaler that has none yet."""
     predictors: int | None = None
@@ -110,7 +113,7 @@ def main(settings: Settings) -> common.Outcome:
     source, output = Store(settings.cases), Store(settings.labelmaps)
     models, targets = read_models(settings.model)
     described = [describe(data, name) for name, data in models]
-    listing = common.list_cases(source, settings.labels)
+    listing = common.list_cases(source, settings.labels, settings.roles)
     who = f"--model {' '.join(settings.model)} (targets {targets})"
     unfit = set_unfit_aside(listing, targets in WRITTEN_AS, source, who)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)

@@ -30,6 +30,9 @@ class Settings:
     labels: str = "auto"
     """Label convention of truths and labelmaps; auto tells it by the name of each case. A labelmap of
     jobs.segment carries its own."""
+    roles: tuple[str, ...] = ()
+    """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
+    takes them."""
     case: str = ""
     """Case to begin with; empty for the first."""
     port: int = 0
@@ -38,7 +41,7 @@ class Settings:
 
 def main(settings: Settings) -> common.Outcome:
     source, labelmaps = Store(settings.cases), Store(settings.labelmaps)
-    listing = common.list_cases(source, settings.labels)
+    listing = common.list_cases(source, settings.labels, settings.roles)
     for problem in listing.problems:
         common.say(f"not shown: {problem}")
     if listing.slices:

@@ -93,6 +93,17 @@ DATASETS = (
     Dataset(
         name="brats2024-goat", cases=r"(?P<p>BraTS-GoAT-\d+)(-\d+)?", patient=r"\g<p>", convention="goat"
     ),
+    Dataset(
+        name="ucsf-pdgm", cases=r"(?P<p>UCSF-PDGM-\d+)(_FU\d+d)?", patient=r"\g<p>", convention="brats2021"
+    ),
+    Dataset(name="upenn-gbm", cases=r"(?P<p>UPENN-GBM-\d+)_\d\d", patient=r"\g<p>", convention="brats2021"),
+    # Of these two the numbers of the labels were not verified: --labels must say.
+    Dataset(
+        name="mu-glioma-post",
+        cases=r"(?P<p>PatientID_\d+)_Timepoint_\d+(_brain)?",
+        patient=r"MU-\g<p>",
+    ),
+    Dataset(name="ucsf-alptdg", cases=r"(?P<p>1\d{5})_time\d+", patient=r"ALPTDG-\g<p>"),
     Dataset(name="fets2022", cases=r"FeTS20\d\d_\d+", convention="fets2022"),
     Dataset(
         name="brats2023-{c}",
@@ -104,6 +115,26 @@ DATASETS = (
     FIGSHARE,
     OTHER,
 )
+
+
+# How sets that have no record above name visits: BIDS, LUMIERE (Patient-001_week-044), and plain words. The
+# patient has a digit, or `scan_visit1` and `other_visit1` of one hospital would be one.
+VISITS = (
+    r"(?P<p>sub-[^_]+)_ses-[^_]+(_.*)?",
+    r"(?P<p>.*\d.*?)[_-](week|wk|month|day|visit|session|ses|time|timepoint|tp|followup|fu)[_-]?\d+([_-].*)?",
+)
+
+
+def _patient_of_visit(case_id: str) -> str:
+    """Who was scanned, where the name tells a visit; else empty."""
+    found = (re.fullmatch(pattern, case_id, re.IGNORECASE) for pattern in VISITS)
+    return next((match["p"] for match in found if match), "")
+
+
+def knows_patient(case_id: str, layouts: Iterable[str]) -> bool:
+    """Whether a case's name, or the layouts of its files, tell who was scanned."""
+    dataset, _, patient = identify(case_id, layouts)
+    return dataset != OTHER.name or patient != case_id
 
 
 def identify(case_id: str, layouts: Iterable[str]) -> tuple[str, str, str]:
@@ -119,7 +150,7 @@ def identify(case_id: str, layouts: Iterable[str]) -> tuple[str, str, str]:
             named = {group: (text or "").lower() for group, text in match.groupdict().items()}
             return one.name.format(**named), one.convention, match.expand(one.patient)
     known = min(told - {OTHER.name}, default=OTHER.name)
-    return known, dataset_of(known).convention, case_id
+    return known, dataset_of(known).convention, _patient_of_visit(case_id) or case_id
 
 
 @cache
