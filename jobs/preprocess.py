@@ -37,6 +37,12 @@ class Settings(incremental.Flags):
     """Label convention of the truths; auto tells it by the name of each case; brats2021,
     brats2023, brats2024, msd, ped2023, ped2024, met2025, goat, fets2022 or menrt name one; pairs spell one
     out: 1=ET,2=NCR,3=NCR,4=ED (value in the file = NCR, ED, ET or RC)."""
+    roles: tuple[str, ...] = ()
+    """Where file names do not tell what they hold: patterns ROLE=PATTERN whose * is the case
+    (t1ce=*_POST.nii.gz seg=*/mask.nii.gz; t1, t1ce, t2, flair, seg), or a CSV file (case, t1, t1ce, …)."""
+    patients: str = ""
+    """Where case names do not tell who was scanned: a pattern whose * is the patient (*_visit?), a regular
+    expression with a group, or a CSV file with columns case and patient. Splits are by patient."""
 
 
 class MakeShard:
@@ -56,13 +62,6 @@ class MakeShard:
         for key in row["older"]:
             self.output.delete(key)
         return {"case_id": case.id, "failure": ""}
-
-    roles: tuple[str, ...] = ()
-    """Where file names do not tell what they hold: patterns ROLE=PATTERN whose * is the case
-    (t1ce=*_POST.nii.gz seg=*/mask.nii.gz; t1, t1ce, t2, flair, seg), or a CSV file (case, t1, t1ce, …)."""
-    patients: str = ""
-    """Where case names do not tell who was scanned: a pattern whose * is the patient (*_visit?), a regular
-    expression with a group, or a CSV file with columns case and patient. Splits are by patient."""
 
 
 def main(settings: Settings) -> common.Outcome:
