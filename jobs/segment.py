@@ -21,7 +21,7 @@ from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.layouts import find_cases
 from bts.errors import UsageError
-from bts.labels import TARGETS, WRITTEN_AS
+from bts.labels import TARGETS, WRITTEN_AS, can_be_written, spelt
 from bts.model.file import BOX, describe, load_model
 from bts.results import colour_tables
 from bts.results.files import convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
@@ -49,8 +49,12 @@ class Settings(incremental.Flags):
     model: tuple[str, ...] = (IN_THE_BOX,)
     """Model file (path or URI) or models:/NAME@ALIAS of the registry; several are averaged as an ensemble.
     box is the model that comes with the project (bts/weights/README.md)."""
-    labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
-    """Label convention to write; auto is each case's own (brats2023 where its name does not tell)."""
+    labels: str = "auto"
+    """Label convention to write; auto is each case's own (brats2023 where its name does not tell); or a
+    name or pairs, as jobs.preprocess takes them. The marker and _labels/ say what each labelmap is in."""
+    roles: tuple[str, ...] = ()
+    """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
+    takes them."""
     gpu: Literal["auto", "yes", "no"] = "auto"
     """auto: GPUs if the cluster has them now; yes: ask for them, also of an autoscaler that has none yet."""
     predictors: int | None = None
@@ -72,6 +76,8 @@ class Settings(incremental.Flags):
     def check(self) -> None:
         """Raise UsageError for values that make no sense."""
         super().check()
+        if spelt(self.labels) != "auto" and not can_be_written(spelt(self.labels)):
+            raise UsageError(f"--labels {self.labels}: a labelmap needs a value for each of NCR, ED and ET")
         if self.predictors is not None and self.predictors < 1:
             raise UsageError(f"--predictors {self.predictors}: give at least 1")
         if not 0 < self.gpu_share <= 1:
@@ -107,7 +113,7 @@ def main(settings: Settings) -> common.Outcome:
     source, output = Store(settings.cases), Store(settings.labelmaps)
     models, targets = read_models(settings.model)
     described = [describe(data, name) for name, data in models]
-    listing = common.list_cases(source, settings.labels)
+    listing = common.list_cases(source, settings.labels, settings.roles)
     who = f"--model {' '.join(settings.model)} (targets {targets})"
     unfit = set_unfit_aside(listing, targets in WRITTEN_AS, source, who)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
@@ -144,7 +150,7 @@ def make_write(settings: Settings, described: list[dict], targets: str) -> Write
         Store(settings.labelmaps),
         described,
         targets,
-        labels=settings.labels,
+        labels=spelt(settings.labels),
         flips=settings.flips,
         hold=settings.hold_flagged,
         sure_of=tuple(TARGETS[targets]) if settings.probabilities else (),

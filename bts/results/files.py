@@ -19,7 +19,7 @@ from bts.cases.case import Case
 from bts.cases.read import reader_of
 from bts.images.grid import Grid
 from bts.images.nifti import write_labelmap, write_probabilities
-from bts.labels import REGIONS, WRITTEN_AS, from_internal
+from bts.labels import REGIONS, WRITTEN_AS, can_be_written, from_internal
 from bts.report import slices
 from bts.scoring import metrics
 
@@ -35,7 +35,10 @@ def convention_of(case: Case, asked: str, targets: str) -> str:
     """The convention to write a case's labelmap in; a model for figshare tells it, not --labels."""
     if targets in WRITTEN_AS:
         return WRITTEN_AS[targets]
-    return asked if asked != "auto" else case.labels or "brats2023"
+    if asked != "auto":
+        return asked
+    # A truth of one tumour volume (MEN-RT) has no value for oedema.
+    return case.labels if case.labels and can_be_written(case.labels) else "brats2023"
 
 
 def inputs_of(case: Case) -> list[str]:
