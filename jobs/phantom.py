@@ -1,18 +1,24 @@
 """Draws synthetic BraTS-like cases, as many as wanted, in the layout and conventions of BraTS 2023.
 
-Case k of a seed is the same whatever the count; cases that are complete already are left alone.
+Case k of a seed is the same whatever the count; cases that are complete already are left alone. With --raw,
+studies as a scanner gives them, for jobs.intake: DICOM series of two vendors with skull, each modality in a
+pose of its own, and a localiser, a derived map and an aborted series among them.
 
     python -m jobs.phantom --cases data/cases --count 16 --seed 0
+    python -m jobs.phantom --cases data/scans --count 4 --raw
     ray job submit --working-dir . -- python -m jobs.phantom --cases s3://b/cases --count 2000 --seed 0
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import ray.data
 
 from bts.errors import UsageError
 from bts.phantom.case import LEAST, SIZE, case_keys, write_case
+from bts.phantom.study import make_study, write_dicom, write_nifti
 from bts.storage import Store
 from jobs.driver.cluster import start_ray
 from jobs.driver.outcome import Outcome, run_job
@@ -33,6 +39,10 @@ class Settings:
     """Number of the first case."""
     size: tuple[int, int, int] = SIZE
     """Voxels in x, y, z; fewer draw the same anatomy smaller, at 1 mm still."""
+    raw: bool = False
+    """Draw raw studies instead of cases; `_truth/` tells the pose of each series."""
+    raw_format: Literal["dicom", "nifti"] = "dicom"
+    """Files of raw studies: DICOM, a file a slice, or NIfTI under dcm2niix's names."""
 
 
 def main(settings: Settings) -> Outcome:
@@ -40,7 +50,7 @@ def main(settings: Settings) -> Outcome:
     output = Store(settings.cases)
     there = {entry.key for entry in output.list()}
     wanted = range(settings.start, settings.start + settings.count)
-    todo = [index for index in wanted if not there.issuperset(case_keys(index).values())]
+    todo = [index for index in wanted if not there.issuperset(keys(settings, index))]
     written = sum(run(todo, settings, output))
     counts = {"cases": settings.count, "written": len(todo), "unchanged": settings.count - len(todo)}
     return Outcome(output, counts | {"bytes": written})
@@ -53,6 +63,27 @@ def check(settings: Settings) -> None:
             raise UsageError(f"--{flag} {getattr(settings, flag)}: must be at least {least}")
     if min(settings.size) < LEAST:
         raise UsageError(f"--size {settings.size}: at least {LEAST} voxels along each axis")
+
+
+def keys(settings: Settings, index: int) -> Iterable[str]:
+    """What there is when a case or study is complete: all its files, or its truth, which is written last."""
+    return [f"_truth/{index:05d}.json"] if settings.raw else case_keys(index).values()
+
+
+class MakeStudy:
+    """One index → the files of its raw study, then its truth."""
+
+    def __init__(self, settings: Settings, output: Store):
+        self.settings, self.output = settings, output
+
+    def __call__(self, row: dict) -> dict:
+        index = int(row["item"])
+        study = make_study(self.settings.seed, index, size=self.settings.size)
+        files = write_dicom(study) if self.settings.raw_format == "dicom" else write_nifti(study)
+        for key, data in files.items():
+            self.output.put(key, data)
+        self.output.put(*keys(self.settings, index), json.dumps(study.truth(), indent=1).encode())
+        return {"bytes": sum(map(len, files.values()))}
 
 
 class MakeCase:
@@ -75,7 +106,8 @@ def run(todo: list[int], settings: Settings, output: Store) -> Iterator[int]:
         return
     start_ray()
     rows = ray.data.from_items(todo, override_num_blocks=len(todo))
-    for result in stream("phantom", len(todo), rows, MakeCase(settings, output)):
+    make = MakeStudy if settings.raw else MakeCase
+    for result in stream("phantom", len(todo), rows, make(settings, output)):
         yield result["bytes"]
 
 

@@ -9,12 +9,12 @@ bad data fails alone, with stage and reason in the run report.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import ray
 
 from bts.cases import worklist
 from bts.cases.case import Case
+from bts.cases.read import reader_of
 from bts.errors import Failure
 from bts.shards.format import FORMAT, read_metadata
 from bts.storage import Store
@@ -37,14 +37,22 @@ class Settings(incremental.Flags):
     """Folder or s3://bucket/prefix with the cases, in any layout of BraTS, of MSD Task01 or figshare."""
     shards: str
     """Folder or s3://bucket/prefix for the shards."""
-    labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
-    """Label convention of the truths; auto tells it by the name of each case."""
+    labels: str = "auto"
+    """Label convention of the truths; auto tells it by the name of each case; brats2021,
+    brats2023, brats2024, msd, ped2023, ped2024, met2025, goat, fets2022 or menrt name one; pairs spell one
+    out: 1=ET,2=NCR,3=NCR,4=ED (value in the file = NCR, ED, ET or RC)."""
+    roles: tuple[str, ...] = ()
+    """Where file names do not tell what they hold: patterns ROLE=PATTERN whose * is the case
+    (t1ce=*_POST.nii.gz seg=*/mask.nii.gz; t1, t1ce, t2, flair, seg), or a CSV file (case, t1, t1ce, …)."""
+    patients: str = ""
+    """Where case names do not tell who was scanned: a pattern whose * is the patient (*_visit?), a regular
+    expression with a group, or a CSV file with columns case and patient. Splits are by patient."""
 
 
 def main(settings: Settings) -> Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.shards)
-    listing = list_cases(source, settings.labels)
+    listing = list_cases(source, settings.labels, settings.roles, settings.patients)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
     incremental.keep_part(listing, settings)
     failed += [Failure.of(problem) for problem in listing.problems]
@@ -52,6 +60,7 @@ def main(settings: Settings) -> Outcome:
     work = worklist.plan(wanted(listing.cases), output.list(), ".parquet", settings.retry_failed)
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside)}
+    counts["without_truth"] = sum(not reader_of(case).has_truth(case) for case in listing.cases)
     if settings.dry_run:
         reasons = incremental.explain(work, made_of, lambda key: read_made_of(output, key))
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)

@@ -22,7 +22,7 @@ from bts.cases.case import Case
 from bts.cases.layouts import find_cases
 from bts.errors import Failure, UsageError
 from bts.inference.options import SegmentOptions
-from bts.labels import WRITTEN_AS
+from bts.labels import WRITTEN_AS, can_be_written, spelt
 from bts.model.file import BOX, describe, load_model
 from bts.results import colour_tables
 from bts.results.layout import convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
@@ -55,6 +55,9 @@ class Settings(incremental.Flags, SegmentOptions):
     model: tuple[str, ...] = (IN_THE_BOX,)
     """Model file (path or URI) or models:/NAME@ALIAS of the registry; several are averaged as an ensemble.
     box is the model that comes with the project (bts/weights/README.md)."""
+    roles: tuple[str, ...] = ()
+    """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
+    takes them."""
     gpu: Literal["auto", "yes", "no"] = "auto"
     """auto: GPUs if the cluster has them now; yes: ask for them, also of an autoscaler that has none yet."""
     predictors: int | None = None
@@ -66,6 +69,8 @@ class Settings(incremental.Flags, SegmentOptions):
     def check(self) -> None:
         """Raise UsageError for values that make no sense."""
         super().check()
+        if spelt(self.labels) != "auto" and not can_be_written(spelt(self.labels)):
+            raise UsageError(f"--labels {self.labels}: a labelmap needs a value for each of NCR, ED and ET")
         if self.predictors is not None and self.predictors < 1:
             raise UsageError(f"--predictors {self.predictors}: give at least 1")
         if not 0 < self.gpu_share <= 1:
@@ -101,7 +106,7 @@ def main(settings: Settings) -> Outcome:
     source, output = Store(settings.cases), Store(settings.labelmaps)
     models, targets = read_models(settings.model)
     described = [describe(data, name) for name, data in models]
-    listing = list_cases(source, settings.labels)
+    listing = list_cases(source, settings.labels, settings.roles)
     who = f"--model {' '.join(settings.model)} (targets {targets})"
     unfit = set_unfit_aside(listing, targets in WRITTEN_AS, source, who)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
@@ -145,7 +150,7 @@ def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:
 
 def explain_labels(cases: list[Case], write: Write, there: set[str]) -> None:
     """Leave names and colours for ITK-SNAP and 3D Slicer beside the labelmaps, once a convention."""
-    conventions = (convention_of(case, write.options.labels, write.targets) for case in cases)
+    conventions = (convention_of(case, write.labels, write.targets) for case in cases)
     for key, data in colour_tables.files(conventions).items():
         if key not in there:
             write.output.put(key, data)

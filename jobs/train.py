@@ -34,7 +34,7 @@ from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
 from bts.training.log import best_epoch, final_table, progress_line
-from bts.training.plan import Plan, make_plan
+from bts.training.plan import Plan, make_plan, unnamed
 from jobs.driver import cluster, preset_flags
 from jobs.driver.outcome import Outcome
 from jobs.driver.progress import examples, say
@@ -128,6 +128,7 @@ def read_plan(settings: Settings, system: str) -> Plan:
     training, held_out = len(plan.training), len(plan.held_out)
     say(f"{shards.uri}: {len(catalogue)} shards, {training} for training, {held_out} held out")
     say_left_out(plan)
+    say_unnamed(plan)
     build(plan.preset)  # fails early where the layers do not go together
     if not 1 <= settings.least_workers <= settings.most_workers <= training:
         raise UsageError(f"--workers {settings.workers}: give 1 to {training}, the number of training cases")
@@ -138,6 +139,15 @@ def say_left_out(plan: Plan) -> None:
     """The shards that this training makes no use of, by number and example."""
     for why, keys in plan.left_out.items():
         say(f"{len(keys)} shards are left out, {why}: {examples(keys)}")
+
+
+def say_unnamed(plan: Plan) -> None:
+    """Cases that count as patients of their own because nothing told who was scanned."""
+    if cases := unnamed([*plan.training, *plan.held_out]):
+        say(
+            f"nothing tells the patients of {len(cases)} cases ({examples(cases)}): each is taken for "
+            "a patient of its own; if some are of one, run jobs.preprocess with --patients"
+        )
 
 
 def check_name(name: str) -> None:

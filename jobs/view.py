@@ -8,7 +8,6 @@ NiiVue must be installed: `make venv` does, or pip install --no-deps -r requirem
 """
 
 from dataclasses import dataclass
-from typing import Literal
 from urllib.parse import quote
 
 from bts.errors import UsageError
@@ -30,9 +29,12 @@ class Settings:
     """Folder or s3://bucket/prefix with the labelmaps; those held for review are shown too."""
     report: str = ""
     """Folder or s3://bucket/prefix of jobs.evaluate, to sort the cases by their Dice."""
-    labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
+    labels: str = "auto"
     """Label convention of truths and labelmaps; auto tells it by the name of each case. A labelmap of
     jobs.segment carries its own."""
+    roles: tuple[str, ...] = ()
+    """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
+    takes them."""
     case: str = ""
     """Case to begin with; empty for the first."""
     port: int = 0
@@ -41,7 +43,7 @@ class Settings:
 
 def main(settings: Settings) -> Outcome:
     source, labelmaps = Store(settings.cases), Store(settings.labelmaps)
-    listing = list_cases(source, settings.labels)
+    listing = list_cases(source, settings.labels, settings.roles)
     for problem in listing.problems:
         say(f"not shown: {problem}")
     if listing.slices:

@@ -27,7 +27,7 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
                 mend="register and resample it to the others",
                 file=_key(case, role),
             )
-    mask = None if seg is None else to_internal(seg.voxels, case.labels, file=_key(case, "seg"))
+    mask = None if seg is None else _labels(case, seg)
     box = _bounding_box([v.voxels for v in volumes.values()] + ([] if mask is None else [mask]))
     crops = {role: volume.voxels[box] for role, volume in volumes.items()}
     for role, crop in crops.items():
@@ -54,6 +54,10 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
         p01=p01,
         p99=p99,
     )
+
+
+def _labels(case: Case, seg: Volume) -> np.ndarray:
+    return to_internal(seg.voxels, case.labels, file=_key(case, "seg"), among=case.traits.conventions)
 
 
 def _key(case: Case, role: str) -> str:

@@ -24,6 +24,8 @@ class Dataset:
     """Who was scanned, from the groups of `cases`: one patient may have several cases and several names."""
     convention: str = UNKNOWN
     """Label convention of its truths; UNKNOWN: the name does not tell, --labels must."""
+    conventions: tuple[str, ...] = ()
+    """Those that its releases have used under the same names, where several: what a message offers."""
     targets: tuple[str, ...] = ("regions", "labels")
     """What a model for it may predict."""
     reader: str = "roles"
@@ -69,17 +71,72 @@ DATASETS = (
         convention="brats2024",
     ),
     # BraTS-PED changed its labels between 2023 and 2024 under the same names: --labels must say.
-    Dataset(name="brats-ped", cases=r"(?P<p>BraTS-PED-\d+)-\d+", patient=r"\g<p>"),
+    Dataset(
+        name="brats-ped",
+        cases=r"(?P<p>BraTS-PED-\d+)-\d+",
+        patient=r"\g<p>",
+        conventions=("ped2023", "ped2024"),
+    ),
+    Dataset(  # before radiotherapy: T1ce alone, and the truth is one tumour volume
+        name="brats2024-men-rt",
+        cases=r"(?P<p>BraTS-MEN-RT-\d+)-\d+",
+        patient=r"\g<p>",
+        convention="menrt",
+    ),
+    Dataset(  # 2025 added the cavity under the same names
+        name="brats2023-met",
+        cases=r"(?P<p>BraTS-MET-\d+)-\d+",
+        patient=r"\g<p>",
+        convention="brats2023",
+        conventions=("brats2023", "met2025"),
+    ),
+    Dataset(
+        name="brats2024-goat", cases=r"(?P<p>BraTS-GoAT-\d+)(-\d+)?", patient=r"\g<p>", convention="goat"
+    ),
+    Dataset(
+        name="ucsf-pdgm", cases=r"(?P<p>UCSF-PDGM-\d+)(_FU\d+d)?", patient=r"\g<p>", convention="brats2021"
+    ),
+    Dataset(name="upenn-gbm", cases=r"(?P<p>UPENN-GBM-\d+)_\d\d", patient=r"\g<p>", convention="brats2021"),
+    # Of these two the numbers of the labels were not verified: --labels must say.
+    Dataset(
+        name="mu-glioma-post",
+        cases=r"(?P<p>PatientID_\d+)_Timepoint_\d+(_brain)?",
+        patient=r"MU-\g<p>",
+    ),
+    Dataset(name="ucsf-alptdg", cases=r"(?P<p>1\d{5})_time\d+", patient=r"ALPTDG-\g<p>"),
+    Dataset(name="fets2022", cases=r"FeTS20\d\d_\d+", convention="fets2022"),
     Dataset(
         name="brats2023-{c}",
-        cases=r"(?P<p>BraTS-(?P<c>GLI|SSA|MET|MEN|PHANTOM)-\d+)-\d+",
+        cases=r"(?P<p>BraTS-(?P<c>GLI|SSA|MEN|PHANTOM)-\d+)-\d+",
         patient=r"\g<p>",
         convention="brats2023",
     ),
+    # Taken in from a scanner by jobs.intake, which names cases so (bts.intake.identity).
+    Dataset(name="scans", cases=r"(?P<p>Scan-[0-9a-z]+)-[0-9a-z]+(-[0-9a-z]+)?", patient=r"\g<p>"),
     Dataset(name="msd", convention="msd", reader="channels"),
     FIGSHARE,
     OTHER,
 )
+
+
+# How sets that have no record above name visits: BIDS, LUMIERE (Patient-001_week-044), and plain words. The
+# patient has a digit, or `scan_visit1` and `other_visit1` of one hospital would be one.
+VISITS = (
+    r"(?P<p>sub-[^_]+)_ses-[^_]+(_.*)?",
+    r"(?P<p>.*\d.*?)[_-](week|wk|month|day|visit|session|ses|time|timepoint|tp|followup|fu)[_-]?\d+([_-].*)?",
+)
+
+
+def _patient_of_visit(case_id: str) -> str:
+    """Who was scanned, where the name tells a visit; else empty."""
+    found = (re.fullmatch(pattern, case_id, re.IGNORECASE) for pattern in VISITS)
+    return next((match["p"] for match in found if match), "")
+
+
+def knows_patient(case_id: str, layouts: Iterable[str]) -> bool:
+    """Whether a case's name, or the layouts of its files, tell who was scanned."""
+    dataset, _, patient = identify(case_id, layouts)
+    return dataset != OTHER.name or patient != case_id
 
 
 def identify(case_id: str, layouts: Iterable[str]) -> tuple[str, str, str]:
@@ -95,7 +152,7 @@ def identify(case_id: str, layouts: Iterable[str]) -> tuple[str, str, str]:
             named = {group: (text or "").lower() for group, text in match.groupdict().items()}
             return one.name.format(**named), one.convention, match.expand(one.patient)
     known = min(told - {OTHER.name}, default=OTHER.name)
-    return known, dataset_of(known).convention, case_id
+    return known, dataset_of(known).convention, _patient_of_visit(case_id) or case_id
 
 
 @cache

@@ -1,85 +1,30 @@
-"""How the files of a case are named and laid out, and one listing → cases. No file is opened for it.
+"""One listing → cases. No file is opened for it; how files are named is data of bts.cases.names.
 
-A layout is a record: a function from a key to the place that it has in a case. figshare's slices are the
-exception: the patient is inside the files, so they become cases by an index pass (bts.cases.figshare).
+figshare's slices are the exception: the patient is inside the files, so they become cases by an index pass
+(bts.cases.figshare).
 """
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from bts.cases.case import Case
-from bts.cases.datasets import OTHER, identify
+from bts.cases.case import MODALITIES, Case
+from bts.cases.datasets import identify, knows_patient
+from bts.cases.names import ANYWHERE, CHANNEL, IMAGE, LAYOUTS, Layout, place_of
 from bts.errors import CaseError
 from bts.storage import Entry
 
 # Folders that this project's jobs keep beside their results; a file of a case in one of them is a stray.
 OURS = {"_runs", "_index", "_done", "_failed", "_held", "_scores", "_labels", "_probabilities"}
-# Role in the file name → role here, for 2017–2021 names and 2023+ names.
-ROLES = {"flair": "flair", "t1": "t1", "t1ce": "t1ce", "t2": "t2", "seg": "seg"}
-ROLES |= {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
-IMAGE = re.compile(r"^(?P<name>.+)\.(nii|nii\.gz|mha)$", re.IGNORECASE | re.DOTALL)
-BRATS = re.compile(rf"^(?P<id>.+)[_-](?P<role>{'|'.join(ROLES)})$", re.IGNORECASE | re.DOTALL)
-MSD = re.compile(r"(^|/)(?P<folder>images|labels)(Tr|Ts)/(?P<id>BRATS_\d+)\.nii(\.gz)?$")
-# 2013–2015: a file's name tells its role and its number in the archive; the folder above is the case, with or
-# without a folder VSD.… for each file between the two.
-VSD = re.compile(
-    r"(^|/)(?P<id>(?!VSD\.)[^/]+)(/VSD\.[^/]*)?/VSD\.[^/]*\.(MR_(?P<role>T1c?|T2|Flair)|OT)(\.\d+)?\.mha$",
-    re.IGNORECASE,
-)
+OURS |= {"_masks", "_checks"}
 SLICE = re.compile(r"(^|/)\d+\.mat$")  # of figshare
 GRADE = re.compile(r"(^|/)(HGG|LGG)(/|$)")
-
-
-class Place(NamedTuple):
-    """Of one file: the folder that tells cases of one name apart, the case, and its role there."""
-
-    folder: str
-    case_id: str
-    role: str
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """One way to name files."""
-
-    name: str
-    place: Callable[[str], Place | None]
-    """Of a key; None of one that is not named so."""
-    dataset: str = OTHER.name
-    """Of its cases, where their names tell none."""
-
-
-def _msd(key: str) -> Place | None:
-    found = MSD.search(key)
-    if not found:
-        return None
-    top = key.rpartition("/")[0].rpartition("/")[0]
-    return Place(top, found["id"], "image" if found["folder"] == "images" else "seg")
-
-
-def _vsd(key: str) -> Place | None:
-    found = VSD.search(key)
-    if not found:
-        return None
-    role = ROLES[found["role"].lower()] if found["role"] else "seg"
-    return Place(key[: found.end("id")], found["id"], role)
-
-
-def _brats(key: str) -> Place | None:
-    folder, _, name = key.rpartition("/")
-    image = IMAGE.match(name)
-    found = image and BRATS.match(image["name"])
-    return Place(folder, found["id"], ROLES[found["role"].lower()]) if found else None
-
-
-LAYOUTS = (
-    Layout("Task01 of the Medical Segmentation Decathlon", _msd, "msd"),
-    Layout("BraTS 2013–2015", _vsd, "brats2015"),
-    Layout("BraTS since 2017", _brats),
-)
+HIDDEN = re.compile(r"(^|/)\.[^./][^/]*/")  # what a system keeps beside data: .AppleDouble, .Trash-1000
+FOLDER_MARKER = re.compile(r"(^|/|_\$folder\$)$")  # some tools put an empty object where a folder shall be
+TRUTH = re.compile(r"seg|mask|label|truth|gtv|roi|annot|lesion", re.IGNORECASE)  # in names of truths
+SEPARATORS = "_-."
+PROCESSED = ("brain",)  # what the images' names have behind the case's, and the truth's may lack
 
 
 @dataclass(slots=True)
@@ -91,6 +36,10 @@ class Listing:
     strays: list[str] = field(default_factory=list)
     slices: list[Entry] = field(default_factory=list)
     """figshare's numbered .mat files; the patient is inside, so they become cases by an index pass."""
+    truth_like: dict[str, str] = field(default_factory=dict)
+    """Case without a truth → a stray in its folder that looks like one."""
+    unnamed: list[str] = field(default_factory=list)
+    """Cases of which nothing told the patient, so that the name stands for it."""
 
 
 @dataclass(slots=True)
@@ -101,66 +50,181 @@ class _Found:
     datasets: set[str] = field(default_factory=set)
     """Those that the layouts of its files are of."""
 
+    def add(self, other: "_Found") -> None:
+        for role, entries in other.files.items():
+            self.files.setdefault(role, []).extend(entries)
+        self.datasets |= other.datasets
 
-def find_cases(entries: Iterable[Entry], labels: str = "auto") -> Listing:
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.files.values()))
+
+
+Groups = dict[tuple[str, str], _Found]
+"""By folder and case."""
+
+
+def find_cases(
+    entries: Iterable[Entry],
+    labels: str = "auto",
+    *,
+    layouts: Iterable[Layout] = (),
+    channels: Mapping[str, Mapping[str, str]] | None = None,
+    patients: Callable[[str], str] | None = None,
+) -> Listing:
     """Group the objects of a listing into cases.
 
-    `labels` is a key of CONVENTIONS for all of them, or "auto": by the dataset that the name tells.
+    `labels` is a convention (bts.labels.spelt) for all of them, or "auto": by the dataset that the name
+    tells. layouts: tried before LAYOUTS. channels: folder → number of a channel of nnU-Net → role. patients:
+    case → patient, empty where it does not know.
     A case in two folders, or with a file twice, becomes a problem, for guessing would drop one.
     """
-    listing = Listing()
-    found: dict[tuple[str, str], _Found] = {}
+    listing, found, layouts = Listing(), {}, (*layouts, *LAYOUTS)
     for entry in entries:
-        layout, place = _place(entry.key)
-        if OURS & set(entry.key.split("/")):
+        key = entry.key.replace("\\", "/")  # a zip of Windows unpacked elsewhere
+        if HIDDEN.search(key) or (not entry.size and FOLDER_MARKER.search(key)):
+            continue
+        hidden = key.rpartition("/")[2].startswith(".")
+        layout, place = (None, None) if hidden else place_of(key, layouts)
+        if OURS & set(key.split("/")):
             if place:
                 listing.strays.append(entry.key)
-            continue
-        if place is None:
-            _set_aside(entry, listing)
+        elif place is None:
+            _set_aside(entry, key, listing)
         else:
+            role = (channels or {}).get(place.folder, {}).get(place.role, place.role)
+            if not role:  # a channel of another kind of image
+                listing.strays.append(entry.key)
+                continue
             one = found.setdefault((place.folder, place.case_id), _Found())
-            one.files.setdefault(place.role, []).append(entry)
+            one.files.setdefault(role, []).append(entry)
             one.datasets.add(layout.dataset)
+    _join_said(found)
+    _join_truths(found)
+    _set_derived_aside(found, listing)
     folders: dict[str, list[str]] = {}
     for folder, case_id in found:
         folders.setdefault(case_id, []).append(folder)
     for (folder, case_id), one in sorted(found.items(), key=lambda item: item[0]):
         problem = _unsafe(case_id, one.files) or _twice(case_id, folders[case_id], one.files)
+        problem = problem or _without_names(case_id, one.files)
         if problem and folder == min(folders[case_id]):  # said once, not once a folder
             listing.problems.append(problem)
         if not problem:
-            listing.cases.append(_case(case_id, folder, one, labels))
+            _add_case(case_id, folder, one, labels, patients, listing)
+    _look_for_truths(found, listing)
     return listing
 
 
-def _set_aside(entry: Entry, listing: Listing) -> None:
-    name = entry.key.rpartition("/")[2]
-    if SLICE.search(entry.key):
+def _set_aside(entry: Entry, key: str, listing: Listing) -> None:
+    name = key.rpartition("/")[2]
+    if SLICE.search(key):
         listing.slices.append(entry)
     elif not name.startswith("._"):  # macOS's shadow files are nobody's data
         listing.strays.append(entry.key)
 
 
-def _place(key: str) -> tuple[Layout, Place] | tuple[None, None]:
-    """The first layout that knows the key, and where it puts it."""
-    if not key.rpartition("/")[2].startswith("."):
-        for layout in LAYOUTS:
-            if place := layout.place(key):
-                return layout, place
-    return None, None
+def _join_said(found: Groups) -> None:
+    """Files that go to the case of their name, wherever it is; where it is in several folders, it is said."""
+    homes: dict[str, list[str]] = {}
+    for folder, case_id in found:
+        if folder != ANYWHERE:
+            homes.setdefault(case_id, []).append(folder)
+    for folder, case_id in [place for place in found if place[0] == ANYWHERE]:
+        if len(homes.get(case_id, ())) == 1:
+            found[homes[case_id][0], case_id].add(found.pop((folder, case_id)))
 
 
-def _case(case_id: str, folder: str, found: _Found, labels: str) -> Case:
+def _join_truths(found: Groups) -> None:
+    """A truth whose name lacks what the images' names have behind the case's goes to them."""
+    for folder, case_id in [place for place, one in found.items() if set(one.files) == {"seg"}]:
+        for word in PROCESSED:
+            images = found.get((folder, f"{case_id}_{word}"))
+            if images and "seg" not in images.files:
+                images.add(found.pop((folder, case_id)))
+                break
+
+
+def _set_derived_aside(found: Groups, listing: Listing) -> None:
+    """An image that was computed from a case's images, beside them, is no case of its own: a stray.
+
+    Its name is that of a case with more (100001_time1 and 100001_time1_t1ce-t1), or it is the truth of a
+    stray image (100001_flair_subtraction and 100001_flair_subtraction_seg) in a folder with whole cases.
+    """
+    whole = {folder for (folder, _), one in found.items() if one.count > 1}
+    stems = {IMAGE.sub("", key.replace("\\", "/")) for key in listing.strays if IMAGE.search(key)}
+    derived = []
+    for (folder, case_id), one in found.items():
+        if one.count > 1 or folder not in whole:
+            continue
+        above = next((h for h in _shorter(case_id) if (folder, h) in found), "")
+        of_case = above and found[folder, above].count > 1 and not case_id[len(above) + 1 :].isdecimal()
+        of_stray = set(one.files) == {"seg"} and "/".join(filter(None, (folder, case_id))) in stems
+        if of_case or of_stray:
+            derived.append((folder, case_id))
+    for place in derived:
+        listing.strays += [entry.key for entries in found.pop(place).files.values() for entry in entries]
+    if derived:
+        listing.strays.sort()
+
+
+def _shorter(name: str) -> Iterable[str]:
+    """What stands before each separator of a name, the longest first."""
+    return (name[:n] for n in range(len(name) - 1, 0, -1) if name[n] in SEPARATORS)
+
+
+def _look_for_truths(found: Groups, listing: Listing) -> None:
+    """Of cases without a truth: a stray of their folder, or with their name, that looks like one."""
+    without = {case.id for case in listing.cases if case.files and not {"seg"} & case.files.keys()}
+    by_folder: dict[str, list[str]] = {}
+    for folder, case_id in found:
+        by_folder.setdefault(folder, []).append(case_id)
+    for key in listing.strays:
+        folder, _, name = key.replace("\\", "/").rpartition("/")
+        if not (IMAGE.search(name) and TRUTH.search(name)):
+            continue
+        alone = by_folder.get(folder, [])
+        named = next((h for h in _shorter(IMAGE.sub("", name)) if h in without), "")
+        case_id = named or (alone[0] if len(alone) == 1 else "")
+        if case_id in without:
+            listing.truth_like.setdefault(case_id, key)
+
+
+def _add_case(
+    case_id: str,
+    folder: str,
+    found: _Found,
+    labels: str,
+    patients: Callable[[str], str] | None,
+    listing: Listing,
+) -> None:
     dataset, convention, patient = identify(case_id, found.datasets)
+    said = patients(case_id) if patients else ""
+    if not said and not knows_patient(case_id, found.datasets):
+        listing.unnamed.append(case_id)
     grade = GRADE.search(folder)
-    return Case(
+    case = Case(
         id=case_id,
-        patient=patient,
+        patient=said or patient,
         dataset=dataset,
         group=grade[2] if grade else "",
         labels=convention if labels == "auto" else labels,
         files={role: entries[0] for role, entries in sorted(found.files.items())},
+    )
+    listing.cases.append(case)
+
+
+def _without_names(case_id: str, files: dict[str, list[Entry]]) -> CaseError | None:
+    """Of nnU-Net's numbered channels that nothing names."""
+    numbers = sorted(role for role in files if CHANNEL.fullmatch(role))
+    if not numbers or set(files) & set(MODALITIES):
+        return None
+    return CaseError(
+        f"no dataset.json names its channels {', '.join(numbers)} (T1, T1ce, T2, FLAIR)",
+        mend="put it beside imagesTr, or say them: --roles t1=*_0000.nii.gz t1ce=*_0001.nii.gz …",
+        case=case_id,
+        file=files[numbers[0]][0].key,
+        stage="list",
     )
 
 
@@ -179,7 +243,7 @@ def _unsafe(case_id: str, files: dict[str, list[Entry]]) -> CaseError | None:
 
 def unsafe_key(key: str, case_id: str) -> CaseError | None:
     """Refuse a key that leaves its folder, garbles a terminal, or is bytes that are no text."""
-    if not _garbles(key) and ".." not in key.split("/"):
+    if not _garbles(key) and ".." not in key.replace("\\", "/").split("/"):
         return None
     return CaseError(
         "its key has control characters, is no text, or leaves its folder ('..')",

@@ -14,6 +14,7 @@ from bts.images.checks import MAX_BYTES
 from bts.images.grid import Volume
 from bts.images.metaimage import read_mha
 from bts.images.nifti import read_nifti
+from bts.images.nrrd import read_nrrd
 from bts.storage import Store
 
 MSD_CHANNELS = ("flair", "t1", "t1ce", "t2")  # order of the fourth axis of MSD Task01's images
@@ -83,12 +84,16 @@ class Channels(Roles):
         return MODALITIES if "image" in case.files else super().modalities(case)
 
     def read(self, case: Case, store: Store, truth: bool) -> tuple[dict[str, Volume], Volume | None]:
+        if "image" not in case.files:  # nnU-Net's raw data of the same set: a file a modality
+            return super().read(case, store, truth)
         whole = read_role(case, store, "image", channels=len(MSD_CHANNELS))
         stacked = dict(zip(MSD_CHANNELS, whole.voxels, strict=True))
         images = {m: Volume(stacked[m], whole.grid) for m in MODALITIES}
         return images, self.read_truth(case, store) if truth and self.has_truth(case) else None
 
     def read_modality(self, case: Case, store: Store, modality: str) -> Volume:
+        if "image" not in case.files:
+            return super().read_modality(case, store, modality)
         whole = read_role(case, store, "image", channels=len(MSD_CHANNELS))
         return Volume(whole.voxels[MSD_CHANNELS.index(modality)], whole.grid)
 
@@ -170,6 +175,8 @@ def read_role(case: Case, store: Store, role: str, *, channels: int = 0) -> Volu
         data = fetch(key, store, case.files[role].size)
         if key.lower().endswith(".mha"):  # never one of several channels: only MSD has them, in NIfTI
             return read_mha(data, key)
+        if key.lower().endswith(".nrrd"):
+            return read_nrrd(data, key)
         return read_nifti(data, key, channels=channels)
     except CaseError as error:
         error.case, error.stage = case.id, "read"

@@ -69,17 +69,16 @@ class Grid:
         return f"{'×'.join(map(str, shape))} {self.orientation}, spacing {spacing}, origin {origin}"
 
     def same_place(self, other: "Grid", tolerance_mm: float = 0.01) -> bool:
-        """Whether both have the same shape and canonical axes, and every voxel lies at the same place within
-        the tolerance. (At 45° a rounding decides which axis is which.)
+        """Whether both have the same canonical grid: the same shape, and every voxel at the same place within
+        the tolerance. The files may store their axes in another order, or in the other direction. (At 45° a
+        rounding decides which axis is which, and the canonical grids differ.)
         """
-        if self.source_shape != other.source_shape:
+        if self.shape != other.shape:
             return False
-        corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in self.source_shape), 1]], float).T
-        apart = (self.source_affine - other.source_affine) @ corners
-        columns = (self.source_affine - other.source_affine)[:3, :3] * self.source_shape
-        if max(np.abs(apart).max(), np.abs(columns).max()) > tolerance_mm:
-            return False
-        return np.array_equal(self._to_canonical, other._to_canonical)
+        size = np.array(self.shape[::-1])
+        apart = self.canonical_affine - other.canonical_affine
+        corners = np.array([[0, 0, 0, 1], [*(size - 1), 1]], float).T
+        return max(np.abs(apart @ corners).max(), np.abs(apart[:3, :3] * size).max()) <= tolerance_mm
 
     def to_canonical(self, voxels_zyx: np.ndarray) -> np.ndarray:
         """Source array, axes reversed to (z, y, x) → canonical (D, H, W); a view."""

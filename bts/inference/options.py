@@ -11,8 +11,9 @@ from bts.cases.read import reader_of
 class SegmentOptions:
     """Flags of jobs.segment that a labelmap, or what lies beside it, depends on."""
 
-    labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = "auto"
-    """Label convention to write; auto is each case's own (brats2023 where its name does not tell)."""
+    labels: str = "auto"
+    """Label convention to write; auto is each case's own (brats2023 where its name does not tell); or a
+    name or pairs, as jobs.preprocess takes them. The marker and _labels/ say what each labelmap is in."""
     flips: bool = False
     """Average each prediction with that of its left-right mirror: twice the time, a little more accurate."""
     allow_missing: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = ()

@@ -8,7 +8,7 @@ on the window, then choose it as the labelmap's colour table). The colours are t
 from collections.abc import Iterable
 
 from bts.colours import Legend, colours_of
-from bts.labels import CONVENTIONS
+from bts.labels import values_of
 
 ITKSNAP_HEAD = """\
 ################################################
@@ -32,8 +32,9 @@ def files(conventions: Iterable[str]) -> dict[str, bytes]:
     """{key in a folder of labelmaps: file}, two of each convention."""
     found = {}
     for convention in sorted(set(conventions)):
-        found[f"_labels/itksnap-{convention}.txt"] = itksnap(convention).encode()
-        found[f"_labels/slicer-{convention}.ctbl"] = slicer(convention).encode()
+        name = convention.replace("=", "-").replace(",", "_")  # of pairs; no store minds it
+        found[f"_labels/itksnap-{name}.txt"] = itksnap(convention).encode()
+        found[f"_labels/slicer-{name}.ctbl"] = slicer(convention).encode()
     return found
 
 
@@ -58,4 +59,4 @@ def slicer(convention: str) -> str:
 def _named(convention: str) -> Legend:
     """Value in the file → name and RGB, by value."""
     legend = colours_of(convention)
-    return {outside: legend[inside] for outside, inside in sorted(CONVENTIONS[convention].items())}
+    return {outside: legend[inside] for outside, inside in sorted(values_of(convention).items())}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Set
 from bts.cases import figshare
 from bts.cases.case import Case
 from bts.cases.read import reader_of
-from bts.labels import WRITTEN_AS
+from bts.labels import WRITTEN_AS, can_be_written
 
 LABELMAP = re.compile(r"(?P<case>[^/.][^/]*?)([-_]seg)?\.nii(\.gz)?", re.IGNORECASE)  # another tool's too
 MARKER = re.compile(r"_done/(?P<case>[^/]+)\.[^./]+\.json")
@@ -25,7 +25,10 @@ def convention_of(case: Case, asked: str, targets: str) -> str:
     """The convention to write a case's labelmap in; a model for figshare tells it, not --labels."""
     if targets in WRITTEN_AS:
         return WRITTEN_AS[targets]
-    return asked if asked != "auto" else case.labels or "brats2023"
+    if asked != "auto":
+        return asked
+    # A truth of one tumour volume (MEN-RT) has no value for oedema.
+    return case.labels if case.labels and can_be_written(case.labels) else "brats2023"
 
 
 def inputs_of(case: Case) -> list[str]:

@@ -19,7 +19,7 @@ from bts.cases.worklist import NOTE, case_fingerprint
 from bts.errors import CaseError
 from bts.images.grid import Grid, Volume
 from bts.images.nifti import read_nifti
-from bts.labels import CONVENTIONS, to_internal
+from bts.labels import is_known, to_internal
 from bts.results.layout import LABELMAP, MARKER, versions_of
 from bts.results.marker import Marker, digest
 from bts.scoring import metrics
@@ -65,7 +65,7 @@ class Labels(NamedTuple):
     prediction: np.ndarray
     grid: Grid
     convention: str
-    """Key of CONVENTIONS that the labelmap's file uses; "figshare_tumour": both sides hold 0 and 1 alone."""
+    """Convention (bts.labels) of the labelmap's file; "figshare_tumour": both sides hold 0 and 1 alone."""
     markers: Sequence[Marker]
     """What jobs.segment left with the labelmap; nothing with another tool's."""
 
@@ -216,7 +216,7 @@ def written_in(pair: Pair, markers: Sequence[Marker]) -> str:
     if not pair.markers:
         return pair.case.labels
     said = {marker.labels for marker in markers}
-    if len(said) != 1 or not said <= CONVENTIONS.keys():
+    if len(said) != 1 or not all(map(is_known, said)):
         raise CaseError(
             "the labelmap's markers do not tell one label convention",
             mend="delete them and run jobs.segment again", file=pair.markers[0], stage="labels",

@@ -24,6 +24,8 @@ class Shard:
     key: str
     case: str
     patient: str
+    dataset: str = ""
+    """As the shard has it; "other" where the case's name told none."""
     group: str
     """Tumour type or grade where known, else the data set: what splits are stratified by."""
     slices: int
@@ -49,6 +51,11 @@ class Shard:
     std: tuple[float, ...]
     p01: tuple[float, ...]
     p99: tuple[float, ...]
+
+    @property
+    def images(self) -> tuple:
+        """Equal of two shards only where their images are: all statistics, and the size of the brain."""
+        return (self.modalities, self.brain, self.mean, self.std, self.p01, self.p99)
 
 
 def read_catalogue(store: Store) -> list[Shard]:
@@ -109,6 +116,7 @@ def _describe(store: Store, key: str, failed: Mapping[str, Set[str]]) -> Shard:
         key=key,
         case=row["case_id"],
         patient=row["patient_id"],
+        dataset=row["dataset"] or "",
         group=row["group"] or row["dataset"] or "",
         slices=file.metadata.num_rows,
         labelled=counts["tumour_px"].null_count == 0,

@@ -119,11 +119,30 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
 
 
 def patients_of(shards: Sequence[Shard]) -> dict[str, str]:
-    """Key → patient; one whose name is written in small letters too goes by the first of the spellings."""
+    """Key → patient, by the first of all the names that one goes by.
+
+    One patient are names that differ in small letters alone, and those of cases whose images are equal:
+    public sets repeat each other's scans under names of their own.
+    """
+    first: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while first.get(name, name) != name:
+            name = first[name]
+        return name
+
     names: dict[str, str] = {}
-    for patient in sorted(shard.patient for shard in shards):
-        names.setdefault(patient.lower(), patient)
-    return {shard.key: names[shard.patient.lower()] for shard in shards}
+    images: dict[tuple, str] = {}
+    for shard in sorted(shards, key=lambda shard: shard.patient):
+        name = names.setdefault(shard.patient.lower(), shard.patient)
+        low, high = sorted((root(name), root(images.setdefault(shard.images, name))))
+        first[high] = low
+    return {shard.key: root(names[shard.patient.lower()]) for shard in shards}
+
+
+def unnamed(shards: Sequence[Shard]) -> list[str]:
+    """Cases whose name stands for the patient, for nothing told who was scanned."""
+    return sorted(shard.case for shard in shards if shard.dataset == "other" and shard.patient == shard.case)
 
 
 def sort_out(shards: Sequence[Shard], preset: Preset) -> tuple[list[Shard], dict[str, list[str]]]:

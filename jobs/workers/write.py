@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from bts.cases.case import Case, CaseVolume
 from bts.cases.worklist import Todo
 from bts.inference.options import SegmentOptions
-from bts.labels import TARGETS
+from bts.labels import TARGETS, spelt
 from bts.results.files import encode, encode_probabilities
 from bts.results.layout import convention_of, held, marker_key, versions_of
 from bts.results.marker import Marker, describe
@@ -27,7 +27,7 @@ class Write:
     ):
         """cases: where they lie; models: name and digest of each; targets: what they predict."""
         self.cases, self.output, self.models, self.targets = cases, output, models, targets
-        self.options = options
+        self.options, self.labels = options, spelt(options.labels)
         self.sure_of = tuple(TARGETS[targets]) if options.probabilities else ()
         """Targets whose probabilities are asked for."""
         torch = importlib.metadata.version("torch")
@@ -40,7 +40,7 @@ class Write:
             return {"case_id": case.id, "failure": row["failure"], "flags": ""}
         volume = CaseVolume.described(row["labelmap"][None], row["volume"])
         whole = volume.whole(volume.images[0])
-        convention = convention_of(case, self.options.labels, self.targets)
+        convention = convention_of(case, self.labels, self.targets)
         digests = "+".join(m["digest"] for m in self.models)
         files = encode(case, whole, volume.grid, convention, f"bts {digests}")
         flags, expected = json.loads(row["flags"]), json.loads(row["expected"])
@@ -81,7 +81,7 @@ class Write:
 
     def options_of(self, case: Case) -> dict:
         """What besides its files makes the results of a case."""
-        convention = convention_of(case, self.options.labels, self.targets)
+        convention = convention_of(case, self.labels, self.targets)
         models = [model["digest"] for model in self.models]
         return {**self.options.recorded(case), "models": models, "labels": convention}
 

@@ -13,7 +13,7 @@ from bts.settings import Layers
 from jobs.driver import preset_flags
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FILE = re.compile(r"`((?:bts|jobs|tests|benchmarks|docs|kubernetes)/[\w./-]+\.\w+)")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 COMMAND = re.compile(r"python -m (jobs\.\w+) ((?:[^\n`|\\]|\\\n)*)")

@@ -177,12 +177,6 @@ def of_nobody(n: int) -> tuple[str, Files]:
     return case, builders.case_files(case, names=NAMES_2021)
 
 
-def hidden(n: int) -> tuple[str, Files]:
-    """A folder of 2015, whose name is the case's."""
-    case = f".brats_tcia_{n}"
-    return case, {f"{case}/VSD.Brain.XX.O.MR_T2.{n}.mha": b""}
-
-
 def in_another_format(n: int) -> tuple[str, Files]:
     """A .mha that is none, in place of the T2."""
     case, files = without("t2")(n)
@@ -371,7 +365,6 @@ BAD: dict[str, Bad] = {
     "in two folders": Bad(in_two_folders, "2 folders", **LIST),
     "a modality twice": Bad(twice, "t2 is there 2 times", stage="list", blames="-t2w.nii"),
     "two dots": Bad(renamed(lambda case: f"{case}..x"), NAME, **LIST),
-    "leading dot": Bad(hidden, NAME, **LIST),
     "control character": Bad(renamed(lambda case: f"{case}\x1b[31m"), NAME, **LIST),
     "newline": Bad(renamed(lambda case: f"{case}\nfake line"), NAME, **LIST),
     "text from right to left": Bad(renamed(lambda case: f"{case}\u202egnp"), NAME, **LIST),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from bts.training.feeding import read_items
 
 from bts.model.file import load_model
 from bts.presets import PRESETS
@@ -17,6 +16,7 @@ from bts.shards.format import read_volume
 from bts.storage import Store
 from bts.tracking import Tracker
 from bts.training.plan import make_plan
+from bts.training.rows import read_rows
 from tests import builders
 from tests.clusters import kill_a_worker, kill_when_it_says
 
@@ -69,7 +69,7 @@ def test_a_split_by_slice_trains_on_just_what_it_does_not_hold_out(shard_folder)
     }
     items = pa.table({"epoch": [0] * len(plan.training), "key": [shard.key for shard in plan.training]})
     everything, trained = (
-        set(read_items(items, store, preset, turns, whole=False)["flair"].to_pylist())
+        set(read_rows(items, store, preset, turns, whole=False)["flair"].to_pylist())
         for turns in ({}, plan.turns())
     )
     assert not trained & held and everything - trained <= held

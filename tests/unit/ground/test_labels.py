@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from bts.errors import CaseError
-from bts.labels import CONVENTIONS, from_internal, to_internal
+from bts.errors import CaseError, UsageError
+from bts.labels import CONVENTIONS, SAYABLE, fitting, from_internal, is_known, spelt, to_internal, values_of
 
 
-@pytest.mark.parametrize("convention", [c for c in CONVENTIONS if c != "brats2015"])
+@pytest.mark.parametrize("convention", [c for c, v in CONVENTIONS.items() if len({*v.values()}) == len(v)])
 def test_conventions_are_undone_exactly(convention):
     values = np.array([0, *CONVENTIONS[convention]])
     labels = to_internal(values.astype(np.float32), convention)
@@ -36,10 +36,48 @@ def test_a_label_outside_the_convention_is_refused(value):
 
 
 def test_an_unknown_convention_is_never_guessed():
-    with pytest.raises(CaseError, match=r"--labels brats2021\|brats2023\|brats2024\|msd$"):
+    with pytest.raises(CaseError, match=r"--labels brats2021\|brats2023\|brats2024\|msd\|ped2024, or"):
         to_internal(np.array([0, 1, 2]), "")
 
 
 def test_a_resection_cavity_never_becomes_background():
     with pytest.raises(ValueError, match="label 4"):
         from_internal(np.array([0, 4], np.uint8), "brats2023")
+
+
+def test_a_message_offers_only_conventions_that_fit():
+    every = np.arange(5)
+    assert fitting(every) == ["brats2024", "ped2024"]
+    with pytest.raises(CaseError) as caught:
+        to_internal(every, "", among=("ped2023", "ped2024"))
+    assert "--labels ped2024, or" in str(caught.value) and "2023" not in str(caught.value)
+    with pytest.raises(CaseError, match=r"not of the convention brats2023 .* --labels met2025,"):
+        to_internal(every, "brats2023", among=("brats2023", "met2025"))
+    with pytest.raises(CaseError, match="no known convention has these values; spell them out"):
+        to_internal(np.array([0, 7]), "")
+
+
+def test_a_convention_can_be_spelt_out():
+    said = spelt("4=ED, 1=et,2=NCR,3=CYST")
+    assert said == "1=ET,2=NCR,3=CYST,4=ED" and is_known(said) and spelt(said) == said
+    assert values_of(said) == CONVENTIONS["ped2024"]
+    assert to_internal(np.arange(5), said).tolist() == [0, 3, 1, 1, 2]
+    assert from_internal(np.arange(4, dtype=np.uint8), said).tolist() == [0, 2, 4, 1]
+    assert all(spelt(name) == name for name in ("auto", *SAYABLE))
+
+
+@pytest.mark.parametrize(
+    "said", ["", "brats", "1=ET,1=ED", "1", "0=ET", "256=ET", "1=tumour", "x=ET", "figshare"]
+)
+def test_pairs_that_are_none_are_refused(said):
+    with pytest.raises(UsageError, match="--labels"):
+        spelt(said)
+    assert not is_known("brats")
+
+
+def test_scaled_labels_are_rounded_where_they_cannot_be_mistaken():
+    scaled = np.array([0, 1.00392163, 1.99215698, 4.00000024], np.float32)
+    assert to_internal(scaled, "brats2021").tolist() == [0, 1, 2, 3]
+    for mixed in ([0, 0.5, 1], [0, 0.99, 1.0, 1.01]):
+        with pytest.raises(CaseError, match="resampled, or its header scales"):
+            to_internal(np.array(mixed), "brats2021")

@@ -5,7 +5,7 @@ import pytest
 from bts.errors import UsageError
 from bts.presets import PRESETS
 from bts.shards.catalogue import Shard
-from bts.training.plan import make_plan
+from bts.training.plan import make_plan, patients_of, unnamed
 
 FAST = PRESETS["fast"]
 
@@ -14,10 +14,12 @@ def cases(count: int, **changes) -> list[Shard]:
     defaults = {"group": "g", "slices": 10, "labelled": True, "modalities": FAST.modalities}
     defaults |= {"labels": "brats2021", "voxels": 1000, "brain": 500, "tumour": 50, "bytes": 99}
     defaults["zooms"] = (1.0, 1.0, 1.0)
-    defaults |= {"mean": (100.0,) * 4, "std": (10.0,) * 4, "p01": (90.0,) * 4, "p99": (120.0,) * 4}
+    defaults |= {"mean": (100.0,) * 4, "std": (10.0,) * 4, "p99": (120.0,) * 4}
+    named = [
+        {"key": f"c{i}.0123456789ab.parquet", "case": f"c{i}", "patient": f"p{i // 2}"} for i in range(count)
+    ]
     return [
-        Shard(key=f"c{i}.0123456789ab.parquet", case=f"c{i}", patient=f"p{i // 2}", **{**defaults, **changes})
-        for i in range(count)
+        Shard(**{**defaults, "p01": (90.0 + i / 1e6,) * 4, **one, **changes}) for i, one in enumerate(named)
     ]
 
 
@@ -79,6 +81,27 @@ def test_a_patient_written_in_two_ways_is_on_one_side():
     for fold in range(5):
         training, held_out = make_plan(shards, FAST, fold).training, make_plan(shards, FAST, fold).held_out
         assert not {s.patient.lower() for s in training} & {s.patient.lower() for s in held_out}
+
+
+def test_cases_of_equal_images_are_of_one_patient():
+    """BraTS 2021 beside Task01 of MSD: the same scans under names of their own."""
+    shards = cases(20)
+    twin = replace(shards[0], key="BRATS_001.0123456789ab.parquet", case="BRATS_001", patient="BRATS_001")
+    third = replace(shards[2], key="z.0123456789ab.parquet", case="z", patient="BRATS_001")
+    found = patients_of([*shards, twin, third])
+    assert found[twin.key] == found[third.key] == found[shards[0].key] == found[shards[3].key]
+    assert len(set(found.values())) == 9, "p0 and p1 are one, by way of the third"
+    for fold in range(5):
+        plan = make_plan([*shards, twin, third], FAST, fold)
+        assert not {s.images for s in plan.training} & {s.images for s in plan.held_out}
+
+
+def test_cases_whose_name_stands_for_the_patient_are_told():
+    known, name = (
+        replace(cases(1)[0], dataset="brats2020", patient="c0"),
+        replace(cases(2)[1], dataset="other"),
+    )
+    assert unnamed([known, name]) == [] and unnamed([replace(name, patient="c1")]) == ["c1"]
 
 
 def test_provenance_says_whom_the_model_has_seen():

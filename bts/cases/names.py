@@ -1,0 +1,167 @@
+"""How the files of a case are named, as data: a key → the case and the role that its name tells.
+
+A new layout is one record of LAYOUTS. Where the names of a set are like no other's, a user says them with
+--roles, which makes layouts too (bts.cases.said).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bts.cases.datasets import OTHER
+
+# Role → how file names spell it, in any case of letters.
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "t1": ("t1", "t1n", "t1w", "T1_to_SRI_brain"),
+    "t1ce": ("t1ce", "t1c", "t1gd", "T1CE_to_SRI_brain"),
+    "t2": ("t2", "t2w", "T2_to_SRI_brain"),
+    "flair": ("flair", "t2f", "FL_to_SRI_brain", "FLAIR_to_SRI_brain"),
+    "seg": ("seg", "seg-label", "gtv", "tumor_segmentation", "tumorMask", "tumorMask_brain"),
+}
+# What else a channel of nnU-Net is called in its dataset.json; letters and digits alone.
+CHANNELS: dict[str, tuple[str, ...]] = {
+    "t1": ("t1pre", "t1native"),
+    "t1ce": ("t1post", "t1wce", "t1cet1", "cet1", "t1wgd", "t1contrast", "t1gadolinium"),
+    "t2": (),
+    "flair": ("t2flair", "t2wflair"),
+}
+FILE = r"\.(?:nii|nii\.gz|mha|nrrd|seg\.nrrd)$"
+IMAGE = re.compile(FILE, re.IGNORECASE)
+CHANNEL = re.compile(r"\d{4}")
+ROLES = ("t1", "t1ce", "t2", "flair", "seg", "image")
+
+ANYWHERE = "*"  # folder of a file that goes to the case of its name, wherever that is
+
+
+class Place(NamedTuple):
+    """Of one file: the folder that tells cases of one name apart, the case, and its role there."""
+
+    folder: str
+    case_id: str
+    role: str
+    """Of ROLES, or the number of a channel of nnU-Net (0000), which its dataset.json names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One way to name files."""
+
+    name: str
+    keys: re.Pattern
+    """Of keys, `/` between folders. Group `id` is the case; the one group of ROLES that matches tells the
+    role, or the text of group `channel`. The groups `folder` and `below`, joined, tell cases of one name
+    apart; without them the file's own folder does. With a group `anywhere` the file goes to the case of that
+    name, wherever it is."""
+    sign: str = ""
+    """In every such key, in small letters: a key without it need not be matched."""
+    dataset: str = OTHER.name
+    """Of its cases, where their names tell none."""
+
+    def place(self, key: str) -> Place | None:
+        """Where a key belongs; None where it is not named so."""
+        found = self.keys.search(key)
+        if not found:
+            return None
+        groups = found.groupdict()
+        folder = key.rpartition("/")[0]
+        if "anywhere" in groups:
+            folder = ANYWHERE
+        elif "folder" in groups:
+            folder = "/".join(filter(None, (groups["folder"], groups.get("below"))))
+        role = next((role for role in ROLES if groups.get(role) is not None), "")
+        return Place(folder, groups["id"], role or groups["channel"])
+
+
+def layout(name: str, keys: str, *, sign: str = "", dataset: str = OTHER.name) -> Layout:
+    """A record, in any case of letters."""
+    return Layout(name, re.compile(keys, re.IGNORECASE | re.DOTALL), sign, dataset)
+
+
+def any_role(spellings: Mapping[str, Iterable[str]]) -> str:
+    """A regular expression of one group a role, named after it."""
+    groups = (f"(?P<{role}>{'|'.join(map(re.escape, names))})" for role, names in spellings.items())
+    return f"(?:{'|'.join(groups)})"
+
+
+TOP = r"^(?:(?P<folder>.*)/)?"
+ROLE = any_role(SPELLINGS)
+SEGM = any_role({**SPELLINGS, "seg": ("segm",)})
+SUBJECT = r"sub-[^_/]+(?:_ses-[^_/]+)?(?:_(?:acq|run|rec|space|desc|label|res)-[^_/]+)*"
+# The first that knows a key has it.
+LAYOUTS = (
+    layout(
+        "Task01 of the Medical Segmentation Decathlon",
+        rf"{TOP}(?:(?P<image>images)|(?P<seg>labels))(?:Tr|Ts)/(?P<id>BRATS_\d+)\.nii(?:\.gz)?$",
+        sign="brats_",
+        dataset="msd",
+    ),
+    # A file's name tells its role and its number in the archive; the folder above is the case, with or
+    # without a folder VSD.… for each file between the two.
+    layout(
+        "BraTS 2013–2015",
+        r"^(?P<folder>(?:.*/)?(?P<id>(?!VSD\.)[^/]+))(?:/VSD\.[^/]*)?/VSD\.[^/]*"
+        r"\.(?:MR_(?:(?P<t1>T1)|(?P<t1ce>T1c)|(?P<t2>T2)|(?P<flair>Flair))|(?P<seg>OT))(?:\.\d+)?\.mha$",
+        sign="/vsd.",
+        dataset="brats2015",
+    ),
+    layout(  # a folder named like a file, with one file of any name inside
+        "BraTS as Kaggle unpacks it",
+        rf"{TOP}(?P<id>[^/]+?)[_-]{ROLE}\.nii(?:\.gz)?/[^/]+{FILE}",
+        sign="/",
+    ),
+    layout(  # truths in a folder of their own
+        "UPENN-GBM",
+        rf"{TOP}images_(?:structural/[^/]+|segm)/(?P<id>[^/]+?)_{SEGM}{FILE}",
+        sign="images_",
+    ),
+    layout(
+        "BIDS",
+        rf"^(?!(?:.*/)?derivatives/)(?:.*/)?(?P<id>{SUBJECT})_(?:(?P<t1ce>ce-[^_/]+_T1w)|(?P<t1>T1w)){FILE}",
+        sign="sub-",
+    ),
+    layout(  # of the derived images only truths; the folder is that of the case's own images
+        "BIDS derivatives",
+        rf"{TOP}derivatives/(?:(?!sub-)[^/]+/)*(?P<below>sub-.*)/(?P<id>{SUBJECT})_(?P<seg>dseg|seg){FILE}",
+        sign="derivatives/",
+    ),
+    layout("BraTS since 2017", rf"^(?:.*/)?(?P<id>[^/]+?)[_-]{ROLE}{FILE}"),
+    layout(
+        "BIDS, the truth beside the images", rf"^(?:.*/)?(?P<id>{SUBJECT})_(?P<seg>dseg){FILE}", sign="sub-"
+    ),
+    layout(
+        "3D Slicer's segmentation beside the images",
+        r"^(?:.*/)?(?P<id>[^/]+?)(?P<seg>)\.seg\.nrrd$",
+        sign=".seg.nrrd",
+    ),
+    layout(
+        "CaPTk: a folder a case",
+        r"^(?P<folder>(?:.*/)?(?P<id>[^/]+))/(?:(?P<t1>T1)|(?P<t1ce>T1CE)|(?P<t2>T2)|(?P<flair>FL(?:AIR)?))"
+        rf"_to_SRI_brain{FILE}",
+        sign="_to_sri",
+    ),
+    layout(
+        "raw data of nnU-Net: images",
+        rf"{TOP}images(?:Tr|Ts)/(?P<id>[^/]+)_(?P<channel>\d{{4}}){FILE}",
+        sign="images",
+    ),
+    layout(
+        "raw data of nnU-Net: truths", rf"{TOP}(?P<seg>labels)(?:Tr|Ts)/(?P<id>[^/]+?){FILE}", sign="labels"
+    ),
+)
+
+
+def place_of(key: str, layouts: Iterable[Layout] = LAYOUTS) -> tuple[Layout, Place] | tuple[None, None]:
+    """The first layout that knows a key, and where it puts it."""
+    small = key.lower()
+    for one in layouts:
+        if one.sign in small and (place := one.place(key)):
+            return one, place
+    return None, None
+
+
+def role_of_channel(name: str) -> str:
+    """The modality that a dataset.json calls so; empty where it is none."""
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    known = {role: {*SPELLINGS[role], *more} for role, more in CHANNELS.items()}
+    return next((role for role, names in known.items() if plain in names), "")

@@ -1,0 +1,80 @@
+"""The files of one series → one volume on the scanner's own grid.
+
+DICOM goes through dcm2niix, which knows the vendors' ways; only its volume is kept, its side files, which
+hold names, are never written.
+"""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from bts.errors import CaseError
+from bts.images.grid import Volume
+from bts.images.nifti import read_nifti
+from bts.intake import tools
+from bts.intake.grids import Image, Lattice
+
+PATIENCE_S = 300
+MOST_SLICES = 4096
+MEND = "look at this series on the scanner, or export it again"
+
+
+def convert(files: list[bytes], what: str, *, dicom: bool) -> Image:
+    """One series as an Image. `what` names it in errors, for files' names may tell names. Raises
+    CaseError.
+    """
+    volume = from_dicom(files, what) if dicom else read_nifti(files[0], what)
+    image = Image(
+        volume.grid.to_source(volume.voxels),
+        Lattice(volume.grid.source_shape[::-1], volume.grid.source_affine),
+    )
+    if not image.voxels.any() or np.ptp(image.voxels) == 0:
+        raise CaseError("all its voxels are equal", mend=MEND, file=what, stage="convert")
+    return image
+
+
+def from_dicom(files: list[bytes], what: str) -> Volume:
+    """The slices, or the one multi-frame file, of a series through dcm2niix."""
+    with tempfile.TemporaryDirectory(prefix="bts-") as folder:
+        source, made = Path(folder, "in"), Path(folder, "out")
+        source.mkdir()
+        made.mkdir()
+        for n, data in enumerate(files):
+            (source / f"{n:05d}.dcm").write_bytes(data)
+        # No side file (-b n), no compression, no crop or rotation, voxels as they are stored (-l o).
+        how = [
+            "-b",
+            "n",
+            "-z",
+            "n",
+            "-x",
+            "n",
+            "-l",
+            "o",
+            "-m",
+            "y",
+            "-f",
+            "volume",
+            "-o",
+            str(made),
+            str(source),
+        ]
+        done = _run([tools.load("dcm2niix").bin, *how], what)
+        found = sorted(made.glob("*.nii"))
+        if done.returncode or len(found) != 1:
+            raise CaseError(
+                f"dcm2niix made {len(found)} volumes of its {len(files)} files (exit code {done.returncode})",
+                mend=MEND, file=what, stage="convert",
+            )  # fmt: skip
+        return read_nifti(found[0].read_bytes(), what)
+
+
+def _run(command: list[str], what: str) -> subprocess.CompletedProcess:
+    """What it prints holds names of files alone, and is dropped."""
+    try:
+        return subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
+    except subprocess.TimeoutExpired:
+        problem = f"dcm2niix has not done in {PATIENCE_S} s"
+        raise CaseError(problem, mend=MEND, file=what, stage="convert") from None

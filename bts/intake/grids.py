@@ -1,0 +1,127 @@
+"""Grids, and one interpolation from one to the other.
+
+Matrices are 4×4 in mm of RAS+, as nibabel and greedy have them. ITK counts in LPS+: `to_itk` and
+`transform_of` are the only places that know.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nibabel import orientations
+
+from bts.errors import CaseError
+from bts.intake import tools
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SHEAR = 2e-3  # by which directions may miss the right angle: rounding of a header's text
+BRATS_SHAPE = (155, 240, 240)
+BRATS_AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]])
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """Where voxels lie: shape (z, y, x) of the array, affine of (x, y, z) → mm in RAS+."""
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    @property
+    def zooms(self) -> tuple[float, float, float]:
+        """mm along x, y, z."""
+        return tuple(float(mm) for mm in np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    @property
+    def centre(self) -> np.ndarray:
+        """mm of the middle of the field of view."""
+        return (self.affine @ [*((np.array(self.shape[::-1]) - 1) / 2), 1])[:3]
+
+    @property
+    def voxel_ml(self) -> float:
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    def to_json(self) -> dict:
+        return {
+            "shape_xyz": list(self.shape[::-1]),
+            "affine": [[float(v) for v in row] for row in self.affine],
+        }
+
+    @classmethod
+    def from_json(cls, told: dict) -> "Lattice":
+        return cls(tuple(int(n) for n in told["shape_xyz"][::-1]), np.array(told["affine"], float))
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Voxels (z, y, x) and where they lie."""
+
+    voxels: np.ndarray
+    lattice: Lattice
+
+
+BRATS = Lattice(BRATS_SHAPE, BRATS_AFFINE)
+
+
+def isotropic(lattice: Lattice, mm: float = 1.0) -> Lattice:
+    """A lattice of that spacing over the same field of view, along the same axes, these ordered as LPS."""
+    turn = orientations.ornt_transform(
+        orientations.io_orientation(lattice.affine), orientations.axcodes2ornt("LPS")
+    )
+    affine = lattice.affine @ orientations.inv_ornt_aff(turn, lattice.shape[::-1])
+    shape = [lattice.shape[::-1][int(axis)] for axis in np.argsort(turn[:, 0])]
+    zooms = np.linalg.norm(affine[:3, :3], axis=0)
+    count = [max(1, round(n * zoom / mm)) for n, zoom in zip(shape, zooms, strict=True)]
+    steps = affine[:3, :3] / zooms * mm
+    out = np.eye(4)
+    out[:3, :3] = steps
+    # The same outer edge: half a voxel before the first centre.
+    out[:3, 3] = affine[:3, 3] + (steps - affine[:3, :3]) @ np.full(3, 0.5)
+    return Lattice(tuple(count[::-1]), out)
+
+
+def to_itk(image: Image) -> Any:
+    """A SimpleITK image of the same voxels. Raises CaseError for axes that are not at right angles."""
+    itk = tools.load("SimpleITK")
+    made = itk.GetImageFromArray(np.ascontiguousarray(image.voxels))
+    affine = LPS @ image.lattice.affine
+    zooms = np.linalg.norm(affine[:3, :3], axis=0)
+    directions = affine[:3, :3] / zooms
+    if np.abs(directions.T @ directions - np.eye(3)).max() > SHEAR:
+        raise CaseError(
+            "its axes are not at right angles (sheared)", mend="export the series again", stage="convert"
+        )
+    u, _, v = np.linalg.svd(directions)
+    made.SetDirection((u @ v).ravel().tolist())
+    made.SetSpacing(zooms.tolist())
+    made.SetOrigin(affine[:3, 3].tolist())
+    return made
+
+
+def transform_of(matrix: np.ndarray) -> Any:
+    """RAS+ mm → RAS+ mm as an ITK transform."""
+    moved = LPS @ matrix @ LPS
+    transform = tools.load("SimpleITK").AffineTransform(3)
+    transform.SetMatrix(moved[:3, :3].ravel().tolist())
+    transform.SetTranslation(moved[:3, 3].tolist())
+    return transform
+
+
+def resample(image: Image, onto: Lattice, matrix: np.ndarray, *, labels: bool = False) -> np.ndarray:
+    """Voxels on the lattice `onto`, (z, y, x): linear, float32; labels by the largest linear weight, uint8.
+
+    matrix: mm of `onto` → mm of the image. Outside the image 0.
+    """
+    itk = tools.load("SimpleITK")
+    source = to_itk(
+        Image(image.voxels if labels else image.voxels.astype(np.float32, copy=False), image.lattice)
+    )
+    grid = to_itk(Image(np.zeros(onto.shape, np.uint8), onto))
+    how = itk.sitkLabelLinear if labels else itk.sitkLinear
+    kind = itk.sitkUInt8 if labels else itk.sitkFloat32
+    return itk.GetArrayFromImage(itk.Resample(source, grid, transform_of(matrix), how, 0.0, kind))
+
+
+def rigid_parts(matrix: np.ndarray) -> tuple[float, float]:
+    """(degrees that a rigid 4×4 turns, mm that it shifts the origin)."""
+    cosine = (np.trace(matrix[:3, :3]) - 1) / 2
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))), float(np.linalg.norm(matrix[:3, 3]))

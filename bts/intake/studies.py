@@ -1,0 +1,188 @@
+"""A listing of scans → studies, each with the files of its four modalities, in any layout of keys.
+
+DICOM files are told by their tags (the index), NIfTI files by their names.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from bts.cases.case import Case
+from bts.cases.layouts import OURS
+from bts.errors import CaseError
+from bts.intake import series as series_of
+from bts.intake.choice import choose
+from bts.intake.headers import Header
+from bts.intake.identity import Identity, case_id
+from bts.intake.rules import Facts, Rules, plain
+from bts.storage import Entry
+
+NIFTI = re.compile(r"^(?P<stem>.+)\.nii(\.gz)?$", re.IGNORECASE | re.DOTALL)
+# What is certainly no DICOM: it is not opened. DICOMDIR lists the others, and is none itself.
+OTHER = re.compile(
+    r"(^|/)\.|(^|/)DICOMDIR$|\.(json|txt|csv|tsv|xml|html?|pdf|png|jpe?g|bvals?|bvecs?|md|zip|gz|tar|exe|inf|dll|py)$",
+    re.IGNORECASE,
+)
+PRIVATE = OURS | {"_truth"}
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One examination: the files of each modality, in their order, and where they come from."""
+
+    case_id: str
+    patient: str
+    uid: str
+    """Study Instance UID; empty of NIfTI."""
+    files: dict[str, list[Entry]]
+    series: dict[str, dict]
+    """By modality: what the record tells of its series (uid, number, instances)."""
+
+    def to_case(self) -> Case:
+        """For the work list: roles such as t1ce/0012 of slice 12."""
+        files = {
+            f"{r}/{n:04d}": entry for r, entries in self.files.items() for n, entry in enumerate(entries)
+        }
+        return Case(self.case_id, self.patient, "scans", "", "", files)
+
+
+@dataclass(slots=True)
+class Found:
+    """What a listing of scans holds."""
+
+    studies: list[Study] = field(default_factory=list)
+    problems: list[CaseError] = field(default_factory=list)
+    others: int = 0
+    """Files that are neither NIfTI nor DICOM images."""
+
+
+@dataclass(frozen=True, slots=True)
+class NiftiSeries:
+    """A NIfTI file as `choose` sees it; its bytes stand for its slices."""
+
+    what: str
+    entry: Entry
+    number: int
+    uid: str = ""
+    problem: str = ""
+
+    @property
+    def slices(self) -> int:
+        return self.entry.size
+
+    @property
+    def zooms(self) -> tuple[float, float, float]:
+        return (1.0, 1.0, 1.0)
+
+    def describe(self) -> str:
+        return f"file {self.number} of its folder ({self.what}, {self.entry.size:,} bytes)"
+
+
+def sort_entries(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry], int]:
+    """(NIfTI files, files that may be DICOM, how many others)."""
+    niftis, maybe, others = [], [], 0
+    for entry in entries:
+        folders = entry.key.split("/")
+        if PRIVATE & set(folders):
+            continue
+        if NIFTI.match(folders[-1]) and not folders[-1].startswith("."):
+            niftis.append(entry)
+        elif OTHER.search(entry.key) or entry.size < 132:
+            others += 1
+        else:
+            maybe.append(entry)
+    return niftis, maybe, others
+
+
+def find_studies(
+    niftis: Iterable[Entry],
+    dicoms: Mapping[str, Entry],
+    headers: Iterable[Header],
+    identity: Identity,
+    rules: Rules,
+    missing_allowed: Collection[str] = (),
+) -> Found:
+    """Choose the series of every study. dicoms: entries by what stands for their key in a Header."""
+    found = Found()
+    for files in _by_folder(niftis).values():
+        _add(found, lambda files=files: _nifti_study(files, identity, rules, missing_allowed))
+    for uid, series in series_of.group(h for h in headers if h.study).items():
+        _add(found, lambda uid=uid, s=series: _dicom_study(uid, s, dicoms, rules, missing_allowed))
+    _refuse_twins(found)
+    return found
+
+
+def _add(found: Found, make) -> None:
+    try:
+        found.studies.append(make())
+    except CaseError as error:
+        found.problems.append(error)
+
+
+def _refuse_twins(found: Found) -> None:
+    """Two studies of one name: only with --keep-ids."""
+    seen: dict[str, int] = {}
+    for study in found.studies:
+        seen[study.case_id] = seen.get(study.case_id, 0) + 1
+    for name in sorted(name for name, count in seen.items() if count > 1):
+        problem = f"{seen[name]} studies have this name"
+        found.problems.append(CaseError(problem, mend="leave out --keep-ids", case=name, stage="choose"))
+    found.studies = [study for study in found.studies if seen[study.case_id] == 1]
+
+
+def _by_folder(niftis: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Study folder → its files. A folder that holds one image alone is a series of the study above."""
+    folders: dict[str, list[Entry]] = {}
+    for entry in niftis:
+        folders.setdefault(entry.key.rpartition("/")[0], []).append(entry)
+    studies: dict[str, list[Entry]] = {}
+    for folder, files in folders.items():
+        above = folder.rpartition("/")[0]
+        studies.setdefault(above if len(files) == 1 and folder else folder, []).extend(files)
+    return {folder: sorted(files, key=lambda entry: entry.key) for folder, files in sorted(studies.items())}
+
+
+def _nifti_study(
+    files: list[Entry], identity: Identity, rules: Rules, missing_allowed: Collection[str]
+) -> Study:
+    folder = _common_folder(files)
+    patient = identity.patient(folder)
+    name = case_id(patient, identity.visit(folder, "", folder))
+    series = [NiftiSeries(rules.what(_facts(entry)), entry, n) for n, entry in enumerate(files, 1)]
+    chosen = choose(series, rules, name, [name], missing_allowed)
+    told = {role: {"uid": "", "number": one.number, "instances": []} for role, one in chosen.items()}
+    return Study(name, patient, "", {role: [one.entry] for role, one in chosen.items()}, told)
+
+
+def _facts(entry: Entry) -> Facts:
+    """A file's name tells; where its folder holds nothing else, the folder's name does too."""
+    return Facts(plain(NIFTI.match(entry.key.rpartition("/")[2])["stem"]))
+
+
+def _common_folder(files: list[Entry]) -> str:
+    parts = [entry.key.split("/")[:-1] for entry in files]
+    common = []
+    for names in zip(*parts, strict=False):
+        if len(set(names)) > 1:
+            break
+        common.append(names[0])
+    return "/".join(common)
+
+
+def _dicom_study(
+    uid: str, series: list, dicoms: Mapping[str, Entry], rules: Rules, missing_allowed: Collection[str]
+) -> Study:
+    first = series[0].files[0]
+    name = case_id(first.patient, first.visit)
+    if len({(file.patient, file.visit) for one in series for file in one.files}) > 1:
+        raise CaseError(
+            "files of one Study Instance UID give several patients or dates",
+            mend="separate them", case=name, stage="choose",
+        )  # fmt: skip
+    chosen = choose(series, rules, name, [name, uid], missing_allowed)
+    told = {
+        role: {"uid": one.uid, "number": one.number, "instances": [file.instance for file in one.files]}
+        for role, one in chosen.items()
+    }
+    files = {role: [dicoms[file.file] for file in one.files] for role, one in chosen.items()}
+    return Study(name, first.patient, uid, files, told)

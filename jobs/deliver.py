@@ -1,0 +1,180 @@
+"""Labelmaps → back on the scanner's grid, as NIfTI and as DICOM SEG that refers to the source series.
+
+For cases that jobs.intake made, by the matrices of their records. Only what is new or changed is done. A
+DICOM SEG carries the identity of its scans, for it goes where they came from.
+
+    python -m jobs.deliver --labelmaps data/labelmaps --cases data/cases --results data/results --dicom-seg
+    ray job submit --working-dir . -- python -m jobs.deliver --labelmaps s3://b/labelmaps \\
+        --cases s3://b/cases --results s3://b/results
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import ray
+
+from bts.cases import worklist
+from bts.cases.case import Case
+from bts.cases.layouts import Listing
+from bts.errors import UsageError
+from bts.intake import tools
+from bts.intake.identity import read_identity
+from bts.intake.index import series_files
+from bts.results.layout import RESULT
+from bts.storage import Entry, Store
+from jobs.driver import incremental
+from jobs.driver.cluster import start_ray
+from jobs.driver.outcome import Outcome, run_job
+from jobs.driver.progress import say, stream
+from jobs.workers.deliver import FORMAT, Deliver, native_key, seg_key
+
+
+@dataclass(frozen=True)
+class Settings(incremental.Flags):
+    """Flags of jobs.deliver."""
+
+    labelmaps: str
+    """Folder or s3://bucket/prefix with the labelmaps of jobs.segment."""
+    cases: str
+    """Folder or s3://bucket/prefix with the cases of jobs.intake, and their records."""
+    results: str
+    """Folder or s3://bucket/prefix for what goes back to the scanner's side."""
+    space: Literal["t1ce", "t1", "t2", "flair"] = "t1ce"
+    """The series whose grid the labels are put on."""
+    dicom_seg: bool = False
+    """Also write a DICOM SEG; the scans must still lie where jobs.intake found them."""
+    scans: str | None = None
+    """Where the scans lie now, if not there."""
+
+
+def main(settings: Settings) -> Outcome:
+    settings.check()
+    labelmaps, cases, output = Store(settings.labelmaps), Store(settings.cases), Store(settings.results)
+    for name in ("SimpleITK", *(("pydicom", "highdicom") if settings.dicom_seg else ())):
+        tools.load(name)
+    there = {entry.key for entry in output.list()}
+    listing = Listing(list(list_cases(labelmaps, cases)))
+    if not listing.cases:
+        raise UsageError(f"{labelmaps.uri}: no labelmap of a case that jobs.intake made ({cases.uri}/_done/)")
+    incremental.keep_part(listing, settings)
+    work = plan(listing.cases, there, settings)
+    failed = incremental.failed_before(work.aside | incremental.cut(work, settings), output)
+    counts = {"cases": len(listing.cases), "unchanged": work.done, "left_aside": len(work.aside)}
+    if settings.dry_run:
+        reasons = incremental.explain(
+            work, lambda one: made_of(one.case, settings), lambda key: read_made_of(output, key)
+        )
+        return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
+    for key in work.stale:
+        output.delete(key)
+    deliver = Deliver(labelmaps, cases, output, settings.space, settings.dicom_seg)
+    settled = incremental.settle(run(work.todo, cases, deliver, settings), work, output)
+    counts |= {"written": settled.written, "flagged": len(settled.flagged)}
+    details = {"flagged_cases": settled.flagged}
+    return Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
+
+
+def list_cases(labelmaps: Store, cases: Store) -> Iterator[Case]:
+    """Each labelmap with the record of its case; those of other cases are counted."""
+    records = _by_case(cases)
+    markers = _by_case(labelmaps)
+    others = 0
+    for entry in labelmaps.list():
+        named = RESULT.fullmatch(entry.key)
+        if not named or not named["case"] or entry.key.startswith("_held/"):
+            continue
+        case_id = named["case"]
+        if case_id not in records:
+            others += 1
+            continue
+        files = {"labelmap": entry, "record": records[case_id]}
+        files |= {"marker": markers[case_id]} if case_id in markers else {}
+        yield Case(case_id, case_id, "scans", "", "", files)
+    if others:
+        say(f"{labelmaps.uri}: {others} labelmaps are not of cases that jobs.intake made")
+
+
+def _by_case(store: Store) -> dict[str, Entry]:
+    """Case id → its result record."""
+    found = {}
+    for entry in store.list("_done"):
+        name = entry.key.rpartition("/")[2].removesuffix(".json")
+        found[name.rpartition(".")[0]] = entry
+    return found
+
+
+def made_of(case: Case, settings: Settings) -> dict:
+    """All that makes a delivered labelmap."""
+    versions = {role: entry.version for role, entry in case.files.items()}
+    return {"inputs": versions, "space": settings.space, "dicom_seg": settings.dicom_seg, "format": FORMAT}
+
+
+def read_made_of(output: Store, key: str) -> dict:
+    """What made an older one, by its record. Raises OSError, ValueError or KeyError."""
+    record = json.loads(output.read(key))
+    return {"inputs": record["inputs"], **record["options"], "format": record["versions"]["format"]}
+
+
+def plan(cases: list[Case], there: set[str], settings: Settings) -> worklist.Work:
+    """What is left: a case is done if its record carries today's fingerprint and its files are present."""
+    wanted, void = [], set()
+    for case in cases:
+        made = made_of(case, settings)
+        options = {"case": case.id, "space": settings.space, "dicom_seg": settings.dicom_seg}
+        mark = worklist.fingerprint(made["inputs"], options=options, version=FORMAT)
+        keys = {native_key(case.id, settings.space)}
+        keys |= {seg_key(case.id, settings.space)} if settings.dicom_seg else set()
+        if not keys <= there:
+            void.add(f"_done/{case.id}.{mark}.json")
+        wanted.append((case, mark))
+    ours = [Entry(key, 0, "") for key in sorted(there - void) if key.startswith(("_done/", "_failed/"))]
+    return worklist.plan(wanted, ours, ".json", settings.retry_failed, one_place=True)
+
+
+def run(todo: list[worklist.Todo], cases: Store, deliver: Deliver, settings: Settings) -> Iterator[dict]:
+    """Stream the labelmaps through Ray, one task each."""
+    if not todo:
+        say("nothing to do: every labelmap is delivered")
+        return
+    scans = find_scans(todo, cases, settings) if settings.dicom_seg else {}
+    start_ray()
+    none = json.dumps({"uri": "", "keys": [], "problem": ""})
+    rows = [{**one.to_row(), "scans": scans.get(one.case.id, none)} for one in worklist.largest_first(todo)]
+    labelmaps = ray.data.from_items(rows, override_num_blocks=len(rows))
+    yield from stream("deliver", len(rows), labelmaps, deliver, num_cpus=0.5)
+
+
+def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> dict[str, str]:
+    """Case id → JSON of where the files of its series lie: uri, keys, or the problem."""
+    identity, _ = read_identity(False)
+    listed: dict[str, dict[str, str]] = {}
+    rows = series_files(cases, (entry.key for entry in cases.list("_index")))
+    found = {}
+    for one in todo:
+        told = {"uri": "", "keys": [], "problem": ""}
+        try:
+            record = json.loads(cases.read(one.case.files["record"].key))
+            told["uri"] = settings.scans or record["scans"]
+            uid = record["series"].get(settings.space, {}).get("uid", "")
+        except (OSError, ValueError, KeyError) as error:
+            told["problem"] = f"the record of jobs.intake cannot be read ({type(error).__name__})"
+            found[one.case.id] = json.dumps(told)
+            continue
+        if told["uri"] not in listed:
+            entries = Store(told["uri"]).list()
+            listed[told["uri"]] = {identity.opaque(entry.key): entry.key for entry in entries}
+        there = listed[told["uri"]]
+        told["keys"] = [there[file] for file in rows.get(uid, ()) if file in there] if uid else []
+        if not uid:
+            told["problem"] = "its scans are NIfTI, to which a DICOM SEG cannot refer"
+        elif not told["keys"] or len(told["keys"]) < len(rows[uid]):
+            told["keys"] = []
+            told["problem"] = "its source series is not there any more, or was indexed under another key"
+        found[one.case.id] = json.dumps(told)
+    return found
+
+
+if __name__ == "__main__":
+    run_job("deliver", Settings, main)

@@ -1,0 +1,66 @@
+"""The tags of all files of a listing of scans: from the kept index, and from those files that are new.
+
+Not a command: intake and deliver run it. The index is kept in `_index/` of the cases.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+
+import ray
+
+from bts.errors import Failure
+from bts.intake.headers import Header
+from bts.intake.identity import Identity
+from bts.intake.index import INDEX, index_key, kept_rows, write_index
+from bts.intake.rules import Rules
+from bts.storage import Entry, Store
+from jobs.driver.cluster import start_ray
+from jobs.driver.progress import say
+from jobs.workers.intake import ReadTags
+
+FILES_A_TASK = 256
+
+
+def read_tags(
+    maybe: Iterable[Entry],
+    source: Store,
+    output: Store,
+    there: set[str],
+    identity: Identity,
+    rules: Rules,
+    *,
+    keep: bool = True,
+) -> tuple[dict[str, Entry], list[Header], list[Failure]]:
+    """(entries by what stands for their keys, a row each, failures) of files that may be DICOM."""
+    entries = {identity.opaque(entry.key): entry for entry in maybe}
+    if not entries:
+        return {}, [], []
+    key = index_key(entries, identity, rules)
+    kept = kept_rows(output, {key} if key in there else there, identity, rules)
+    rows = [kept[file, e.version] for file, e in entries.items() if (file, e.version) in kept]
+    new = [entry for file, entry in entries.items() if (file, entry.version) not in kept]
+    made, failed = _read(new, source, identity, rules)
+    rows += made
+    if keep and (made or key not in there):  # files that failed have no row, and are read again
+        output.put(key, write_index(rows))
+        for older in there:
+            if older != key and INDEX.fullmatch(older) and older.split(".")[1] == key.split(".")[1]:
+                output.delete(older)
+    return entries, rows, failed
+
+
+def _read(
+    entries: list[Entry], source: Store, identity: Identity, rules: Rules
+) -> tuple[list[Header], list[Failure]]:
+    """Open the files in parallel."""
+    if not entries:
+        return [], []
+    say(f"{source.uri}: reading the tags of {len(entries)} files")
+    start_ray()
+    parts = [entries[n : n + FILES_A_TASK] for n in range(0, len(entries), FILES_A_TASK)]
+    rows = [{"entries": json.dumps([asdict(entry) for entry in part])} for part in parts]
+    tasks = ray.data.from_items(rows, override_num_blocks=len(rows))
+    results = tasks.map(ReadTags(source, identity, rules).__call__).take_all()
+    headers = [Header(**row) for result in results for row in json.loads(result["rows"])]
+    return headers, [Failure(**one) for result in results for one in json.loads(result["failures"])]

@@ -1,0 +1,119 @@
+"""What jobs.deliver does inside tasks: a labelmap back on the scanner's grid, as NIfTI and as DICOM SEG.
+
+Not a command.
+"""
+
+import json
+from datetime import UTC, datetime
+
+from bts.cases.case import Case
+from bts.errors import CaseError, Failure
+from bts.intake import dicom_seg
+from bts.intake.native import read_labels, to_native, volumes_ml, write_labels
+from bts.results.layout import marker_key
+from bts.results.marker import digest
+from bts.storage import Store
+
+FORMAT = 1  # raised when a delivered labelmap changes for the same inputs
+
+
+def native_key(case_id: str, space: str) -> str:
+    """The labelmap on the grid of a series."""
+    return f"{case_id}/{case_id}-seg-{space}.nii.gz"
+
+
+def seg_key(case_id: str, space: str) -> str:
+    """The DICOM SEG that refers to it."""
+    return f"{case_id}/{case_id}-seg-{space}.dcm"
+
+
+class Deliver:
+    """One labelmap → its files in the scanner's space, then the result record."""
+
+    def __init__(self, labelmaps: Store, cases: Store, output: Store, space: str, dicom: bool):
+        self.labelmaps, self.cases, self.output, self.space, self.dicom = (
+            labelmaps,
+            cases,
+            output,
+            space,
+            dicom,
+        )
+
+    def __call__(self, row: dict) -> dict:
+        case = Case.from_json(row["case"])
+        try:
+            files, record = self.make(case, json.loads(row["scans"]))
+        except CaseError as error:
+            return {"case_id": case.id, "failure": Failure.of(error, case.id).to_json(), "flags": ""}
+        for key in row["older"]:
+            self.output.delete(key)
+        for key, data in files.items():
+            self.output.put(key, data)
+        record |= {
+            "fingerprint": row["fingerprint"],
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        marker = marker_key(case.id, row["fingerprint"])
+        self.output.put(marker, json.dumps(record, indent=1).encode())
+        return {"case_id": case.id, "failure": "", "flags": json.dumps(record["flags"])}
+
+    def make(self, case: Case, scans: dict) -> tuple[dict[str, bytes], dict]:
+        """(files, result record). Raises CaseError."""
+        labelmap = _read(self.labelmaps, case.files["labelmap"].key, "the labelmap")
+        record = _read_json(self.cases, case.files["record"].key, "the record of jobs.intake")
+        made = {}
+        if "marker" in case.files:
+            made = _read_json(self.labelmaps, case.files["marker"].key, "the labelmap's record")
+        labels = read_labels(labelmap, case.files["labelmap"].key, record, made.get("labels", "brats2023"))
+        native = to_native(labels, record, self.space)
+        files = {native_key(case.id, self.space): write_labels(native)}
+        models = made.get("models", [])
+        if self.dicom:
+            if not scans["keys"]:
+                raise CaseError(scans["problem"], mend="deliver without --dicom-seg", stage="seg")
+            source = Store(scans["uri"])
+            datasets = dicom_seg.read_source([_read(source, key, "a source file") for key in scans["keys"]])
+            lattice, places = dicom_seg.lattice_of(datasets)
+            on_slices = to_native(labels, record, self.space, lattice)
+            name = "+".join(str(one["name"]).rpartition("/")[2] for one in models) or "labelmap"
+            version = "+".join(str(one["digest"]) for one in models) or digest(labelmap)[:12]
+            files[seg_key(case.id, self.space)] = dicom_seg.write_seg(
+                datasets, on_slices, places, name, version
+            )
+        before, after = volumes_ml(labels), volumes_ml(native)
+        told = {
+            "case_id": case.id,
+            "space": self.space,
+            "series_uid": record["series"][self.space].get("uid", ""),
+            "volumes_ml": {"case": before, "scanner": after},
+            "change_percent": {r: _change(before[r], after[r]) for r in before},
+            "flags": [*record["flags"], *made.get("flags", [])],
+            "models": models,
+            "inputs": {role: entry.version for role, entry in case.files.items()},
+            "options": {"space": self.space, "dicom_seg": self.dicom},
+            "versions": {"format": FORMAT},
+            "files": {key: digest(data) for key, data in files.items()},
+        }
+        return files, told
+
+
+def _change(before: float, after: float) -> float | None:
+    return round(100 * (after - before) / before, 1) if before else None
+
+
+def _read(store: Store, key: str, what: str) -> bytes:
+    """Keys of scans hold names: `what` stands for them. Raises CaseError."""
+    try:
+        return store.read(key)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise CaseError(f"{what} cannot be read ({reason})", mend="copy it again", stage="read") from None
+
+
+def _read_json(store: Store, key: str, what: str) -> dict:
+    try:
+        return json.loads(_read(store, key, what))
+    except ValueError:
+        raise CaseError(
+            f"{what} is spoilt", mend="delete it and run its job again", file=key, stage="read"
+        ) from None

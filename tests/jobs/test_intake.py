@@ -1,0 +1,109 @@
+"""jobs.intake and jobs.deliver: phantom studies from the scanner to a labelmap on its grid."""
+
+import json
+import os
+
+import pytest
+
+from bts.intake import identity
+from bts.phantom.study import CANARY, make_study, write_dicom, write_nifti
+from bts.storage import Store
+from jobs import deliver, intake, segment
+from tests.builders import put_all
+
+for name in ("SimpleITK", "pydicom", "dcm2niix", "highdicom"):
+    pytest.importorskip(name, reason="requirements-intake.txt is not installed")
+SIZE = (64, 64, 56)
+KEY = "a key for tests, long enough"
+
+
+@pytest.fixture(scope="module")
+def studies() -> dict[str, bytes]:
+    """A sound DICOM study, a sound NIfTI study, and one that lacks FLAIR."""
+    whole = make_study(0, 1, vendor="ge", size=SIZE)
+    broken = make_study(0, 3, vendor="ge", size=SIZE, extras=False)
+    files = write_dicom(whole) | write_nifti(make_study(0, 5, vendor="ge", size=SIZE, extras=False))
+    return files | {key: data for key, data in write_dicom(broken).items() if "SE000006" not in key}
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv(identity.VARIABLE, KEY)
+
+
+def take_in(folder, **more):
+    settings = {"strip": "none", "atlas": "none", **more}
+    return intake.main(intake.Settings(scans=str(folder / "scans"), cases=str(folder / "cases"), **settings))
+
+
+def files_below(folder) -> list:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.slow
+def test_from_the_scanner_and_back(ray_local, tmp_path, studies, model, capfd):
+    put_all(Store(str(tmp_path / "scans")), studies)
+    done = take_in(tmp_path)
+    assert (done.counts["cases"], done.counts["written"], len(done.failed), done.exit_code) == (3, 2, 1, 3)
+    assert "no series of flair" in done.failed[0].message
+    cases = Store(str(tmp_path / "cases"))
+    names = sorted({entry.key.split("/")[0] for entry in cases.list() if entry.key.startswith("Scan-")})
+    assert len(names) == 2
+    assert {f"_checks/{name}.png" for name in names} <= {entry.key for entry in cases.list("_checks")}
+
+    again = take_in(tmp_path)
+    assert (again.counts["unchanged"], again.counts["written"]) == (2, 0)
+
+    labelmaps = tmp_path / "labelmaps"
+    cut = segment.main(segment.Settings(cases=cases.uri, labelmaps=str(labelmaps), model=(model,)))
+    assert cut.counts["written"] == 2 and not cut.failed
+
+    how = {"labelmaps": str(labelmaps), "cases": cases.uri, "results": str(tmp_path / "results")}
+    back = deliver.main(deliver.Settings(**how, space="flair"))
+    assert (back.counts["written"], back.failed) == (2, [])
+    assert deliver.main(deliver.Settings(**how, space="flair")).counts["unchanged"] == 2
+    seg = deliver.main(deliver.Settings(**how, dicom_seg=True))
+    assert seg.counts["written"] == 1
+    assert "NIfTI" in seg.failed[0].error
+    (written,) = (tmp_path / "results").rglob("*.dcm")
+    assert CANARY.encode() in written.read_bytes()  # a SEG belongs into the PACS of its scans
+
+    said = "".join(capfd.readouterr())
+    assert CANARY not in said
+    for path in files_below(tmp_path):
+        inside = path.relative_to(tmp_path).parts[0]
+        if inside in ("cases", "labelmaps") or (path.suffix != ".dcm" and inside == "results"):
+            assert (
+                CANARY not in str(path.relative_to(tmp_path)) and CANARY.encode() not in path.read_bytes()
+            ), path
+
+
+@pytest.mark.slow
+def test_a_changed_study_alone_is_done_again(ray_local, tmp_path, studies):
+    sound = {key: data for key, data in studies.items() if "_0_1/" in key or "_0_5/" in key}
+    put_all(Store(str(tmp_path / "scans")), sound)
+    assert take_in(tmp_path).counts["written"] == 2
+    first = next(key for key in sound if "SE000007" in key)
+    os.utime(tmp_path / "scans" / first, (1, 1))
+    done = take_in(tmp_path)
+    assert (done.counts["unchanged"], done.counts["written"]) == (1, 1)
+    (victim, *_) = (tmp_path / "cases").glob("Scan-*/*-t1c.nii.gz")
+    victim.unlink()
+    assert take_in(tmp_path).counts["written"] == 1
+    assert victim.exists()
+    records = [json.loads(path.read_bytes()) for path in (tmp_path / "cases" / "_done").iterdir()]
+    assert len(records) == 2 and all(
+        record["study_uid"] or record["series"]["t1"]["uid"] == "" for record in records
+    )
+
+
+def test_folders_within_each_other_are_refused(tmp_path):
+    with pytest.raises(intake.UsageError, match="folders apart"):
+        intake.main(intake.Settings(scans=str(tmp_path), cases=str(tmp_path / "cases")))
+
+
+def test_no_study_is_said(tmp_path):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "notes.txt").write_text("x")
+    with pytest.raises(intake.UsageError, match="no study found"):
+        take_in(tmp_path)

@@ -1,0 +1,253 @@
+"""Names, headers and values that public sets and tools really use: ../shared/field is read as its README
+says. The essentials are listed here once more from keys alone, for where that folder is not."""
+
+import json
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+from bts.cases.case import MODALITIES, Case
+from bts.cases.layouts import Listing, find_cases
+from bts.cases.read import load_case, reader_of
+from bts.cases.said import channels_of, layouts_of, list_folder, patients_of
+from bts.errors import UsageError
+from bts.images.nifti import read_nifti
+from bts.results.match import match, read_pair
+from bts.storage import Entry, Store
+from bts.training.splits import split_patients
+from tests import builders
+
+FIELD = Path(__file__).resolve().parents[4] / "shared" / "field"
+WHOLE = sorted((*MODALITIES, "seg"))
+
+
+def field(name: str) -> Store:
+    if not FIELD.is_dir():
+        pytest.skip("no ../shared/field here")
+    return Store(str(FIELD / name))
+
+
+def listed(*keys: str, **options) -> Listing:
+    return find_cases([Entry(key, 1, "v") for key in keys], **options)
+
+
+def roles(listing: Listing) -> dict[str, list[str]]:
+    return {case.id: sorted(case.files) for case in listing.cases}
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "cases"),
+    [("names/pdgm", 1), ("names/upenn", 1), ("bids", 2), ("kaggle_folders", 3), ("nrrd_truth", 6),
+     ("backslash", 2), ("hidden_folders/apple", 2), ("hidden_folders/trash", 2), ("visits/ses", 10),
+     ("visits/mu", 10), ("ucsf_alptdg", 4), ("axis_order/cases", 2)],
+)  # fmt: skip
+def test_every_case_has_its_files(name, cases):
+    listing = list_folder(field(name), "auto")
+    assert list(roles(listing).values()) == [WHOLE] * cases and not listing.problems
+    for case in listing.cases:
+        volume = load_case(Case(**{**as_dict(case), "labels": case.labels or "brats2023"}), field(name))
+        assert volume.mask.any()
+
+
+def as_dict(case: Case) -> dict:
+    return {name: getattr(case, name) for name in Case.__dataclass_fields__}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [f"P/P_{role}.nii.gz" for role in ("T1", "T1c", "T2", "FLAIR", "tumor_segmentation")],
+        [*(f"images_structural/P/P_{role}.nii.gz" for role in ("T1", "T1GD", "T2", "FLAIR")),
+         "images_segm/P_segm.nii.gz"],
+        ["d/P_brain_t1n.nii.gz", "d/P_brain_t1c.nii.gz", "d/P_brain_t2w.nii.gz", "d/P_brain_t2f.nii.gz",
+         "d/P_tumorMask.nii.gz"],
+        [*(f"sub-1/anat/sub-1_{role}.nii.gz" for role in ("T1w", "ce-gadolinium_T1w", "T2w", "FLAIR")),
+         "derivatives/manual/sub-1/anat/sub-1_dseg.nii.gz"],
+        ["P-t1n.nii/a.nii", "P-t1c.nii/b_t1ce.nii", "P-t2w.nii/c.nii", "P-t2f.nii/d.nii", "P-seg.nii/e.nii"],
+        [f"P/P-{role}.nii.gz" for role in ("t1n", "t1c", "t2w", "t2f")] + ["P/P.seg.nrrd"],
+        [f"P/P-{role}.nii.gz" for role in ("t1n", "t1c", "t2w", "t2f")] + ["P/P-seg-label.nii.gz"],
+        [f"P\\P-{role}.nii.gz" for role in ("t1n", "t1c", "t2w", "t2f", "seg")],
+        [f"P/{role}_to_SRI_brain.nii.gz" for role in ("T1", "T1CE", "T2", "FL")] + ["P/P_seg.nii.gz"],
+    ],
+    ids=["ucsf-pdgm", "upenn-gbm", "mu", "bids", "kaggle", "slicer", "slicer label", "backslash", "captk"],
+)  # fmt: skip
+def test_names_of_public_sets(keys):
+    listing = listed(*keys)
+    (case,) = listing.cases
+    assert sorted(case.files) == WHOLE and not listing.problems and not listing.strays
+    assert sorted(entry.key for entry in case.files.values()) == sorted(keys)
+
+
+def test_channels_of_nnunet_are_named_by_its_dataset_json(tmp_path):
+    names = {"0": "T2-FLAIR", "1": "T1w", "2": "T1-Gd", "3": "T2w", "4": "ADC"}
+    builders.put_all(Store(tmp_path), {
+        "D/dataset.json": json.dumps({"channel_names": names}).encode(),
+        **{f"D/imagesTr/P_{n:04}.nii.gz": b"x" for n in range(5)}, "D/labelsTr/P.nii.gz": b"x",
+    })  # fmt: skip
+    listing = list_folder(Store(tmp_path))
+    assert roles(listing) == {"P": WHOLE} and "0002" in listing.cases[0].files["t1ce"].key
+    assert listing.strays == ["D/dataset.json", "D/imagesTr/P_0004.nii.gz"]
+    assert channels_of(b'{"modality": {"0": "T1"}}') == {"0000": "t1"} and channels_of(b"[") == {}
+    without = listed("D/imagesTr/P_0000.nii.gz", "D/labelsTr/P.nii.gz")
+    assert not without.cases and "no dataset.json names its channels 0000" in str(without.problems[0])
+    said = listed("imagesTr/P_0000.nii.gz", "labelsTr/P.nii.gz", layouts=layouts_of(["flair=*_0000.nii.gz"]))
+    assert roles(said) == {"P": ["flair", "seg"]}
+
+
+def test_what_is_beside_the_data_is_no_data():
+    keys = [f"P/P-{role}.nii.gz" for role in ("t1n", "t1c", "t2w", "t2f", "seg")]
+    hidden = [f"{folder}/{key}" for folder in (".Trash-1000/files", "P/.AppleDouble") for key in keys]
+    listing = listed(*keys, *hidden)
+    assert roles(listing) == {"P": WHOLE} and not listing.strays
+    markers = [Entry("P/", 0, "v"), Entry("P_$folder$", 0, "v"), Entry("Q/", 1, "v")]
+    assert find_cases(markers).strays == ["Q/"]
+
+
+def test_images_computed_from_a_case_are_strays():
+    visit = [f"7/7_time1_{role}.nii.gz" for role in ("t1", "t1ce", "t2", "flair", "seg")]
+    derived = ["7/7_flair_subtraction.nii.gz", "7/7_flair_subtraction_seg.nii.gz", "7/7_time1_t1ce-t1.nii.gz"]
+    listing = listed(*visit, *derived)
+    assert roles(listing) == {"7_time1": WHOLE} and listing.strays == derived
+    apart = listed(*visit, "7/7_time2_flair.nii.gz", "7/7_time1_2_t1.nii.gz")
+    assert len(apart.cases) == 3, "what lacks files is a case that fails, not a stray"
+
+
+def test_the_alptdg_folder_has_no_false_case():
+    listing = list_folder(field("ucsf_alptdg"))
+    assert [case.id for case in listing.cases] == [f"10000{p}_time{t}" for p in (1, 2) for t in (1, 2)]
+    assert len(listing.strays) == 12 and not listing.problems
+
+
+def test_a_truth_that_is_not_read_is_named_with_its_case():
+    images = [f"P/P-{role}.nii.gz" for role in ("t1n", "t1c", "t2w", "t2f")]
+    assert listed(*images, "P/P_my_mask.nii.gz").truth_like == {"P": "P/P_my_mask.nii.gz"}
+    assert listed(*images, "P/W39_Segm.nii").truth_like == {"P": "P/W39_Segm.nii"}
+    assert not listed(*images, "P/P-seg.nii.gz", "P/P_my_mask.nii.gz").truth_like
+    assert not listed(*images, "P/notes_on_mask.txt").truth_like
+
+
+def test_roles_are_said_by_pattern_or_table(tmp_path):
+    keys = ["a/P1_PRE.nii.gz", "a/P1_POST.nii.gz", "b/P1/mask.nii.gz", "a/P1_t2.nii.gz"]
+    said = ["t1=*_PRE.nii.gz", "t1ce=*_POST.nii.gz", "seg=*/mask.nii.gz"]
+    listing = listed(*keys, layouts=layouts_of(said))
+    assert roles(listing) == {"P1": ["seg", "t1", "t1ce", "t2"]} and not listing.strays
+    table = tmp_path / "roles.csv"
+    table.write_text("case,t1ce,seg\nP1,a/P1_POST.nii.gz,b/P1/mask.nii.gz\n")
+    listing = listed(*keys, layouts=layouts_of([str(table)]))
+    assert roles(listing) == {"P1": ["seg", "t1ce", "t2"]} and listing.strays == ["a/P1_PRE.nii.gz"]
+    for wrong in ("t1ce", "t1ce=POST.nii.gz", "dwi=*_D.nii.gz", str(tmp_path / "none.csv")):
+        with pytest.raises(UsageError):
+            layouts_of([wrong])
+
+
+# --- labels -----------------------------------------------------------------------------------------------
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    return 2 * (first & second).sum() / (first.sum() + second.sum())
+
+
+def scored(name: str, cases: str, labels: str) -> list[dict[str, float]]:
+    source, tool = field(f"{name}/{cases}"), field(f"{name}/tool")
+    pairs = match(list_folder(source, labels).cases, tool.list()).pairs
+    assert pairs
+    found = [read_pair(pair, source, tool) for pair in pairs]
+    return [
+        {region: dice(np.isin(f.truth, of), np.isin(f.prediction, of))
+         for region, of in (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,)))}
+        for f in found
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", ["ped2024", "1=ET,2=NCR,3=CYST,4=ED"])
+def test_ped_of_2024_by_name_or_pairs(labels):
+    scores = scored("ped2024", "cases", labels)
+    assert [case["ET"] for case in scores] == [1.0] * 3 and all(case["WT"] < 1 for case in scores)
+
+
+@pytest.mark.parametrize("cases", ["cases", "sound"])
+def test_scaled_labels_are_read_as_whole_ones(cases):
+    assert all(value == 1 for case in scored("scaled_labels", cases, "auto") for value in case.values())
+
+
+# --- patients ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case_ids", "patients"),
+    [
+        (["UPENN-GBM-00001_11", "UPENN-GBM-00001_21"], 1),
+        (["PatientID_0003_Timepoint_1", "PatientID_0003_Timepoint_2_brain"], 1),
+        (["100001_time1", "100001_time2", "100002_time1"], 2),
+        (["sub-01_ses-a", "sub-01_ses-b", "sub-02_ses-a"], 2),
+        (["Patient-001_week-000-1", "Patient-001_week-044"], 1),
+        (["UCSF-PDGM-0004", "UCSF-PDGM-0004_FU003d"], 1),
+        (["H7_visit1", "H7_visit2", "site_visit1", "other_visit1"], 3),
+    ],
+)
+def test_visits_of_one_patient(case_ids, patients):
+    listing = listed(*(f"{name}/{name}_t1.nii.gz" for name in case_ids))
+    assert len(listing.cases) == len(case_ids) and len({case.patient for case in listing.cases}) == patients
+    assert set(listing.unnamed) <= {"site_visit1", "other_visit1"}
+
+
+@pytest.mark.parametrize("name", ["visits/ses", "visits/mu"])
+def test_no_fold_has_a_patient_on_both_sides(name):
+    cases = list_folder(field(name)).cases
+    groups = {case.patient: case.dataset for case in cases}
+    assert len(groups) == 5
+    for fold in range(5):
+        training, held_out = split_patients(groups, seed=0, fold=fold)
+        who = re.compile(r"sub-\d+|PatientID_\d+")
+        first, second = (
+            {who.match(c.id)[0] for c in cases if c.patient in side} for side in (training, held_out)
+        )
+        assert not first & second and len(second) == 1
+
+
+def test_patients_are_said_by_pattern_or_table(tmp_path):
+    table = tmp_path / "patients.csv"
+    table.write_text("case,patient\nA_x,Ann\nA_y,Ann\n")
+    for said in ("*_?", r"([A-Z])_\w", str(table)):
+        of = patients_of(said)
+        assert of("A_x") == of("A_y") != "" and of("longer_name_xy") == "", said
+    listing = listed("A_x_t1.nii.gz", "A_y_t1.nii.gz", "B_z_t1.nii.gz", patients=patients_of(str(table)))
+    assert [case.patient for case in listing.cases] == ["Ann", "Ann", "B_z"] and listing.unnamed == ["B_z"]
+    for wrong in ("no star", "(", str(tmp_path / "none.csv")):
+        with pytest.raises(UsageError):
+            patients_of(wrong)
+
+
+def test_every_case_that_has_a_truth_says_so():
+    for name in ("names/pdgm", "names/upenn", "bids", "nrrd_truth"):
+        assert all(reader_of(case).has_truth(case) for case in list_folder(field(name)).cases)
+
+
+# --- grids ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PLS", "SAL"])
+def test_a_truth_in_another_axis_order_is_read_where_it_lies(codes):
+    _, truth = builders.voxels()
+    image = nib.Nifti1Image(truth, builders.LPS)
+    to = ornt_transform(io_orientation(image.affine), axcodes2ornt(codes))
+    turned = image.as_reoriented(to)
+    first, second = (read_nifti(i.to_bytes(), "seg.nii") for i in (image, turned))
+    assert second.grid.orientation == codes and second.grid.same_place(first.grid)
+    assert np.array_equal(first.voxels, second.voxels)
+    moved = turned.affine.copy()
+    moved[0, 3] += 0.1
+    shifted = nib.Nifti1Image(truth.astype(np.uint8).reshape(turned.shape), moved)
+    assert not read_nifti(shifted.to_bytes(), "seg.nii").grid.same_place(first.grid)
+
+
+def test_an_axis_order_does_not_change_scores():
+    for cases in ("cases", "same"):
+        assert all(value == 1 for case in scored("axis_order", cases, "auto") for value in case.values())

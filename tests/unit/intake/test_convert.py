@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from bts.errors import CaseError
+from bts.intake.convert import convert
+from bts.phantom.study import encode, slice_dataset, write_series
+
+pytest.importorskip("dcm2niix", reason="requirements-intake.txt is not installed")
+
+
+@pytest.mark.parametrize("number", [5, 6, 7])
+def test_voxels_and_places_are_exact(request, number):
+    for name in ("ge", "siemens"):
+        study = request.getfixturevalue(name)
+        series = next(one for one in study.series if one.number == number)
+        image = convert(list(write_series(study, series)), "t2", dicom=True)
+        assert_same(image, series.scan)
+
+
+def assert_same(image, scan):
+    """Every voxel of the scan lies in the image where it was."""
+    move = np.linalg.inv(image.lattice.affine) @ scan.affine
+    whole = np.rint(move)
+    assert np.abs(move - whole).max() < 1e-4
+    x, y, z = np.indices(scan.voxels_xyz.shape).reshape(3, -1)
+    i, j, k = (whole[:3, :3] @ np.stack([x, y, z]) + whole[:3, 3:]).astype(int)
+    assert np.array_equal(image.voxels[k, j, i], scan.voxels_xyz.ravel())
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"])
+def test_compressed_slices(ge, syntax):
+    pytest.importorskip("jpeg_ls", reason="requirements-intake.txt is not installed")
+    series = next(one for one in ge.series if one.number == 5)
+    files = []
+    for n in range(series.scan.voxels_xyz.shape[2]):
+        data = slice_dataset(ge, series, n)
+        data.PixelRepresentation = 0
+        data.compress(syntax)
+        files.append(encode(data))
+    assert_same(convert(files, "t2", dicom=True), series.scan)
+
+
+def test_spoilt_slices_fail_by_the_modality_s_name(ge):
+    series = next(one for one in ge.series if one.number == 5)
+    files = list(write_series(ge, series))
+    with pytest.raises(CaseError, match="t2: "):
+        convert([data[: len(data) // 2] for data in files], "t2", dicom=True)
+
+
+def test_an_empty_series_is_refused(ge):
+    series = next(one for one in ge.series if one.number == 5)
+    files = []
+    for n in range(series.scan.voxels_xyz.shape[2]):
+        data = slice_dataset(ge, series, n)
+        data.PixelData = bytes(len(data.PixelData))
+        files.append(encode(data))
+    with pytest.raises(CaseError, match="equal"):
+        convert(files, "t2", dicom=True)

@@ -1,0 +1,146 @@
+import gzip
+import io
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bts.errors import CaseError
+from bts.intake import dicom_seg
+from bts.intake.grids import Image, Lattice, resample
+from bts.intake.native import read_labels, to_native, volumes_ml, write_labels
+from bts.intake.study_to_case import Options, take_in, write_image
+from bts.phantom.head import make_head
+from bts.phantom.study import CANARY, write_series
+from tests.unit.intake.conftest import SIZE
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("itk")]
+pytest.importorskip("dcm2niix", reason="requirements-intake.txt is not installed")
+OPTIONS = Options(strip="none", atlas="none")
+NUMBERS = {"t1": 2, "t2": 5, "flair": 6, "t1ce": 7}
+
+
+def scans_of(study):
+    by_number = {series.number: series for series in study.series}
+    return {role: list(write_series(study, by_number[number])) for role, number in NUMBERS.items()}
+
+
+@pytest.fixture(scope="module")
+def taken(siemens):
+    return take_in("Scan-a-b", scans_of(siemens), OPTIONS, dicom=True)
+
+
+def dice(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+def case_labels(study, record):
+    """The phantom's truth in the case's space, by its known pose."""
+    head = make_head(study.seed, study.index, SIZE)
+    space = Lattice.from_json(record["space"])
+    to_head = np.linalg.inv(study.scan("t1ce").pose)
+    return Image(
+        resample(Image(head.labels, Lattice(head.labels.shape, head.affine)), space, to_head, labels=True),
+        space,
+    )
+
+
+@pytest.mark.parametrize(("role", "least"), [("t1ce", 0.95), ("t2", 0.93)])
+def test_labels_go_back_to_the_scanner(siemens, taken, role, least):
+    # The tumours of this half-size head have 3 ml together; whole ones come back better.
+    labels = case_labels(siemens, taken.record)
+    back = to_native(labels, taken.record, role)
+    voxels = np.ascontiguousarray(siemens.scan(role).truth_xyz.T)
+    truth = Image(voxels, Lattice(voxels.shape, siemens.scan(role).affine))
+    there = resample(Image(back.voxels, back.lattice), truth.lattice, np.eye(4), labels=True)
+    assert dice(there > 0, truth.voxels > 0) >= least
+    assert volumes_ml(back)["WT"] == pytest.approx(volumes_ml(labels)["WT"], rel=0.1)
+
+
+def test_the_case_is_whole_and_in_the_space_of_t1ce(siemens, taken):
+    images = {
+        key: nib.Nifti1Image.from_bytes(gzip.decompress(data))
+        for key, data in taken.files.items()
+        if key.startswith("Scan")
+    }
+    assert sorted(images) == [f"Scan-a-b/Scan-a-b-{name}.nii.gz" for name in ("t1c", "t1n", "t2f", "t2w")]
+    affines = [image.affine for image in images.values()]
+    assert all(np.array_equal(affines[0], affine) for affine in affines)
+    assert nib.aff2axcodes(affines[0]) == ("L", "P", "S")
+    assert all(image.get_data_dtype() == np.int16 for image in images.values())
+
+
+def test_two_runs_give_the_same_bytes(siemens, taken):
+    again = take_in("Scan-a-b", scans_of(siemens), OPTIONS, dicom=True)
+    assert again.files == taken.files
+
+
+def test_no_name_leaves_the_scans(taken):
+    assert CANARY not in json.dumps(taken.record)
+    for key, data in taken.files.items():
+        plain = gzip.decompress(data) if key.endswith(".gz") else data
+        assert CANARY.encode() not in plain
+
+
+def test_the_record_tells_what_was_done(taken):
+    told = taken.record["series"]
+    assert set(told) == set(NUMBERS)
+    assert told["t1ce"]["matrix"] == np.eye(4).tolist()
+    assert all(told[role]["after"] > told[role]["before"] for role in ("t1", "t2", "flair"))
+    assert taken.record["versions"]["SimpleITK"]
+    assert taken.record["options"] == {"strip": "none", "atlas": "none"}
+
+
+def test_a_labelmap_on_another_grid_is_refused(taken):
+    data = write_image(np.zeros((4, 5, 6), np.uint8), Lattice((4, 5, 6), np.eye(4)))
+    with pytest.raises(CaseError, match="not that of the case"):
+        read_labels(data, "x.nii.gz", taken.record, "brats2023")
+
+
+def test_a_modality_that_the_case_lacks(taken):
+    record = {**taken.record, "series": {"t1ce": taken.record["series"]["t1ce"]}}
+    space = Lattice.from_json(record["space"])
+    with pytest.raises(CaseError, match="has no flair"):
+        to_native(Image(np.zeros(space.shape, np.uint8), space), record, "flair")
+
+
+def test_a_study_without_t1ce_is_refused(siemens):
+    scans = {role: files for role, files in scans_of(siemens).items() if role != "t1ce"}
+    with pytest.raises(CaseError, match="T1ce is missing"):
+        take_in("x", scans, OPTIONS, dicom=True)
+
+
+@pytest.mark.parametrize("role", ["t1ce", "t2"])
+def test_a_dicom_seg_reads_back_exactly(siemens, taken, role):
+    hd = pytest.importorskip("highdicom", reason="requirements-intake.txt is not installed")
+    labels = case_labels(siemens, taken.record)
+    files = scans_of(siemens)[role]
+    datasets = dicom_seg.read_source(files[::-1])
+    lattice, places = dicom_seg.lattice_of(datasets)
+    on_slices = to_native(labels, taken.record, role, lattice)
+    data = dicom_seg.write_seg(datasets, on_slices, places, "fast", "0123")
+    seg = hd.seg.segread(io.BytesIO(data))
+    read = seg.get_pixels_by_source_instance(
+        [one.SOPInstanceUID for one in datasets], combine_segments=True, assert_missing_frames_are_empty=True
+    )
+    assert np.array_equal(read, on_slices.voxels)
+    assert {int(v) for v in np.unique(read)} == {0, 1, 2, 3}
+    assert [seg.get_segment_description(n).segmented_property_type.meaning for n in (1, 2, 3)] == [
+        "Necrosis", "Edema", "Enhancing Lesion",
+    ]  # fmt: skip
+    assert seg.StudyInstanceUID == datasets[0].StudyInstanceUID
+    again = hd.seg.segread(io.BytesIO(dicom_seg.write_seg(datasets, on_slices, places, "fast", "0123")))
+    other = hd.seg.segread(io.BytesIO(dicom_seg.write_seg(datasets, on_slices, places, "fast", "0124")))
+    assert seg.SOPInstanceUID == again.SOPInstanceUID != other.SOPInstanceUID
+    # The NIfTI on dcm2niix's grid and the SEG on the slices hold the same voxels.
+    native = to_native(labels, taken.record, role)
+    assert dice(resample(native, lattice, np.eye(4), labels=True) > 0, on_slices.voxels > 0) > 0.999
+
+
+def test_labels_are_written_as_they_are(taken):
+    space = Lattice.from_json(taken.record["space"])
+    voxels = np.zeros(space.shape, np.uint8)
+    voxels[3:6, 7:9, 8:10] = 3
+    labels = read_labels(write_labels(Image(voxels, space)), "x", taken.record, "brats2023")
+    assert np.array_equal(labels.voxels, voxels)
