@@ -29,7 +29,7 @@ class Settings:
     """Folder or s3://bucket/prefix for everything that the demo makes: about 250 MB."""
     minutes: float = 2.5
     """Wall-clock minutes of training."""
-    size: tuple[int, int, int] = phantom.phantom.SIZE
+    size: tuple[int, int, int] = phantom.SIZE
     """Voxels of a case in x, y, z."""
 
 
