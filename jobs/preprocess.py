@@ -8,8 +8,9 @@ bad data fails alone, with stage and reason in the run report.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import ray
 
@@ -17,6 +18,7 @@ from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.read import load_case, reader_of
 from bts.errors import CaseError
+from bts.inference import quality
 from bts.shards.format import FORMAT, read_metadata, write_shard
 from bts.storage import Store
 from jobs.driver import common, incremental
@@ -43,25 +45,29 @@ class Settings(incremental.Flags):
     patients: str = ""
     """Where case names do not tell who was scanned: a pattern whose * is the patient (*_visit?), a regular
     expression with a group, or a CSV file with columns case and patient. Splits are by patient."""
+    allow_missing: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = ()
+    """Take cases that lack these modalities too: their shards lack the columns. Train with --modalities for
+    those that are there."""
 
 
 class MakeShard:
     """One case → its shard, written at once; older shards of the case are deleted after."""
 
-    def __init__(self, cases: Store, output: Store):
-        self.cases, self.output = cases, output
+    def __init__(self, cases: Store, output: Store, allow_missing: Collection[str] = ()):
+        self.cases, self.output, self.allow_missing = cases, output, allow_missing
 
     def __call__(self, row: dict) -> dict:
         case = Case.from_json(row["case"])
         try:
-            volume = load_case(case, self.cases)
+            volume = load_case(case, self.cases, allow_missing=self.allow_missing)
         except CaseError as error:
             return {"case_id": case.id, "failure": json.dumps(common.failure(case.id, error))}
         versions = {role: entry.version for role, entry in case.files.items()}
         self.output.put(f"{case.id}.{row['fingerprint']}.parquet", write_shard(volume, versions))
         for key in row["older"]:
             self.output.delete(key)
-        return {"case_id": case.id, "failure": ""}
+        flags = quality.of_noise(volume)
+        return {"case_id": case.id, "failure": "", "flags": json.dumps(flags)}
 
 
 def main(settings: Settings) -> common.Outcome:
@@ -72,18 +78,25 @@ def main(settings: Settings) -> common.Outcome:
     incremental.keep_part(listing, settings)
     failed += [common.failure(problem.case, problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
-    work = worklist.plan(wanted(listing.cases), output.list(), ".parquet", settings.retry_failed)
+    work = worklist.plan(
+        wanted(listing.cases, settings.allow_missing), output.list(), ".parquet", settings.retry_failed
+    )
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside)}
     counts["without_truth"] = sum(not reader_of(case).has_truth(case) for case in listing.cases)
     if settings.dry_run:
+        failed += incremental.foresee(work, settings.allow_missing, truth=True)
         reasons = incremental.explain(work, made_of, lambda key: read_made_of(output, key))
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
         output.delete(key)
-    settled = incremental.settle(run(work.todo, source, output), work, output)
+    settled = incremental.settle(
+        run(work.todo, MakeShard(source, output, settings.allow_missing)), work, output
+    )
     counts["written"] = settled.written
-    details = {"strays": listing.strays[:1000]}
+    for case_id, flags in list(settled.flagged.items())[:20]:
+        common.say(f"flagged: case {case_id}: {'; '.join(flags)}")
+    details = {"strays": listing.strays[:1000], "flagged_cases": settled.flagged}
     return common.Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
 
 
@@ -99,14 +112,16 @@ def read_made_of(output: Store, key: str) -> dict:
     return {name: meta[name] for name in ("inputs", "labels", "format")}
 
 
-def wanted(cases: list[Case]) -> Iterator[tuple[Case, str]]:
+def wanted(cases: list[Case], allow_missing: Collection[str] = ()) -> Iterator[tuple[Case, str]]:
     """Each case with the fingerprint that its shard will carry."""
     for case in cases:
-        options = {"labels": case.labels}
+        options: dict[str, object] = {"labels": case.labels}
+        if missing := [m for m in reader_of(case).missing(case) if m in allow_missing]:
+            options["allow_missing"] = missing
         yield case, worklist.case_fingerprint(case, case.files, options=options, version=FORMAT)
 
 
-def run(todo: list[worklist.Todo], source: Store, output: Store) -> Iterator[dict]:
+def run(todo: list[worklist.Todo], make: MakeShard) -> Iterator[dict]:
     """Stream the cases through Ray, one task a case."""
     if not todo:
         common.say("nothing to do: every case has its shard")
@@ -114,7 +129,7 @@ def run(todo: list[worklist.Todo], source: Store, output: Store) -> Iterator[dic
     common.start_ray()
     rows = [one.to_row() for one in worklist.largest_first(todo)]
     cases = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from common.stream("preprocess", len(rows), cases, MakeShard(source, output), num_cpus=CASE_CPUS)
+    yield from common.stream("preprocess", len(rows), cases, make, num_cpus=CASE_CPUS)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ later runs, then left aside until its inputs or options change, and listed as fa
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from bts.cases.case import Case
 from bts.cases.layouts import Listing
+from bts.cases.read import foreseen
 from bts.cases.worklist import Todo, Work, changes, part_of
 from bts.errors import UsageError
 from bts.storage import Store
@@ -175,6 +176,12 @@ def explain(
             yield one.case.id, reason
     for case_id, key in work.aside.items():
         yield case_id, f"left aside: {key}"
+
+
+def foresee(work: Work, allow_missing: Collection[str], *, truth: bool) -> list[dict]:
+    """Failures of the cases to do that the listing foretells."""
+    errors = (foreseen(one.case, allow_missing, truth=truth) for one in work.todo)
+    return [common.failure(error.case, error) for error in errors if error]
 
 
 def rehearse(reasons: Iterable[tuple[str, str]], counts: dict, failed: list[dict]) -> common.Outcome:
