@@ -66,7 +66,7 @@ class MakeShard:
         self.output.put(f"{case.id}.{row['fingerprint']}.parquet", write_shard(volume, versions))
         for key in row["older"]:
             self.output.delete(key)
-        flags = quality.of_noise(volume)
+        flags = quality.of_noise(volume) + quality.of_place(volume)
         return {"case_id": case.id, "failure": "", "flags": json.dumps(flags)}
 
 

@@ -15,7 +15,7 @@ from bts.images.grid import Volume
 from bts.images.metaimage import read_mha
 from bts.images.nifti import read_nifti
 from bts.images.nrrd import read_nrrd
-from bts.labels import EXAMPLE, SAYABLE, UNKNOWN
+from bts.labels import EXAMPLE, UNKNOWN
 from bts.storage import Store
 
 MSD_CHANNELS = ("flair", "t1", "t1ce", "t2")  # order of the fourth axis of MSD Task01's images
@@ -169,8 +169,8 @@ def foreseen(case: Case, allow_missing: Collection[str] = (), *, truth: bool = F
         mend = f"add the missing files, or go without them: --allow-missing {' '.join(missing)}"
         return CaseError(problem, mend=mend, case=case.id, stage="list")
     if truth and reader.has_truth(case) and case.labels == UNKNOWN:
-        known = case.traits.conventions or SAYABLE
-        mend = f"say so with --labels {'|'.join(known)}, or spell them out: --labels {EXAMPLE}"
+        known = "|".join(case.traits.conventions) or "NAME (README.md lists them)"
+        mend = f"say so with --labels {known}, or spell them out: --labels {EXAMPLE}"
         problem = "the name does not tell which labels its truth uses"
         return CaseError(problem, mend=mend, case=case.id, file=reader.truth_key(case), stage="list")
     return None

@@ -24,6 +24,7 @@ from bts.cases.said import list_folder
 from bts.errors import CaseError, RunError, UsageError
 from bts.storage import Store
 
+ALIKE = 3  # failures of one cause that are named one by one
 DONE, COULD_NOT_RUN, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
 EVERY_S = 5  # between two lines of progress in a log
 
@@ -236,11 +237,26 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
     return listing
 
 
+def failures_by_cause(failed: Sequence[dict]) -> list[str]:
+    """A line a failed case; one for all of those that fail alike, where they are many."""
+    alike: dict[tuple[str, str, str], list[dict]] = {}
+    for case in failed:
+        alike.setdefault((case["stage"], case["error"], case["mend"]), []).append(case)
+    lines = []
+    for (stage, error, mend), cases in alike.items():
+        if len(cases) <= ALIKE:
+            lines += [f"failed at {stage}: {case['message']}" for case in cases]
+        else:
+            named = examples([case["case_id"] for case in cases])
+            lines.append(f"failed at {stage}: {len(cases)} cases ({named}): {error}; {mend}")
+    return lines
+
+
 def _close(name: str, outcome: Outcome, seconds: float) -> None:
     """Write the run report, name the failed cases, print the last line."""
     shown = outcome.failed[:20] if outcome.output else outcome.failed  # without a run report, all of them
-    for case in shown:
-        say(f"failed at {case['stage']}: {case['message']}")
+    for line in failures_by_cause(shown):
+        say(line)
     if len(outcome.failed) > len(shown):
         say(f"… and {len(outcome.failed) - 20} more, all in the run report")
     line = {"job": name, **outcome.counts, "failed": len(outcome.failed), "seconds": round(seconds, 2)}

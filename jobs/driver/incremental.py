@@ -185,7 +185,9 @@ def foresee(work: Work, allow_missing: Collection[str], *, truth: bool) -> list[
 
 
 def rehearse(reasons: Iterable[tuple[str, str]], counts: dict, failed: list[dict]) -> common.Outcome:
-    """Print what would be done, a line a case: its name, a tab, why."""
+    """Print what would be done, a line a case: its name, a tab, why; or that it will fail."""
+    foretold = {failure["case_id"] for failure in failed if "left_aside" not in failure}
     for case_id, reason in reasons:
+        reason = f"{reason}, but will fail" if case_id in foretold else reason
         print(f"{case_id}\t{reason}".encode(errors="backslashreplace").decode())
     return common.Outcome(None, counts, failed, dry_run=True)

@@ -1,6 +1,7 @@
 """Names, headers and values that public sets and tools really use: ../shared/field is read as its README
 says. The essentials are listed here once more from keys alone, for where that folder is not."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ from bts.results.match import match, read_pair
 from bts.shards.format import read_volume, write_shard
 from bts.storage import Entry, Store
 from bts.training.splits import split_patients
+from jobs.driver import common
 from tests import builders
 
 FIELD = Path(__file__).resolve().parents[4] / "shared" / "field"
@@ -316,3 +318,27 @@ def test_a_case_that_must_fail_is_foreseen():
     assert "--labels" in str(foreseen(partial, ("t1", "t2", "flair"), truth=True))
     (ped,) = listed(*builders.case_files("BraTS-PED-00001-000")).cases
     assert "--labels ped2023|ped2024, or" in str(foreseen(ped, truth=True))
+
+
+def test_a_header_without_a_place_is_flagged(tmp_path):
+    files = builders.case_files("BraTS-GLI-00001-000")
+    for key, data in files.items():
+        image = nib.Nifti1Image.from_bytes(gzip.decompress(data))
+        image.header["qform_code"] = image.header["sform_code"] = 0
+        image.header["vox_offset"] = 352
+        files[key] = gzip.compress(
+            bytes(image.header.binaryblock) + bytes(4) + image.dataobj.get_unscaled().tobytes("F")
+        )
+    builders.put_all(Store(tmp_path), files)
+    (case,) = find_cases(Store(tmp_path).list()).cases
+    (flag,) = quality.of_place(load_case(case, Store(tmp_path)))
+    assert flag.startswith("place: ") and "a guess" in flag
+
+
+def test_failures_of_one_cause_are_one_line():
+    alike = [
+        {"case_id": f"c{n}", "stage": "list", "error": "x", "mend": "y", "message": f"c{n}: x; y"}
+        for n in range(5)
+    ]
+    assert common.failures_by_cause(alike) == ["failed at list: 5 cases (c0, c1, c2, …): x; y"]
+    assert common.failures_by_cause(alike[:2]) == ["failed at list: c0: x; y", "failed at list: c1: x; y"]
