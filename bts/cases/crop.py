@@ -68,7 +68,7 @@ def _background(voxels_DHW: np.ndarray) -> float:
     """
     corners = voxels_DHW[np.ix_(*([0, -1] for _ in range(3)))].reshape(-1)
     value = corners[0]
-    if value == 0 or (corners != value).any():
+    if value == 0 or (corners != value).any() or (voxels_DHW == value).all():  # the last holds nothing
         return 0
     faces = [np.take(voxels_DHW, end, axis) for axis in range(3) for end in (0, -1)]
     shares = [(face == value).sum() for face in faces]
