@@ -75,7 +75,7 @@ def send(place: str) -> None:
     models = [{"name": "m", "digest": "0"}]
     write = Write(cases, labelmaps, models, "regions", SegmentOptions())
     with counting() as counts:
-        read = Read(cases, SegmentOptions())({**row, "present": []})
+        read = Read(cases)({**row, "present": []})
         labels = np.zeros(read.pop("images").shape[1:], np.uint8)
         write({**read, "labelmap": labels, "flags": "[]", "expected": "{}", "predict_s": 0.0})
     say("segment, a case", counts)

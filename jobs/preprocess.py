@@ -7,8 +7,9 @@ bad data fails alone, with stage and reason in the run report.
     ray job submit --working-dir . -- python -m jobs.preprocess --cases s3://b/cases --shards s3://b/shards
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import ray
 
@@ -47,6 +48,9 @@ class Settings(incremental.Flags):
     patients: str = ""
     """Where case names do not tell who was scanned: a pattern whose * is the patient (*_visit?), a regular
     expression with a group, or a CSV file with columns case and patient. Splits are by patient."""
+    allow_missing: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = ()
+    """Take cases that lack these modalities too: their shards lack the columns. Train with --modalities for
+    those that are there."""
 
 
 def main(settings: Settings) -> Outcome:
@@ -57,18 +61,25 @@ def main(settings: Settings) -> Outcome:
     incremental.keep_part(listing, settings)
     failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
-    work = worklist.plan(wanted(listing.cases), output.list(), ".parquet", settings.retry_failed)
+    work = worklist.plan(
+        wanted(listing.cases, settings.allow_missing), output.list(), ".parquet", settings.retry_failed
+    )
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside)}
     counts["without_truth"] = sum(not reader_of(case).has_truth(case) for case in listing.cases)
     if settings.dry_run:
+        failed += incremental.foresee(work, settings.allow_missing, truth=True)
         reasons = incremental.explain(work, made_of, lambda key: read_made_of(output, key))
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
         output.delete(key)
-    settled = incremental.settle(run(work.todo, source, output), work, output)
+    settled = incremental.settle(
+        run(work.todo, MakeShard(source, output, settings.allow_missing)), work, output
+    )
     counts["written"] = settled.written
-    details = {"strays": listing.strays[:1000]}
+    for case_id, flags in list(settled.flagged.items())[:20]:
+        say(f"flagged: case {case_id}: {'; '.join(flags)}")
+    details = {"strays": listing.strays[:1000], "flagged_cases": settled.flagged}
     return Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
 
 
@@ -84,14 +95,16 @@ def read_made_of(output: Store, key: str) -> dict:
     return {name: meta[name] for name in ("inputs", "labels", "format")}
 
 
-def wanted(cases: list[Case]) -> Iterator[tuple[Case, str]]:
+def wanted(cases: list[Case], allow_missing: Collection[str] = ()) -> Iterator[tuple[Case, str]]:
     """Each case with the fingerprint that its shard will carry."""
     for case in cases:
-        options = {"labels": case.labels}
+        options: dict[str, object] = {"labels": case.labels}
+        if missing := [m for m in reader_of(case).missing(case) if m in allow_missing]:
+            options["allow_missing"] = missing
         yield case, worklist.case_fingerprint(case, case.files, options=options, version=FORMAT)
 
 
-def run(todo: list[worklist.Todo], source: Store, output: Store) -> Iterator[dict]:
+def run(todo: list[worklist.Todo], make: MakeShard) -> Iterator[dict]:
     """Stream the cases through Ray, one task a case."""
     if not todo:
         say("nothing to do: every case has its shard")
@@ -99,7 +112,7 @@ def run(todo: list[worklist.Todo], source: Store, output: Store) -> Iterator[dic
     start_ray()
     rows = [one.to_row() for one in worklist.largest_first(todo)]
     cases = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from stream("preprocess", len(rows), cases, MakeShard(source, output), num_cpus=CASE_CPUS)
+    yield from stream("preprocess", len(rows), cases, make, num_cpus=CASE_CPUS)
 
 
 if __name__ == "__main__":

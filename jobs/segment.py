@@ -18,7 +18,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from bts import tracking
 from bts.cases import worklist
-from bts.cases.case import Case
+from bts.cases.case import MODALITIES, Case
 from bts.cases.layouts import find_cases
 from bts.errors import Failure, UsageError
 from bts.inference.options import SegmentOptions
@@ -101,6 +101,12 @@ def read_model(name: str) -> bytes:
     return tracking.Tracker().read(name) if name.startswith("models:/") else read_file(name)
 
 
+def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
+    """Modalities that none of the models looks at: a case may lack them."""
+    used = {m for name, data in models for m in load_model(data, name).preset.modalities}
+    return [m for m in MODALITIES if m not in used]
+
+
 def main(settings: Settings) -> Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.labelmaps)
@@ -121,6 +127,7 @@ def main(settings: Settings) -> Outcome:
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside), "unfit": len(unfit)}
     if settings.dry_run:
+        failed += incremental.foresee(work, (*settings.allow_missing, *unused(models)), truth=False)
         reasons = incremental.explain(work, write.made_of, write.read_made_of)
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
@@ -209,7 +216,7 @@ def run(
     how = (ray.put(models), device, threads, settings)
     predicted = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(Read(source, settings).__call__, **io)
+        .map(Read(source, (*settings.allow_missing, *unused(models))).__call__, **io)
         .map(
             Predict,
             fn_constructor_args=how,

@@ -11,6 +11,7 @@ from bts.storage import Entry
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 STATISTICS = ("mean", "std", "p01", "p99")
+CORNER = 3  # voxels a side of each corner that is looked at for noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,9 @@ class CaseVolume:
     std: np.ndarray
     p01: np.ndarray
     p99: np.ndarray
+    background: tuple[float, ...] = ()
+    """Of each modality, the source's value around the head, which `images` have as 0 (and 0 as this value);
+    empty where all are 0."""
 
     @property
     def traits(self) -> Dataset:
@@ -88,6 +92,20 @@ class CaseVolume:
         full[(..., *self.box)] = cropped
         return full
 
+    def source(self, modality: str) -> np.ndarray:
+        """The file's own values of a modality, over the whole canonical grid (D, H, W)."""
+        n = self.modalities.index(modality)
+        return exchanged(self.whole(self.images[n]), self.background[n] if self.background else 0)
+
+    @property
+    def noisy(self) -> list[str]:
+        """Modalities with noise around the head: most of the corners is neither 0 nor any one value."""
+        corners = np.ix_(*([*range(CORNER), *range(-CORNER, 0)] for _ in range(3)))
+        if min(self.images.shape[1:]) < 4 * CORNER:
+            return []
+        found = zip(self.modalities, (image[corners] for image in self.images), strict=True)
+        return [name for name, cut in found if (cut != 0).mean() > 0.5 and np.ptp(cut[cut != 0]) > 0]
+
     def describe(self) -> str:
         """All but the voxels, as JSON: for a row of a Ray dataset, beside the voxels."""
         named = {
@@ -95,12 +113,22 @@ class CaseVolume:
         }
         statistics = {name: getattr(self, name).tolist() for name in STATISTICS}
         place = {"modalities": self.modalities, "origin": self.origin, "header": self.grid.header.hex()}
-        return json.dumps({**named, **statistics, **place})
+        around = {"background": self.background} if self.background else {}
+        return json.dumps({**named, **statistics, **place, **around})
 
     @classmethod
     def described(cls, images: np.ndarray, text: str) -> "CaseVolume":
         """The inverse of `describe`, with voxels (C, D, H, W) of the same crop and without a mask."""
         fields = json.loads(text)
         fields |= {name: np.array(fields[name], np.float32) for name in STATISTICS}
-        fields |= {name: tuple(fields[name]) for name in ("modalities", "origin")}
+        fields |= {n: tuple(fields[n]) for n in ("modalities", "origin", "background") if n in fields}
         return cls(images=images, mask=None, grid=Grid(bytes.fromhex(fields.pop("header"))), **fields)
+
+
+def exchanged(voxels: np.ndarray, value: float) -> np.ndarray:
+    """0 for a value, and the value for 0: its own inverse, so nothing is lost. As it is where value is 0."""
+    if value == 0:
+        return voxels
+    swapped = np.where(voxels == value, 0, voxels)
+    swapped[voxels == 0] = value
+    return swapped.astype(voxels.dtype, copy=False)

@@ -1,12 +1,13 @@
 """The images of a case → one `CaseVolume`: checked, cropped to the brain, and measured.
 
-Nothing is changed on the way: the crop keeps every voxel that is not zero in some modality or labelled in
-the truth, so `CaseVolume.whole` gives back the exact source voxels over the whole canonical grid.
+Nothing is lost on the way: the crop keeps every voxel that is not background in some modality or labelled in
+the truth. A background that is not 0 changes places with 0, so that 0 is the background everywhere else;
+`CaseVolume.source` gives back the exact source voxels over the whole canonical grid.
 """
 
 import numpy as np
 
-from bts.cases.case import Case, CaseVolume
+from bts.cases.case import Case, CaseVolume, exchanged
 from bts.errors import CaseError
 from bts.images.grid import Grid, Volume
 from bts.labels import to_internal
@@ -28,8 +29,11 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
                 file=_key(case, role),
             )
     mask = None if seg is None else _labels(case, seg)
-    box = _bounding_box([v.voxels for v in volumes.values()] + ([] if mask is None else [mask]))
-    crops = {role: volume.voxels[box] for role, volume in volumes.items()}
+    around = [_background(v.voxels) if case.traits.stripped else 0 for v in volumes.values()]
+    named = zip(volumes, volumes.values(), around, strict=True)
+    voxels = {role: exchanged(volume.voxels, value) for role, volume, value in named}
+    box = _bounding_box([*voxels.values()] + ([] if mask is None else [mask]))
+    crops = {role: whole[box] for role, whole in voxels.items()}
     for role, crop in crops.items():
         _check_exact(crop, _key(case, role))
     images = _one_dtype(list(crops.values()))
@@ -53,7 +57,22 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
         std=std,
         p01=p01,
         p99=p99,
+        background=tuple(map(float, around)) if any(around) else (),
     )
+
+
+def _background(voxels_DHW: np.ndarray) -> float:
+    """The value around the head: that of all eight corners, if most of the volume's faces have it; else 0.
+
+    Tools that scale a whole image (z-scores, + 100) leave another value than 0 there.
+    """
+    corners = voxels_DHW[np.ix_(*([0, -1] for _ in range(3)))].reshape(-1)
+    value = corners[0]
+    if value == 0 or (corners != value).any() or (voxels_DHW == value).all():  # the last holds nothing
+        return 0
+    faces = [np.take(voxels_DHW, end, axis) for axis in range(3) for end in (0, -1)]
+    shares = [(face == value).sum() for face in faces]
+    return value.item() if sum(shares) > 0.5 * sum(face.size for face in faces) else 0
 
 
 def _labels(case: Case, seg: Volume) -> np.ndarray:

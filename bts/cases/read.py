@@ -15,6 +15,7 @@ from bts.images.grid import Volume
 from bts.images.metaimage import read_mha
 from bts.images.nifti import read_nifti
 from bts.images.nrrd import read_nrrd
+from bts.labels import EXAMPLE, UNKNOWN
 from bts.storage import Store
 
 MSD_CHANNELS = ("flair", "t1", "t1ce", "t2")  # order of the fourth axis of MSD Task01's images
@@ -149,7 +150,8 @@ def load_case(
     Raises CaseError with the case, the file, the stage ("read" or "check") and the mend.
     """
     try:
-        _check_complete(case, allow_missing)
+        if error := foreseen(case, allow_missing):
+            raise error
         return assemble(case, *reader_of(case).read(case, store, truth))
     except CaseError as error:
         error.case = error.case or case.id
@@ -157,15 +159,21 @@ def load_case(
         raise
 
 
-def _check_complete(case: Case, allow_missing: Collection[str]) -> None:
-    missing = reader_of(case).missing(case)
+def foreseen(case: Case, allow_missing: Collection[str] = (), *, truth: bool = False) -> CaseError | None:
+    """Why a case must fail, as far as the listing tells: it lacks modalities, or (where its truth is wanted)
+    nothing tells the convention of its labels."""
+    reader = reader_of(case)
+    missing = reader.missing(case)
     if not set(missing) <= set(allow_missing) or len(missing) == len(MODALITIES):
-        have = ", ".join(case.files)
-        raise CaseError(
-            f"{', '.join(missing)} missing (there is {have})",
-            mend="add the missing files, or segment without them (jobs.segment --allow-missing)",
-            stage="list",
-        )
+        problem = f"{', '.join(missing)} missing (there is {', '.join(case.files)})"
+        mend = f"add the missing files, or go without them: --allow-missing {' '.join(missing)}"
+        return CaseError(problem, mend=mend, case=case.id, stage="list")
+    if truth and reader.has_truth(case) and case.labels == UNKNOWN:
+        known = "|".join(case.traits.conventions) or "NAME (README.md lists them)"
+        mend = f"say so with --labels {known}, or spell them out: --labels {EXAMPLE}"
+        problem = "the name does not tell which labels its truth uses"
+        return CaseError(problem, mend=mend, case=case.id, file=reader.truth_key(case), stage="list")
+    return None
 
 
 def read_role(case: Case, store: Store, role: str, *, channels: int = 0) -> Volume:

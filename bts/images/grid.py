@@ -40,6 +40,11 @@ class Grid:
         return self.source_affine @ orientations.inv_ornt_aff(self._to_canonical, self.source_shape)
 
     @property
+    def guessed(self) -> bool:
+        """Whether the header tells no place (both form codes are 0): x is then taken to run to the left."""
+        return not (self._nifti["qform_code"] or self._nifti["sform_code"])
+
+    @property
     def orientation(self) -> str:
         """Axis codes of the source, such as LPS or RAS."""
         return "".join(nib.aff2axcodes(self.source_affine))

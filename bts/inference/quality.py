@@ -1,7 +1,7 @@
 """What is unusual about a labelmap: reasons for a person to look at it before anybody trusts it.
 
-A flag is one line, its kind before the colon: empty, edge, large, doubt, disagreement, input, missing; and
-unsure, of bts.inference.confidence.
+A flag is one line, its kind before the colon: empty, edge, large, doubt, disagreement, input, missing,
+background, place; and unsure, of bts.inference.confidence.
 Axes: D z slices, H rows (y), W columns (x).
 """
 
@@ -66,6 +66,22 @@ def of_missing(volume: CaseVolume, wanted: Sequence[str]) -> list[str]:
     if not missing:
         return []
     return [f"missing: {', '.join(missing)} was not there; the network saw nothing in its place"]
+
+
+def of_place(volume: CaseVolume) -> list[str]:
+    """A flag if left and right of the images are a guess."""
+    if not volume.grid.guessed:
+        return []
+    return [
+        "place: the header tells no orientation (qform and sform codes are 0); left and right are a guess"
+    ]
+
+
+def of_noise(volume: CaseVolume) -> list[str]:
+    """A flag if there is noise around the head, which counts as brain."""
+    if not volume.traits.stripped or not (noisy := volume.noisy):
+        return []
+    return [f"background: {', '.join(noisy)} has noise around the head; take off the skull, or set it to 0"]
 
 
 def of_ensemble(members_DHW: Sequence[np.ndarray]) -> list[str]:

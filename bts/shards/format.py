@@ -93,8 +93,14 @@ def read_volume(data: bytes, modalities: tuple[str, ...] = MODALITIES) -> CaseVo
         mask=mask,
         origin=(first["z"], first["y0"], first["x0"]),
         grid=Grid(base64.b64decode(meta["header"])),
+        background=_background(meta, modalities),
         **{name: np.array(first[name], np.float32)[rows] for name in STATISTICS},
     )
+
+
+def _background(meta: dict, modalities: tuple[str, ...]) -> tuple[float, ...]:
+    known = dict(zip(meta["modalities"], meta.get("background", ()), strict=False))
+    return tuple(known[m] for m in modalities) if known else ()
 
 
 def read_grid(schema: pa.Schema) -> Grid:
@@ -174,5 +180,6 @@ def _metadata(volume: CaseVolume, inputs: dict[str, str]) -> dict:
         "orientation": volume.grid.orientation,
         "header": base64.b64encode(volume.grid.header).decode(),
         "inputs": inputs,
+        **({"background": volume.background} if volume.background else {}),
         "versions": _versions(),
     }

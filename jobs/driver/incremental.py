@@ -7,13 +7,14 @@ later runs, then left aside until its inputs or options change, and listed as fa
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from bts.cases.case import Case
 from bts.cases.layouts import Listing
+from bts.cases.read import foreseen
 from bts.cases.worklist import Todo, Work, changes, part_of
 from bts.errors import Failure, UsageError
 from bts.storage import Store
@@ -172,8 +173,16 @@ def explain(
         yield case_id, f"left aside: {key}"
 
 
+def foresee(work: Work, allow_missing: Collection[str], *, truth: bool) -> list[Failure]:
+    """Failures of the cases to do that the listing foretells."""
+    errors = (foreseen(one.case, allow_missing, truth=truth) for one in work.todo)
+    return [Failure.of(error) for error in errors if error]
+
+
 def rehearse(reasons: Iterable[tuple[str, str]], counts: dict, failed: list[Failure]) -> Outcome:
-    """Print what would be done, a line a case: its name, a tab, why."""
+    """Print what would be done, a line a case: its name, a tab, why; or that it will fail."""
+    foretold = {failure.case_id for failure in failed if not failure.left_aside}
     for case_id, reason in reasons:
+        reason = f"{reason}, but will fail" if case_id in foretold else reason
         print(f"{case_id}\t{reason}".encode(errors="backslashreplace").decode())
     return Outcome(None, counts, failed, dry_run=True)

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,8 +13,9 @@ import tyro
 
 from bts.errors import Failure, RunError, UsageError
 from bts.storage import Store
-from jobs.driver.progress import say
+from jobs.driver.progress import examples, say
 
+ALIKE = 3  # failures of one cause that are named one by one
 DONE, COULD_NOT_RUN, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
 
 
@@ -83,11 +84,26 @@ def check_max_failed(value: str) -> None:
         ) from None
 
 
+def failures_by_cause(failed: Sequence[Failure]) -> list[str]:
+    """A line a failed case; one for all of those that fail alike, where they are many."""
+    alike: dict[tuple[str, str, str], list[Failure]] = {}
+    for case in failed:
+        alike.setdefault((case.stage, case.error, case.mend), []).append(case)
+    lines = []
+    for (stage, error, mend), cases in alike.items():
+        if len(cases) <= ALIKE:
+            lines += [f"failed at {stage}: {case.message}" for case in cases]
+        else:
+            named = examples([case.case_id for case in cases])
+            lines.append(f"failed at {stage}: {len(cases)} cases ({named}): {error}; {mend}")
+    return lines
+
+
 def _close(name: str, outcome: Outcome, seconds: float) -> None:
     """Write the run report, name the failed cases, print the last line."""
     shown = outcome.failed[:20] if outcome.output else outcome.failed  # without a run report, all of them
-    for case in shown:
-        say(f"failed at {case.stage}: {case.message}")
+    for line in failures_by_cause(shown):
+        say(line)
     if len(outcome.failed) > len(shown):
         say(f"… and {len(outcome.failed) - 20} more, all in the run report")
     line = {"job": name, **outcome.counts, "failed": len(outcome.failed), "seconds": round(seconds, 2)}

@@ -61,6 +61,7 @@ class Predict:
         if len(each) > 1:
             members = (self.segmenter.decoded(one) for one in each)
             found += quality.of_ensemble([self.segmenter.tidied(volume, labels) for labels in members])
+        found += quality.of_noise(volume) + quality.of_place(volume)
         for one in self.segmenter.models:
             found += quality.of_missing(volume, one.preset.modalities)
             found += quality.of_input(volume, one.meta.get("inputs", {}))

@@ -4,27 +4,27 @@ A row carries the case as JSON from stage to stage; one with a `failure` passes 
 """
 
 import time
+from collections.abc import Collection
 
 import numpy as np
 
 from bts.cases.case import Case
 from bts.cases.read import load_case
 from bts.errors import CaseError, Failure
-from bts.inference.options import SegmentOptions
 from bts.storage import Store
 
 
 class Read:
     """Case → cropped voxels, in the columns that travel to the predicting actor."""
 
-    def __init__(self, cases: Store, options: SegmentOptions):
-        self.cases, self.options = cases, options
+    def __init__(self, cases: Store, allow_missing: Collection[str] = ()):
+        self.cases, self.allow_missing = cases, allow_missing
 
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
         case = Case.from_json(row["case"])
         try:
-            volume = load_case(case, self.cases, truth=False, allow_missing=self.options.allow_missing)
+            volume = load_case(case, self.cases, truth=False, allow_missing=self.allow_missing)
         except CaseError as error:
             failure = Failure.of(error, case.id).to_json()
             return {**row, "images": nothing(), "volume": "", "failure": failure, "read_s": 0.0}

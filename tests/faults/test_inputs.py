@@ -222,7 +222,7 @@ def by_role(files: inputs.Files) -> dict[str, bytes]:
 
 def check_exact(volume: CaseVolume, files: dict[str, bytes]) -> None:
     """The volume holds every voxel of the files, and its labels go back to the very place."""
-    whole = dict(zip(volume.modalities, volume.whole(volume.images), strict=True))
+    whole = {modality: volume.source(modality) for modality in volume.modalities}
     assert set(whole) == set(MODALITIES)
     for role in MODALITIES:
         expected = canonical(files[role])
@@ -282,7 +282,7 @@ def test_msd(tmp_path):
         nibabel_reads(files[f"Task01/{folder}Tr/{case}.nii.gz"]) for folder in ("images", "labels")
     )
     volume = volumes[case]
-    whole = dict(zip(volume.modalities, volume.whole(volume.images), strict=True))
+    whole = {modality: volume.source(modality) for modality in volume.modalities}
     for place, name in enumerate(MSD_CHANNELS):  # the file is LPS already
         assert np.array_equal(whole[name], np.asarray(image.dataobj)[..., place].T), name
     labels = np.array([0, 2, 1, 3])[np.asarray(truth.dataobj).T]

@@ -1,6 +1,7 @@
 """Names, headers and values that public sets and tools really use: ../shared/field is read as its README
 says. The essentials are listed here once more from keys alone, for where that folder is not."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -10,15 +11,18 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from bts.cases.case import MODALITIES, Case
+from bts.cases.case import MODALITIES, Case, CaseVolume, exchanged
 from bts.cases.layouts import Listing, find_cases
-from bts.cases.read import load_case, reader_of
+from bts.cases.read import foreseen, load_case, reader_of
 from bts.cases.said import channels_of, layouts_of, list_folder, patients_of
 from bts.errors import UsageError
 from bts.images.nifti import read_nifti
+from bts.inference import quality
 from bts.results.match import match, read_pair
+from bts.shards.format import read_volume, write_shard
 from bts.storage import Entry, Store
 from bts.training.splits import split_patients
+from jobs.driver import common
 from tests import builders
 
 FIELD = Path(__file__).resolve().parents[4] / "shared" / "field"
@@ -251,3 +255,90 @@ def test_a_truth_in_another_axis_order_is_read_where_it_lies(codes):
 def test_an_axis_order_does_not_change_scores():
     for cases in ("cases", "same"):
         assert all(value == 1 for case in scored("axis_order", cases, "auto") for value in case.values())
+
+
+# --- background -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["plus 100", "z-scored", "plus 100 float"])
+def test_a_border_that_is_not_zero_is_the_background(tmp_path, how):
+    plain, odd = tmp_path / "plain", tmp_path / "odd"
+    files = builders.case_files("BraTS-GLI-00001-000")
+    builders.put_all(Store(plain), files)
+    images, _ = builders.voxels()
+    changed, sources = dict(files), {}
+    for role, voxels in images.items():
+        values = voxels.astype(np.float64) + 100 if "100" in how else (voxels - voxels.mean()) / voxels.std()
+        values = values.astype(np.int16 if how == "plus 100" else np.float32)
+        key = f"BraTS-GLI-00001-000/BraTS-GLI-00001-000-{builders.NAMES_2023[role]}.nii.gz"
+        changed[key], sources[role] = builders.nifti(values), values
+    builders.put_all(Store(odd), changed)
+    first, second = (load_case(find_cases(Store(at).list()).cases[0], Store(at)) for at in (plain, odd))
+    assert not first.background and len(second.background) == 4 and all(second.background)
+    assert np.array_equal(first.brain, second.brain) and np.array_equal(first.mask, second.mask)
+    assert first.origin == second.origin and not second.noisy
+    high = [(volume.p99 - volume.mean) / volume.std for volume in (first, second)]
+    assert np.allclose(*high, rtol=1e-3)
+    again = read_volume(write_shard(second, {}))
+    described = CaseVolume.described(second.images, second.describe())
+    for volume in (second, again, described):
+        for role, values in sources.items():
+            source = volume.grid.to_source(volume.source(role)).T
+            assert np.array_equal(source, values), (how, role)
+
+
+def test_zeros_inside_such_a_background_are_not_lost():
+    voxels = np.full((6, 6, 6), 100, np.int16)
+    voxels[2:4, 2:4, 2:4] = np.arange(8).reshape(2, 2, 2)
+    assert np.array_equal(exchanged(exchanged(voxels, 100), 100), voxels)
+    assert exchanged(voxels, 100)[0, 0, 0] == 0 and exchanged(voxels, 100)[2, 2, 2] == 100
+
+
+def test_noise_around_the_head_is_said(tmp_path):
+    files = builders.case_files("BraTS-GLI-00001-000")
+    noise = np.random.default_rng(0).integers(1, 9, (20, 24, 12)).astype(np.int16)
+    key = "BraTS-GLI-00001-000/BraTS-GLI-00001-000-t1n.nii.gz"
+    builders.put_all(Store(tmp_path), {**files, key: builders.nifti(builders.voxels()[0]["t1"] + noise)})
+    volume = load_case(find_cases(Store(tmp_path).list()).cases[0], Store(tmp_path))
+    assert quality.of_noise(volume) == [
+        "background: t1 has noise around the head; take off the skull, or set it to 0"
+    ]
+
+
+# --- what the listing foretells ---------------------------------------------------------------------------
+
+
+def test_a_case_that_must_fail_is_foreseen():
+    (whole,) = listed(*builders.case_files("BraTS-GLI-00001-000")).cases
+    assert foreseen(whole, truth=True) is None
+    (partial,) = listed("X/X_t1ce.nii.gz", "X/X_seg.nii.gz").cases
+    assert (
+        "t1, t2, flair missing" in str(foreseen(partial)) and foreseen(partial, ("t1", "t2", "flair")) is None
+    )
+    assert "--labels" in str(foreseen(partial, ("t1", "t2", "flair"), truth=True))
+    (ped,) = listed(*builders.case_files("BraTS-PED-00001-000")).cases
+    assert "--labels ped2023|ped2024, or" in str(foreseen(ped, truth=True))
+
+
+def test_a_header_without_a_place_is_flagged(tmp_path):
+    files = builders.case_files("BraTS-GLI-00001-000")
+    for key, data in files.items():
+        image = nib.Nifti1Image.from_bytes(gzip.decompress(data))
+        image.header["qform_code"] = image.header["sform_code"] = 0
+        image.header["vox_offset"] = 352
+        files[key] = gzip.compress(
+            bytes(image.header.binaryblock) + bytes(4) + image.dataobj.get_unscaled().tobytes("F")
+        )
+    builders.put_all(Store(tmp_path), files)
+    (case,) = find_cases(Store(tmp_path).list()).cases
+    (flag,) = quality.of_place(load_case(case, Store(tmp_path)))
+    assert flag.startswith("place: ") and "a guess" in flag
+
+
+def test_failures_of_one_cause_are_one_line():
+    alike = [
+        {"case_id": f"c{n}", "stage": "list", "error": "x", "mend": "y", "message": f"c{n}: x; y"}
+        for n in range(5)
+    ]
+    assert common.failures_by_cause(alike) == ["failed at list: 5 cases (c0, c1, c2, …): x; y"]
+    assert common.failures_by_cause(alike[:2]) == ["failed at list: c0: x; y", "failed at list: c1: x; y"]
