@@ -15,14 +15,14 @@ from bts.cases.case import MODALITIES, Case, CaseVolume, exchanged
 from bts.cases.layouts import Listing, find_cases
 from bts.cases.read import foreseen, load_case, reader_of
 from bts.cases.said import channels_of, layouts_of, list_folder, patients_of
-from bts.errors import UsageError
+from bts.errors import Failure, UsageError
 from bts.images.nifti import read_nifti
 from bts.inference import quality
 from bts.results.match import match, read_pair
 from bts.shards.format import read_volume, write_shard
 from bts.storage import Entry, Store
 from bts.training.splits import split_patients
-from jobs.driver import common
+from jobs.driver.outcome import failures_by_cause
 from tests import builders
 
 FIELD = Path(__file__).resolve().parents[4] / "shared" / "field"
@@ -337,8 +337,8 @@ def test_a_header_without_a_place_is_flagged(tmp_path):
 
 def test_failures_of_one_cause_are_one_line():
     alike = [
-        {"case_id": f"c{n}", "stage": "list", "error": "x", "mend": "y", "message": f"c{n}: x; y"}
+        Failure(case_id=f"c{n}", stage="list", error="x", mend="y", message=f"c{n}: x; y")
         for n in range(5)
     ]
-    assert common.failures_by_cause(alike) == ["failed at list: 5 cases (c0, c1, c2, …): x; y"]
-    assert common.failures_by_cause(alike[:2]) == ["failed at list: c0: x; y", "failed at list: c1: x; y"]
+    assert failures_by_cause(alike) == ["failed at list: 5 cases (c0, c1, c2, …): x; y"]
+    assert failures_by_cause(alike[:2]) == ["failed at list: c0: x; y", "failed at list: c1: x; y"]
