@@ -163,9 +163,9 @@ class Segmenter:
         return found.transpose(0, 1)
 
     def _windows(self, model: Model, images_CDHW: torch.Tensor, known_CD4: torch.Tensor) -> torch.Tensor:
-        """Overlapping windows of the training size, blended by a Gaussian → (K, D, H, W)."""
-        size, settings = model.preset.size, model.preset.normalisation
-        shape = images_CDHW.shape[1:]
+        """Overlapping windows, blended by a Gaussian → (K, D, H, W)."""
+        settings, shape = model.preset.normalisation, images_CDHW.shape[1:]
+        size = _window_size(model.preset, shape)
         short = [max(0, side - n) for n, side in zip(shape, size, strict=True)]
         images = functional.pad(images_CDHW, (0, short[2], 0, short[1], 0, short[0]))
         nothing = torch.tensor(NOTHING, dtype=known_CD4.dtype).expand(len(known_CD4), short[0], 4)
@@ -285,6 +285,17 @@ def _extent(images_BCHW: torch.Tensor) -> tuple[slice, slice]:
 
 def _whole(images_BCHW: torch.Tensor) -> tuple[slice, slice]:
     return tuple(slice(0, side) for side in images_BCHW.shape[2:])
+
+
+def _window_size(preset: Preset, shape: Sequence[int]) -> tuple[int, ...]:
+    """The training size, or the largest window allowed, cut down to what holds the whole shape."""
+    if preset.inference.window is None:
+        return preset.size
+    multiple = preset.layers.multiple
+    return tuple(
+        min(most, -(-side // multiple) * multiple)
+        for most, side in zip(preset.inference.window, shape, strict=True)
+    )
 
 
 def _corners(shape, size, overlap: float) -> Iterator[tuple[int, ...]]:
