@@ -369,7 +369,8 @@ class Preset:
             raise ValueError("modalities must name each input once, at least one")
         if self.batch < 1:
             raise ValueError("batch must be at least 1")
-        for refuse in (_check_size, _check_frame, _check_network, _check_window, _check_output, _check_sampling):
+        checks = (_check_size, _check_frame, _check_network, _check_window, _check_output, _check_sampling)
+        for refuse in checks:
             if problem := refuse(self):
                 raise ValueError(problem)
 
@@ -445,7 +446,7 @@ def _check_network(preset: Preset) -> str:
 def _check_window(preset: Preset) -> str:
     window, multiple = preset.inference.window, preset.layers.multiple
     if window and not preset.volumetric:
-        return f"inference.window and sampling.kind {preset.sampling.kind} do not go together: 3D alone has one"
+        return f"inference.window and sampling.kind {preset.sampling.kind} do not go together: it is of 3D"
     if window and any(side < 1 or side % multiple for side in window):
         return f"inference.window {window}: this network needs multiples of {multiple}"
     return ""

@@ -1,8 +1,8 @@
-"""What a bare machine with a GPU needs to train here: `python -m benchmarks.gpu.pack --shards DIR --figshare DIR`.
+"""What a bare machine with a GPU needs to train: `python -m benchmarks.gpu.pack --shards DIR --figshare DIR`.
 
---shards, --figshare: made by jobs.preprocess. Fills DIR/part-1, DIR/part-2, … (default .gpu/), none larger than
+--shards, --figshare: made by jobs.preprocess. Fills .gpu/part-1, .gpu/part-2, … (or --out), none larger than
 57 MiB: the code of this checkout and the wheels that such a machine lacks (Python 3.12 with PyTorch, SciPy,
-pandas, pyarrow, h5py, matplotlib is taken for granted), then the shards. figshare's are packed at the 128×128
+pandas, pyarrow, h5py and matplotlib is taken for granted), then the shards. figshare's are packed at the 128×128
 pixels that its presets train on. benchmarks/gpu/run.sh unpacks them there.
 """
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu.speed --shards DIR [--seconds 5] [PRESET …]
 
-Batches are drawn from real shards beforehand and used again and again: the figure is the network's, its loss's,
-augmentation's and optimiser's, not the reading's. One line of JSON a preset, as soon as it is known.
+Batches are drawn from real shards beforehand and used again and again: the figure is that of network, loss,
+augmentation and optimiser, not of reading. One line of JSON a preset, as soon as it is known.
 """
 
 import argparse

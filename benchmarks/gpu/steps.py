@@ -1,6 +1,6 @@
-"""What is run on a GPU that is lent for a quarter of an hour: `python -m benchmarks.gpu.steps STAGE … --place DIR`.
+"""What fits into a quarter of an hour on a GPU: `python -m benchmarks.gpu.steps STAGE … --place DIR`.
 
-A stage is a set of trainings that share the GPU, each in a process of its own, for --minutes; it goes on where
+A stage is a set of trainings that share the GPU, each in a process of its own, for --minutes. It goes on where
 it was cut off, and what it made is left in DIR/out as soon as it is there.
 
     speed     steps a second, pixels a second and peak memory of every preset
@@ -47,8 +47,8 @@ def begin(name: str, flags: list[str], place: Path, minutes: float) -> subproces
     shards = place / ("figshare" if name.startswith("figshare") else "brats")
     command = [sys.executable, "-m", "benchmarks.accuracy.alone", *flags, "--shards", str(shards)]
     command += ["--place", str(place / "trainings"), "--keep", name, "--minutes", str(minutes)]
-    log = open(place / "out" / f"{name}.log", "a")
-    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    with open(place / "out" / f"{name}.log", "a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 
 def collect(place: Path) -> None:

@@ -15,7 +15,7 @@ THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
 
 
 def held_out_part(volume: CaseVolume, seed: int, turn: int) -> CaseVolume | None:
-    """The slices of a case that the split `leaking_by_slice` holds out (`splits.leaked`); None if none are."""
+    """The slices that `leaking_by_slice` holds out of a case (`splits.leaked`); None if there are none."""
     z = volume.origin[0] + np.arange(len(volume.mask))
     kept = leaked(volume.case_id, z, seed=seed, turn=turn)
     return replace(volume, images=volume.images[:, kept], mask=volume.mask[kept]) if kept.any() else None
