@@ -296,6 +296,9 @@ class Inference:
     window: tuple[int, int, int] | None = None
     """Largest window of a 3D network: slices, height and width; a smaller brain is predicted in one piece.
     None: windows of the training size."""
+    own_statistics: float = 0.0
+    """Share of a case's own statistics in batch normalisation, against those of the training cases: scans of
+    another scanner are normed as they are. 3D networks; 0: the training's alone, and fastest."""
     min_et_ml: float = 0.0
     """Enhancing tumour of fewer millilitres in a whole case becomes necrosis: specks in a case that has none
     would score Dice 0 instead of 1 (the BraTS rule for empty truths)."""
@@ -315,6 +318,8 @@ class Inference:
     def __post_init__(self):
         if not (0 <= self.overlap < 1 and self.batch >= 1):
             raise ValueError("inference.overlap must be in [0, 1), inference.batch at least 1")
+        if not 0 <= self.own_statistics <= 1:
+            raise ValueError("inference.own_statistics is a share from 0 to 1")
         least = (self.min_et_ml, self.min_tumour_ml, self.min_core_ml, self.min_et_piece_ml)
         if not 0 <= self.min_et_share < 1 or min(least) < 0:
             raise ValueError("inference.min_et_share must be in [0, 1), the least millilitres not negative")
@@ -472,9 +477,25 @@ def _check_sampling(preset: Preset) -> str:
     return ""
 
 
-def to_dict(preset: Preset) -> dict:
-    """The preset as plain JSON values."""
-    return dataclasses.asdict(preset)
+LATER = {
+    Preset: ("frame",),
+    Layers: ("epsilon", "first", "initialisation"),
+    Normalisation: ("percentiles",),
+    Optimiser: ("decay_growth",),
+    Inference: ("window", "own_statistics"),
+}
+"""Fields that came later. At their defaults, which change nothing, they are left out of JSON: a training begun
+before them goes on, and equal models have equal bytes."""
+
+
+def to_dict(settings) -> dict:
+    """A preset, or a group of its fields, as plain JSON values."""
+    later, told = LATER.get(type(settings), ()), {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name not in later or value != field.default:
+            told[field.name] = to_dict(value) if dataclasses.is_dataclass(value) else value
+    return told
 
 
 def from_dict(values: dict) -> Preset:

@@ -2,8 +2,8 @@
 
 --shards, --figshare: made by jobs.preprocess. Fills .gpu/part-1, .gpu/part-2, … (or --out), none larger than
 57 MiB: the code of this checkout and the wheels that such a machine lacks (Python 3.12 with PyTorch, SciPy,
-pandas, pyarrow, h5py and matplotlib is taken for granted), then the shards. figshare's are packed at the 128×128
-pixels that its presets train on. benchmarks/gpu/run.sh unpacks them there.
+pandas, pyarrow, h5py and matplotlib is taken for granted), then the shards; figshare's at the 128×128
+pixels on which its presets train. benchmarks/gpu/run.sh unpacks them there.
 """
 
 import argparse

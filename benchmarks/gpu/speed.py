@@ -33,6 +33,8 @@ def measure(name: str, shards: str, seconds: float) -> dict:
     batches = list(islice(batches_of(plan, store)(0), 8))
     progress, generator = start(plan.preset, device), torch.Generator(device)
     on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()  # of the preset before
     wait = torch.cuda.synchronize if on_gpu else (lambda: None)
     steps, began = -WARM_UP, 0.0
     while steps < 1 or time.perf_counter() - began < seconds:

@@ -1,6 +1,6 @@
 """What fits into a quarter of an hour on a GPU: `python -m benchmarks.gpu.steps STAGE … --place DIR`.
 
-A stage is a set of trainings that share the GPU, each in a process of its own, for --minutes. It goes on where
+A stage is a set of trainings that share the GPU, a process each, for --minutes. It goes on where
 it was cut off, and what it made is left in DIR/out as soon as it is there.
 
     speed     steps a second, pixels a second and peak memory of every preset

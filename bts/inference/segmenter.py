@@ -19,6 +19,7 @@ from bts.model.device import autocast, channels_last, pick_device
 from bts.model.file import Model
 from bts.model.frame import place_in_frame
 from bts.model.nets.folding import folded
+from bts.model.nets.own_statistics import with_own_statistics
 from bts.model.normalise import NOTHING, constants, finish, normalise
 from bts.model.resample import resize_images, resize_probabilities, working_size
 from bts.model.targets import decode, probabilities, targets_of
@@ -59,7 +60,9 @@ class Segmenter:
 
     def _ready(self, model: Model) -> Model:
         dims = 3 if model.preset.volumetric else 2
-        network = folded(model.network).to(self.device, memory_format=channels_last(dims))
+        share = model.preset.inference.own_statistics
+        ready = with_own_statistics(model.network, share) if share else folded(model.network)
+        network = ready.to(self.device, memory_format=channels_last(dims))
         return replace(model, network=network)
 
     def __call__(self, volume: CaseVolume) -> np.ndarray:
