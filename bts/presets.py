@@ -58,8 +58,10 @@ FAST3D = Preset(
         kind="muon", momentum=0.95, weight_decay=1e-2, warmup=50, schedule="poly", clip=1, ema=0.995
     ),
     budget=Budget(epochs=150, validate_every=25),
-    inference=Inference(batch=1, window=(192, 224, 192), min_et_ml=0.05, min_et_share=0.03, min_tumour_ml=1,
-                        min_core_ml=0.5, min_et_piece_ml=0.25, fill_core=True),
+    inference=Inference(
+        batch=1, window=(192, 224, 192), own_statistics=0.5, min_et_ml=0.05, min_et_share=0.03,
+        min_tumour_ml=1, min_core_ml=0.5, min_et_piece_ml=0.25, fill_core=True,
+    ),
 )  # fmt: skip
 
 BEST = Preset(

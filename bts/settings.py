@@ -484,8 +484,8 @@ LATER = {
     Optimiser: ("decay_growth",),
     Inference: ("window", "own_statistics"),
 }
-"""Fields that came later. At their defaults, which change nothing, they are left out of JSON: a training begun
-before them goes on, and equal models have equal bytes."""
+"""Fields that came later. At their defaults, which change nothing, they are left out of JSON: trainings begun
+before them go on, and equal models have equal bytes."""
 
 
 def to_dict(settings) -> dict:
