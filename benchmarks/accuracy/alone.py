@@ -13,6 +13,7 @@ training and validation, not the reading of the shards.
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -114,25 +115,8 @@ def draw(progress: Progress, held_out: list[CaseVolume], place: Path) -> None:
             (place / name).write_bytes(data)
 
 
-def with_flags(name: str, flags: list[str], minutes: float | None, ahead: str) -> Preset:
-    """The preset as it is to be trained: the flags of jobs.train, and minutes instead of epochs."""
-    preset = tyro.cli(Preset, default=PRESETS[name], args=flags, prog=ahead)
-    if minutes:
-        preset = replace(preset, budget=replace(preset.budget, minutes=minutes, epochs=None))
-    return from_dict(to_dict(preset))  # lists of the command line become tuples
-
-
-def plan_of(store: Store, preset: Preset, fold: int, everyone: bool) -> Plan:
-    """The split of the fold, or all patients in training."""
-    plan = make_plan(read_catalogue(store), preset, fold)
-    if everyone:
-        plan = replace(
-            plan, training=sorted({*plan.training, *plan.held_out}, key=lambda shard: shard.key), held_out=[]
-        )
-    return plan
-
-
-def main() -> None:
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, Preset]:
+    """The command line, and the preset that it asks for; --minutes stand instead of the preset's epochs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("preset", choices=PRESETS)
     parser.add_argument("--shards", required=True)
@@ -141,23 +125,35 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--everyone", action="store_true")
     parser.add_argument("--minutes", type=float)
-    given, flags = parser.parse_known_args()
+    given, flags = parser.parse_known_args(arguments)
+    preset = tyro.cli(Preset, default=PRESETS[given.preset], args=flags, prog=given.preset)
+    if given.minutes:
+        preset = replace(preset, budget=replace(preset.budget, minutes=given.minutes, epochs=None))
+    return given, from_dict(to_dict(preset))  # lists of the command line become tuples
+
+
+def plan_of(store: Store, preset: Preset, fold: int, everyone: bool) -> Plan:
+    """The split of the fold, or all patients in training."""
+    plan = make_plan(read_catalogue(store), preset, fold)
+    if everyone:
+        shards = sorted((*plan.training, *plan.held_out), key=lambda shard: shard.key)
+        plan = replace(plan, training=shards, held_out=[])
+    return plan
+
+
+def main() -> None:
+    given, preset = parse(sys.argv[1:])
     name = given.keep or given.preset
     place = given.place / f"{name}-{'everyone' if given.everyone else f'fold-{given.fold}'}"
     place.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(min(4, os.cpu_count()))
     torch.backends.cudnn.benchmark = True
     store = Store(given.shards)
-    plan = plan_of(
-        store, with_flags(given.preset, flags, given.minutes, given.preset), given.fold, given.everyone
-    )
+    plan = plan_of(store, preset, given.fold, given.everyone)
     held_out = held_out_of(plan, store)
     progress = train(plan, store, place, held_out)
-    meta = {
-        **plan.provenance(),
-        **(outcome(progress) if progress.validations else {"epochs": progress.epoch}),
-    }
-    (place / f"{name}.safetensors").write_bytes(halved(progress.model_file(meta)))
+    said = outcome(progress) if progress.validations else {"epochs": progress.epoch}
+    (place / f"{name}.safetensors").write_bytes(halved(progress.model_file({**plan.provenance(), **said})))
     print(f"{progress.epoch} epochs, {progress.step} steps, {progress.seconds:.0f} s", flush=True)
     if held_out:
         score(progress, held_out, place)
