@@ -33,8 +33,8 @@ class Layers:
     widths: tuple[int, ...] = (32, 64, 128, 256)
     """Filters a level, finest first; each level below halves every side. encoder_unet: of the decoder."""
     stem: int = 1
-    """Rows and columns folded into channels before the first level, unfolded by the head: with 2, a step on a
-    CPU takes a quarter of the time. 2D U-Net alone."""
+    """Voxels along each axis that are folded into channels before the first level and unfolded by the head:
+    with 2, a step takes a quarter of the time in 2D, an eighth in 3D. U-Net alone."""
     norm: Literal["none", "batch", "instance"] = "none"
     """Normalisation; batch is twice as fast as instance on a CPU."""
     momentum: float = 0.1
@@ -293,6 +293,12 @@ class Inference:
     """Probability above which a pixel belongs to a target; output sigmoid."""
     overlap: float = 0.5
     """Share by which neighbouring windows of a 3D network overlap, blended by a Gaussian."""
+    window: tuple[int, int, int] | None = None
+    """Largest window of a 3D network: slices, height and width; a smaller brain is predicted in one piece.
+    None: windows of the training size."""
+    own_statistics: float = 0.0
+    """Share of a case's own statistics in batch normalisation, against those of the training cases: scans of
+    another scanner are normed as they are. 3D networks; 0: the training's alone, and fastest."""
     min_et_ml: float = 0.0
     """Enhancing tumour of fewer millilitres in a whole case becomes necrosis: specks in a case that has none
     would score Dice 0 instead of 1 (the BraTS rule for empty truths)."""
@@ -312,6 +318,8 @@ class Inference:
     def __post_init__(self):
         if not (0 <= self.overlap < 1 and self.batch >= 1):
             raise ValueError("inference.overlap must be in [0, 1), inference.batch at least 1")
+        if not 0 <= self.own_statistics <= 1:
+            raise ValueError("inference.own_statistics is a share from 0 to 1")
         least = (self.min_et_ml, self.min_tumour_ml, self.min_core_ml, self.min_et_piece_ml)
         if not 0 <= self.min_et_share < 1 or min(least) < 0:
             raise ValueError("inference.min_et_share must be in [0, 1), the least millilitres not negative")
@@ -366,7 +374,8 @@ class Preset:
             raise ValueError("modalities must name each input once, at least one")
         if self.batch < 1:
             raise ValueError("batch must be at least 1")
-        for refuse in (_check_size, _check_frame, _check_network, _check_output, _check_sampling):
+        checks = (_check_size, _check_frame, _check_network, _check_window, _check_output, _check_sampling)
+        for refuse in checks:
             if problem := refuse(self):
                 raise ValueError(problem)
 
@@ -422,10 +431,10 @@ def _check_frame(preset: Preset) -> str:
 
 def _check_network(preset: Preset) -> str:
     layers, network = preset.layers, preset.network
-    if layers.stem > 1 and (network != "unet" or preset.volumetric):
+    if layers.stem > 1 and network != "unet":
         return (
-            f"layers.stem {layers.stem} and network {network}, sampling.kind {preset.sampling.kind} do not "
-            "go together: only a 2D unet has a stem; give --layers.stem 1"
+            f"layers.stem {layers.stem} and network {network} do not go together: only a unet has a stem; "
+            "give --layers.stem 1"
         )
     for field, takers in TAKERS.items():
         if network not in takers and getattr(layers, field) != getattr(Layers(), field):
@@ -436,6 +445,15 @@ def _check_network(preset: Preset) -> str:
             f"network encoder_unet, layers.encoder {layers.encoder or 'none'} and sampling.kind "
             f"{preset.sampling.kind} do not go together: it is 2D and needs a timm name, for example resnet34"
         )
+    return ""
+
+
+def _check_window(preset: Preset) -> str:
+    window, multiple = preset.inference.window, preset.layers.multiple
+    if window and not preset.volumetric:
+        return f"inference.window and sampling.kind {preset.sampling.kind} do not go together: it is of 3D"
+    if window and any(side < 1 or side % multiple for side in window):
+        return f"inference.window {window}: this network needs multiples of {multiple}"
     return ""
 
 
@@ -459,35 +477,25 @@ def _check_sampling(preset: Preset) -> str:
     return ""
 
 
-ADDED = {
-    "frame": None,
-    "layers.epsilon": 1e-5,
-    "layers.first": 3,
-    "layers.initialisation": "he",
-    "normalisation.percentiles": "brain",
-    "optimiser.decay_growth": 1.0,
+LATER = {
+    Preset: ("frame",),
+    Layers: ("epsilon", "first", "initialisation"),
+    Normalisation: ("percentiles",),
+    Optimiser: ("decay_growth",),
+    Inference: ("window", "own_statistics"),
 }
-"""Fields that came after trainings had fingerprints, and what was done without them. New fields join them."""
+"""Fields that came later. At their defaults, which change nothing, they are left out of JSON: trainings begun
+before them go on, and equal models have equal bytes."""
 
 
-def to_dict(preset: Preset) -> dict:
-    """The preset as plain JSON values."""
-    return dataclasses.asdict(preset)
-
-
-def identity(values: dict) -> dict:
-    """Of a preset as `to_dict` gives it: without the fields of ADDED at the value that stands for what was
-    done before they were there. So trainings of older versions are found again, and go on.
-    """
-    found = dict(values)
-    for name, before in ADDED.items():
-        group, dot, leaf = name.rpartition(".")
-        holder = dict(found[group]) if dot else found
-        if leaf in holder and holder[leaf] == before:
-            del holder[leaf]
-        if dot:
-            found[group] = holder
-    return found
+def to_dict(settings) -> dict:
+    """A preset, or a group of its fields, as plain JSON values."""
+    later, told = LATER.get(type(settings), ()), {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name not in later or value != field.default:
+            told[field.name] = to_dict(value) if dataclasses.is_dataclass(value) else value
+    return told
 
 
 def from_dict(values: dict) -> Preset:

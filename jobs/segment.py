@@ -96,7 +96,7 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
 def read_model(name: str) -> bytes:
     """The model file that `--model` names."""
     if name == IN_THE_BOX:
-        say("the model in the box has seen few patients; what it is good for: bts/weights/README.md")
+        say("the bundled model has seen 45 patients; what it is good for: bts/weights/README.md")
         return BOX.read_bytes()
     return tracking.Tracker().read(name) if name.startswith("models:/") else read_file(name)
 

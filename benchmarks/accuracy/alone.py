@@ -1,15 +1,19 @@
 """A preset trained without Ray, on a machine that has a GPU and little else; it goes on where it was cut off.
 
-    python -m benchmarks.accuracy.alone PRESET --shards DIR --place DIR [--fold 0] [--minutes 30]
-                                        [--batch N]
+    python -m benchmarks.accuracy.alone PRESET --shards DIR --place DIR [--fold 0 | --everyone] [--minutes 30]
+                                        [--keep NAME] [flags of the preset]
 
---shards: made by jobs.preprocess. A checkpoint an epoch in DIR/PRESET-fold-FOLD, and at the end
-PRESET.safetensors there, for jobs.segment; cut it off and run it again as often as it takes. Its clock counts
+--shards: made by jobs.preprocess. --everyone: trained on all patients, with none held out. A checkpoint a
+minute in DIR/NAME-fold-FOLD, and at the end there: NAME.safetensors for jobs.segment, in half precision;
+outcome.json, what the training said and what each held-out case got; labels.npz, their labelmaps before
+postprocessing; curves and pictures. Cut it off and run it again as often as it takes. Its clock counts
 training and validation, not the reading of the shards.
 """
 
 import argparse
+import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,83 +21,146 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+import tyro
 
+from bts.cases.case import CaseVolume
 from bts.inference.segmenter import Segmenter
+from bts.model.file import halved
 from bts.presets import PRESETS
-from bts.settings import Preset
+from bts.report import gallery
+from bts.report.curves import draw_curves
+from bts.settings import Preset, from_dict, to_dict
 from bts.shards.catalogue import read_catalogue
 from bts.shards.format import read_volume
 from bts.storage import Store
-from bts.training import batches, draw, loop, validation
+from bts.training import batches, loop, validation
+from bts.training.draw import needed
 from bts.training.plan import Plan, make_plan
 from bts.training.rows import by_case, read_rows
 from bts.training.state import Progress, outcome
 
+PICTURES = 3  # held-out cases that are drawn
+EVERY_S = 60  # between checkpoints: an epoch may take a second
+
 
 def batches_of(plan: Plan, store: Store) -> Callable[[int], Iterator[dict]]:
     """Epoch → its batches, of shards that are read once and stay in memory."""
-    preset = plan.preset
-    items = pa.Table.from_pylist([{"epoch": 0, "key": shard.key} for shard in plan.training])
-    tables = by_case(read_rows(items, store, preset, {}, whole=True))
+    preset, turns = plan.preset, plan.turns()
+    keys = [shard.key for shard in plan.training]
+    items = pa.Table.from_pylist([{"epoch": 0, "key": key} for key in keys])
+    tables = by_case(read_rows(items, store, preset, turns, whole=True))
 
     def of(epoch: int) -> Iterator[dict]:
         rng = np.random.default_rng([preset.seed, epoch, 0])
-        needed = (draw.needed(table, preset, epoch) for table in tables)
-        samples = (sample for table in needed for sample in batches.samples_of(table, preset, rng))
+        order = rng.permutation(len(tables))
+        drawn = (needed(tables[n], preset, epoch, turns.get(keys[n])) for n in order)
+        samples = (sample for table in drawn for sample in batches.samples_of(table, preset, rng))
         return batches.make_batches(samples, preset, rng)
 
     return of
 
 
-def train(plan: Plan, store: Store, place: Path) -> Progress:
+def held_out_of(plan: Plan, store: Store) -> list[CaseVolume]:
+    """The cases that judge the training; of a split by slice, the slices alone that it holds out."""
+    turns, seed, found = plan.turns(), plan.preset.seed, []
+    for key in (shard.key for shard in plan.held_out):
+        volume = read_volume(store.read(key), plan.preset.modalities)
+        found.append(validation.held_out_part(volume, seed, turns[key]) if key in turns else volume)
+    return [volume for volume in found if volume]
+
+
+def train(plan: Plan, store: Store, place: Path, held_out: list[CaseVolume]) -> Progress:
     """From the last checkpoint of the place, if it has one, to the end of the budget."""
     state = place / "state.pt"
-    held_out = [read_volume(store.read(s.key), plan.preset.modalities) for s in plan.held_out]
 
     def validate(segmenter: Segmenter) -> dict[str, float]:
         return validation.mean_figures([validation.score_case(segmenter, volume) for volume in held_out])
 
+    kept = [0.0]
+
     def keep(progress: Progress) -> None:
-        (place / "state.new").write_bytes(progress.state())
-        (place / "state.new").replace(state)
+        if progress.done or progress.seconds - kept[0] > EVERY_S:
+            kept[0] = progress.seconds
+            (place / "state.new").write_bytes(progress.state())
+            (place / "state.new").replace(state)
         figures = ", ".join(f"{name} {value:.3f}" for name, value in sorted(progress.metrics.items()))
         print(f"epoch {progress.epoch}, {progress.seconds / 60:.1f} min: {figures}", flush=True)
 
     return loop.train(
         plan.preset,
         batches=batches_of(plan, store),
-        validate=validate,
+        validate=validate if held_out else None,
         on_epoch=keep,
         checkpoint=state.read_bytes() if state.exists() else None,
     )
 
 
-def with_flags(preset: Preset, minutes: float, batch: int | None) -> Preset:
-    """The preset for this machine."""
-    budget = replace(preset.budget, minutes=minutes, epochs=None)
-    return replace(preset, budget=budget, batch=batch or preset.batch)
+def score(progress: Progress, held_out: list[CaseVolume], place: Path) -> None:
+    """outcome.json and labels.npz: what the training said, and each held-out case by the last weights."""
+    segmenter = progress.segmenter()
+    cases = {volume.case_id: validation.score_case(segmenter, volume) for volume in held_out}
+    kept = ("epoch", "step", "seconds", "losses", "rates", "validations")
+    said = {name: getattr(progress, name) for name in kept}
+    means = validation.mean_figures(list(cases.values()))
+    (place / "outcome.json").write_text(json.dumps({**said, "mean": means, "cases": cases}, indent=1))
+    found = {v.case_id: segmenter.decoded(segmenter.probabilities(v)) for v in held_out}
+    np.savez_compressed(place / "labels.npz", **found)
 
 
-def main() -> None:
+def draw(progress: Progress, held_out: list[CaseVolume], place: Path) -> None:
+    """Curves, and the preset's own pictures of a few held-out cases."""
+    (place / "curves.png").write_bytes(draw_curves(progress.losses, progress.validations, progress.rates))
+    segmenter = progress.segmenter()
+    for volume in held_out[:PICTURES]:
+        found = segmenter.probabilities(volume)
+        labels = segmenter.tidied(volume, segmenter.decoded(found))
+        for name, data in gallery.draw(volume, found.numpy(), labels, progress.preset).items():
+            (place / name).write_bytes(data)
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, Preset]:
+    """The command line, and the preset that it asks for; --minutes stand instead of the preset's epochs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("preset", choices=PRESETS)
     parser.add_argument("--shards", required=True)
     parser.add_argument("--place", type=Path, required=True)
+    parser.add_argument("--keep", help="name of the folder and the model; the preset's by default")
     parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--batch", type=int)
-    given = parser.parse_args()
-    place = given.place / f"{given.preset}-fold-{given.fold}"
+    parser.add_argument("--everyone", action="store_true")
+    parser.add_argument("--minutes", type=float)
+    given, flags = parser.parse_known_args(arguments)
+    preset = tyro.cli(Preset, default=PRESETS[given.preset], args=flags, prog=given.preset)
+    if given.minutes:
+        preset = replace(preset, budget=replace(preset.budget, minutes=given.minutes, epochs=None))
+    return given, from_dict(to_dict(preset))  # lists of the command line become tuples
+
+
+def plan_of(store: Store, preset: Preset, fold: int, everyone: bool) -> Plan:
+    """The split of the fold, or all patients in training."""
+    plan = make_plan(read_catalogue(store), preset, fold)
+    if everyone:
+        shards = sorted((*plan.training, *plan.held_out), key=lambda shard: shard.key)
+        plan = replace(plan, training=shards, held_out=[])
+    return plan
+
+
+def main() -> None:
+    given, preset = parse(sys.argv[1:])
+    name = given.keep or given.preset
+    place = given.place / f"{name}-{'everyone' if given.everyone else f'fold-{given.fold}'}"
     place.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(min(4, os.cpu_count()))
+    torch.backends.cudnn.benchmark = True
     store = Store(given.shards)
-    preset = with_flags(PRESETS[given.preset], given.minutes, given.batch)
-    plan = make_plan(read_catalogue(store), preset, given.fold)
-    progress = train(plan, store, place)
-    found = outcome(progress)
-    model = progress.model_file({**plan.provenance(), **found})
-    (place / f"{given.preset}.safetensors").write_bytes(model)
-    print(f"kept epoch {found['best_epoch']}: {found['validation']}")
+    plan = plan_of(store, preset, given.fold, given.everyone)
+    held_out = held_out_of(plan, store)
+    progress = train(plan, store, place, held_out)
+    said = outcome(progress) if progress.validations else {"epochs": progress.epoch}
+    (place / f"{name}.safetensors").write_bytes(halved(progress.model_file({**plan.provenance(), **said})))
+    print(f"{progress.epoch} epochs, {progress.step} steps, {progress.seconds:.0f} s", flush=True)
+    if held_out:
+        score(progress, held_out, place)
+        draw(progress, held_out, place)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ again with the same DIR and flags it goes on where it was cut off.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.accuracy.box import DATA, copy
-from benchmarks.table import peer, python
+from benchmarks.table import ROOT, peer, python
 from bts.cases.case import Case
 from bts.cases.layouts import find_cases
 from bts.labels import REGIONS, from_internal
@@ -30,10 +30,19 @@ from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.training.plan import make_plan
 
+DATA = ROOT.parent / "shared" / "data"
 PEERS = {"nnunet-2d": "2d", "nnunet-3d": "3d_fullres"}
 METRICS = {"dice": "Dice", "hd95": "HD95", "lesion_dice": "Dice of lesions"}
 Scores = dict[tuple[str, str], dict[str, float]]
 """(region, metric) → value by case."""
+
+
+def copy(cases: set[str], place: Path) -> Path:
+    """A folder of these cases alone."""
+    for case in cases:
+        if not (place / case).exists():
+            shutil.copytree(DATA / "brats" / case, place / case)
+    return place
 
 
 def ours(preset: str, fold: int, cases: Path, place: Path, minutes: float, flips: bool) -> None:

@@ -19,6 +19,7 @@ from bts.model.device import autocast, channels_last, pick_device
 from bts.model.file import Model
 from bts.model.frame import place_in_frame
 from bts.model.nets.folding import folded
+from bts.model.nets.own_statistics import with_own_statistics
 from bts.model.normalise import NOTHING, constants, finish, normalise
 from bts.model.resample import resize_images, resize_probabilities, working_size
 from bts.model.targets import decode, probabilities, targets_of
@@ -59,7 +60,9 @@ class Segmenter:
 
     def _ready(self, model: Model) -> Model:
         dims = 3 if model.preset.volumetric else 2
-        network = folded(model.network).to(self.device, memory_format=channels_last(dims))
+        share = model.preset.inference.own_statistics
+        ready = with_own_statistics(model.network, share) if share else folded(model.network)
+        network = ready.to(self.device, memory_format=channels_last(dims))
         return replace(model, network=network)
 
     def __call__(self, volume: CaseVolume) -> np.ndarray:
@@ -163,9 +166,9 @@ class Segmenter:
         return found.transpose(0, 1)
 
     def _windows(self, model: Model, images_CDHW: torch.Tensor, known_CD4: torch.Tensor) -> torch.Tensor:
-        """Overlapping windows of the training size, blended by a Gaussian → (K, D, H, W)."""
-        size, settings = model.preset.size, model.preset.normalisation
-        shape = images_CDHW.shape[1:]
+        """Overlapping windows, blended by a Gaussian → (K, D, H, W)."""
+        settings, shape = model.preset.normalisation, images_CDHW.shape[1:]
+        size = _window_size(model.preset, shape)
         short = [max(0, side - n) for n, side in zip(shape, size, strict=True)]
         images = functional.pad(images_CDHW, (0, short[2], 0, short[1], 0, short[0]))
         nothing = torch.tensor(NOTHING, dtype=known_CD4.dtype).expand(len(known_CD4), short[0], 4)
@@ -285,6 +288,17 @@ def _extent(images_BCHW: torch.Tensor) -> tuple[slice, slice]:
 
 def _whole(images_BCHW: torch.Tensor) -> tuple[slice, slice]:
     return tuple(slice(0, side) for side in images_BCHW.shape[2:])
+
+
+def _window_size(preset: Preset, shape: Sequence[int]) -> tuple[int, ...]:
+    """The training size, or the largest window allowed, cut down to what holds the whole shape."""
+    if preset.inference.window is None:
+        return preset.size
+    multiple = preset.layers.multiple
+    return tuple(
+        min(most, -(-side // multiple) * multiple)
+        for most, side in zip(preset.inference.window, shape, strict=True)
+    )
 
 
 def _corners(shape, size, overlap: float) -> Iterator[tuple[int, ...]]:

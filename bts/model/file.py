@@ -20,7 +20,7 @@ from bts.model.nets import build
 from bts.settings import Preset, from_dict, to_dict
 
 FORMAT = 2
-BOX = Path(__file__).parents[1] / "weights" / "fast.safetensors"  # README.md beside it is its card
+BOX = Path(__file__).parent.parent / "weights" / "fast3d.safetensors"  # README.md beside it is its card
 
 
 @dataclass(frozen=True, slots=True, eq=False)

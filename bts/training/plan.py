@@ -14,7 +14,7 @@ from bts.fingerprint import fingerprint
 from bts.inference import quality
 from bts.labels import WRITTEN_AS, teaches
 from bts.model.resample import is_one_mm
-from bts.settings import Preset, identity, to_dict
+from bts.settings import Preset, to_dict
 from bts.shards.catalogue import Shard
 from bts.training.splits import split_patients, turns
 
@@ -106,7 +106,7 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
         )
     preset = with_statistics(preset, training)
     keys = {s.key: "" for s in usable}  # a shard's name carries its content's fingerprint
-    options = {"preset": identity(to_dict(preset)), "fold": fold}
+    options = {"preset": to_dict(preset), "fold": fold}
     return Plan(
         preset=preset,
         fold=fold,

@@ -13,7 +13,7 @@ from bts.model.device import channels_last
 from bts.model.file import Model, save_model
 from bts.model.nets import build
 from bts.model.nets.encoder_unet import load_encoder
-from bts.settings import Optimiser, Preset, identity, to_dict
+from bts.settings import Optimiser, Preset, to_dict
 from bts.training.log import best_epoch
 from bts.training.muon import Muon
 
@@ -152,8 +152,7 @@ class Progress:
 
 def _identity(preset: dict) -> dict:
     """A preset without what may change between two runs of one training."""
-    kept = identity(preset)
-    return {key: value for key, value in kept.items() if key not in ("budget", "inference", "summary")}
+    return {key: value for key, value in preset.items() if key not in ("budget", "inference", "summary")}
 
 
 def start(

@@ -1,6 +1,7 @@
 """How well weights do on held-out cases: figures for the log, and the threshold that would be best."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,8 +9,16 @@ from bts.cases.case import CaseVolume
 from bts.inference.segmenter import Segmenter
 from bts.labels import regions_predicted
 from bts.scoring import metrics
+from bts.training.splits import leaked
 
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
+
+
+def held_out_part(volume: CaseVolume, seed: int, turn: int) -> CaseVolume | None:
+    """The slices that `leaking_by_slice` holds out of a case (`splits.leaked`); None if there are none."""
+    z = volume.origin[0] + np.arange(len(volume.mask))
+    kept = leaked(volume.case_id, z, seed=seed, turn=turn)
+    return replace(volume, images=volume.images[:, kept], mask=volume.mask[kept]) if kept.any() else None
 
 
 def score_case(segmenter: Segmenter, volume: CaseVolume) -> dict[str, float]:

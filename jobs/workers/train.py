@@ -5,7 +5,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,6 @@ from bts.training import draw, loop, prefetch, validation
 from bts.training.batches import Sample, make_batches, samples_of
 from bts.training.plan import Plan
 from bts.training.rows import by_case, read_rows
-from bts.training.splits import leaked
 from bts.training.state import Progress, outcome
 
 KEEP = 2 << 30  # bytes: training cases that fit are read once and kept, uncompressed, in each worker
@@ -209,13 +208,9 @@ def held_out(job: Job, rank: int = 0, world: int = 1) -> Iterator[CaseVolume]:
     keys = [shard.key for shard in job.plan.held_out[rank::world]]
     volumes = prefetch.ahead((read_volume(job.shards.read(key), preset.modalities) for key in keys), 1)
     for key, volume in zip(keys, volumes, strict=True):
-        if key in turns:
-            z = volume.origin[0] + np.arange(len(volume.mask))
-            kept = leaked(volume.case_id, z, seed=preset.seed, turn=turns[key])
-            if not kept.any():
-                continue
-            volume = replace(volume, images=volume.images[:, kept], mask=volume.mask[kept])
-        yield volume
+        part = validation.held_out_part(volume, preset.seed, turns[key]) if key in turns else volume
+        if part:
+            yield part
 
 
 def look(job: Job, progress: Progress) -> tuple[dict[str, bytes], dict]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import requests, scale, segment
-from benchmarks.accuracy import alone, box
+from benchmarks.accuracy import alone
+from benchmarks.gpu import pack, steps
 from benchmarks.material import make_cases
 from benchmarks.table import Row
 from bts.cases.layouts import find_cases
@@ -42,7 +43,24 @@ def test_the_flags_of_their_trainings_are_flags():
         return preset_flags.parse("train", train.Settings, train.__doc__, given).preset
 
     assert parsed(*segment.BASIC).inference == Inference(), "MONAI's chain has no postprocessing"
-    assert parsed(*box.STRONGER).augmentation.drop > 0
+
+
+def test_what_is_trained_on_a_gpu_are_presets_with_flags_of_theirs():
+    for trainings in steps.TRAININGS.values():
+        for flags in trainings.values():
+            given, preset = alone.parse([*flags, "--shards", "s", "--place", "p", "--minutes", "2"])
+            assert preset.budget.minutes == 2 and preset.budget.epochs is None
+            assert given.preset == flags[0] and ("--everyone" in flags) == given.everyone
+
+
+def test_parts_of_a_pack_are_filled_in_order_and_none_is_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "MOST", 10)
+    (tmp_path / "part-1").mkdir()
+    (tmp_path / "part-1" / "code.tar.gz").write_bytes(b"1234")
+    files = [("figshare/a", b"123456"), ("brats/b", b"12345"), ("brats/c", b"12345"), ("brats/d", b"1")]
+    assert pack.fill(tmp_path, files) == 3
+    parts = {file.name: file.parent.parent.name for file in tmp_path.glob("part-*/*/*")}
+    assert parts == {"a": "part-1", "b": "part-2", "c": "part-2", "d": "part-3"}
 
 
 def test_twice_the_cluster_takes_half_the_hours_and_the_scarcer_part_binds():

@@ -1,4 +1,4 @@
-"""The model that comes with the project: small, known, and of use on patients that it has not seen."""
+"""The bundled model: small, known, and whole."""
 
 import json
 
@@ -14,7 +14,7 @@ from bts.storage import Store
 from jobs import segment
 from tests import builders
 
-UNSEEN = ("BraTS2021_00000", "BraTS2021_01657", "BraTS2021_01477")
+REAL = ("BraTS2021_00000", "BraTS-SSA-00051-000", "BraTS2021_01477")
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,14 @@ def test_half_precision_keeps_the_header_and_almost_the_weights():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case_id", UNSEEN)
-def test_it_finds_the_tumour_of_patients_that_it_has_not_seen(box, real_cases, case_id):
+@pytest.mark.parametrize("case_id", REAL)
+def test_it_finds_the_tumour_of_real_patients(box, real_cases, case_id):
+    """It was trained on them all: this tells that file, preset and reading belong together, no more."""
     (case,) = find_cases(Store(str(real_cases / case_id)).list()).cases
-    assert case.patient not in box.meta["training_patients"]
     volume = load_case(case, Store(str(real_cases / case_id)))
     dice = metrics.score(volume.mask, Segmenter([box])(volume))["WT"]["dice"]
     print(f"{case_id}: WT {dice:.3f}")
-    assert dice > 0.7
+    assert dice > 0.85
 
 
 @pytest.mark.slow
@@ -56,4 +56,4 @@ def test_it_segments_where_no_model_is_given(ray_local, tmp_path):
     assert segment.main(segment.Settings(cases.uri, labelmaps.uri)).counts["written"] == 1
     (marker,) = labelmaps.list("_done")
     (used,) = json.loads(labelmaps.read(marker.key))["models"]
-    assert used == {"name": "box", "digest": digest(BOX.read_bytes()), "preset": "fast"}
+    assert used == {"name": "box", "digest": digest(BOX.read_bytes()), "preset": "fast3d"}

@@ -1,13 +1,13 @@
 """U-Net in 2D (Ronneberger et al. 2015, arXiv 1505.04597) and 3D (Çiçek et al. 2016, arXiv 1606.06650).
 
-In 2D it may work at a fraction of the input's resolution: `stem` folds neighbouring pixels into channels
-(Shi et al. 2016, arXiv 1609.05158), and the head unfolds its channels into pixels again.
+It may work at a fraction of the input's resolution: `stem` folds neighbouring voxels into channels (Shi et
+al. 2016, arXiv 1609.05158), and the head unfolds its channels into voxels again.
 """
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from bts.model.device import channels_last
 from bts.model.nets.blocks import Parts, add_up, he
 from bts.settings import Layers
 
@@ -57,7 +57,7 @@ class UNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.stem > 1:
-            x = functional.pixel_unshuffle(x, self.stem).contiguous(memory_format=torch.channels_last)
+            x = fold(x, self.stem)
         *skips, x = self.encoder(x)
         features = [x]
         for index, (up, level) in enumerate(zip(self.up, self.decoder, strict=True)):
@@ -65,8 +65,26 @@ class UNet(nn.Module):
             features.append(x)
         seen = features[-len(self.heads) :]
         logits = add_up([head(x) for head, x in zip(self.heads, seen, strict=True)])
-        return functional.pixel_shuffle(logits, self.stem) if self.stem > 1 else logits
+        return unfold(logits, self.stem) if self.stem > 1 else logits
 
     def skip(self, index: int, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         """What the decoder's block `index` sees of the encoder's `skip`; `below` is its other input."""
         return skip
+
+
+def fold(x: torch.Tensor, n: int) -> torch.Tensor:
+    """(B, C, …) → (B, C·n^dims, … / n): blocks of n voxels along each axis become channels."""
+    sides, dims = x.shape[2:], x.ndim - 2
+    blocks = x.reshape(*x.shape[:2], *(part for side in sides for part in (side // n, n)))
+    # (B, C, H/n, n, W/n, n) → (B, C, n, n, H/n, W/n)
+    within, across = range(3, 3 + 2 * dims, 2), range(2, 2 + 2 * dims, 2)
+    folded = blocks.permute(0, 1, *within, *across).flatten(1, 1 + dims)
+    return folded.contiguous(memory_format=channels_last(dims))
+
+
+def unfold(x: torch.Tensor, n: int) -> torch.Tensor:
+    """What `fold` undoes: (B, K·n^dims, …) → (B, K, … · n)."""
+    sides, dims = x.shape[2:], x.ndim - 2
+    blocks = x.unflatten(1, (-1, *[n] * dims))
+    order = (place for axis in range(dims) for place in (2 + dims + axis, 2 + axis))
+    return blocks.permute(0, 1, *order).reshape(len(x), -1, *(side * n for side in sides))

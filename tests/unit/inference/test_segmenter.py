@@ -232,6 +232,22 @@ def test_windows_of_a_volume_meet_without_a_seam():
     assert Segmenter([Model(build(deep), deep, {}, "")])(case).shape == (9, 21, 5)
 
 
+def test_a_window_as_large_as_the_brain_sees_it_in_one_piece():
+    """A network that answers with the voxels that it sees at once."""
+
+    class Size(torch.nn.Module):
+        def forward(self, x):
+            return torch.full((len(x), 3, *x.shape[2:]), x[0, 0].numel() / 1000)
+
+    deep = replace(PRESET, size=(8, 8, 8), sampling=Sampling(kind="volumes"), layers=Layers(widths=(4, 8)))
+    sizes = {None: 8**3, (64, 64, 64): 10 * 22 * 6, (64, 8, 64): 10 * 8 * 6}
+    for window, voxels in sizes.items():
+        preset = replace(deep, inference=replace(deep.inference, window=window))
+        segmenter = Segmenter([Model(Size(), preset, {}, "")])
+        windows = segmenter.probabilities(volume(shape=(9, 21, 5)))
+        assert torch.allclose(windows, torch.sigmoid(torch.tensor(voxels / 1000))), window
+
+
 def test_thick_slices_of_a_volume_are_predicted_at_one_millimetre():
     deep = replace(PRESET, size=(8, 8, 8), sampling=Sampling(kind="volumes"), layers=Layers(widths=(4, 8)))
     labels = Segmenter([bright(deep)])(volume(zooms=(3.0, 1.0, 1.0)))

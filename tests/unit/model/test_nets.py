@@ -18,11 +18,14 @@ from bts.model.nets.attention import Gate
 from bts.model.nets.blocks import Parts, PreActivation
 from bts.model.nets.encoder_unet import EncoderUNet, _timm, load_encoder
 from bts.model.nets.folding import folded
+from bts.model.nets.own_statistics import with_own_statistics
 from bts.model.nets.segnet import _unpool
+from bts.model.nets.unet import fold, unfold
 from bts.presets import PRESETS
 from bts.settings import (
     Augmentation,
     Budget,
+    Inference,
     Layers,
     Loss,
     Normalisation,
@@ -116,8 +119,37 @@ def test_dropout_acts_in_training_alone(family):
 @pytest.mark.parametrize("down", ["pool", "stride"])
 @pytest.mark.parametrize("up", [2, 3])
 @pytest.mark.parametrize("stem", [1, 2])
-def test_unet_keeps_the_size_however_it_goes_down_and_up(down, up, stem):
-    assert tiny(down=down, up=up, stem=stem)(images(2)).shape == (2, 2, *SIDES[:2])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_unet_keeps_the_size_however_it_goes_down_and_up(down, up, stem, dims):
+    seen = images(dims)[..., :8]  # multiples of 8
+    assert tiny(dims=dims, down=down, up=up, stem=stem)(seen).shape == (2, 2, *seen.shape[2:])
+
+
+def test_folded_voxels_are_channels_and_come_back_where_they_were():
+    flat, deep = torch.randn(2, 3, 8, 12), torch.randn(2, 3, 6, 8, 4)
+    assert torch.equal(fold(flat, 2), functional.pixel_unshuffle(flat, 2))
+    assert fold(deep, 2).shape == (2, 24, 3, 4, 2)
+    assert torch.equal(unfold(fold(deep, 2), 2), deep) and torch.equal(unfold(fold(flat, 4), 4), flat)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_own_statistics_take_another_scanners_scale_out(dims):
+    norm = tiny(dims=dims, norm="batch").encoder.levels[0][1].eval()
+    norm.running_mean += 0.5
+    seen = torch.randn(2, norm.num_features, *SIDES[:dims])
+    block = torch.nn.Sequential(norm)
+    trained, half, own = (with_own_statistics(block, share)[0] for share in (0.0, 0.5, 1.0))
+    assert torch.allclose(trained(seen), norm(seen), atol=1e-5)
+    assert torch.allclose(own(3 * seen + 2), own(seen), atol=1e-3)
+    assert not torch.allclose(half(3 * seen + 2), half(seen), atol=0.1)
+    assert torch.equal(own(seen[:1]), own(seen)[:1])  # each item by itself
+
+
+def test_fields_that_came_later_are_left_out_where_they_change_nothing():
+    told = to_dict(preset(inference=Inference(own_statistics=0.5)))
+    assert told["inference"]["own_statistics"] == 0.5 and "window" not in told["inference"]
+    assert not {"frame", "epsilon"} & {*told, *told["layers"]}
+    assert from_dict(told) == preset(inference=Inference(own_statistics=0.5))
 
 
 def test_place_level_normalises_after_each_pooling_alone():
@@ -259,7 +291,9 @@ VOLUMES = {"sampling": Sampling(kind="volumes"), "size": (16, 16, 16)}
         (lambda: preset(size=(16, 16, 16)), ["size", "sampling.kind"]),
         (lambda: preset(modalities=("t1", "t1")), ["modalities"]),
         (lambda: preset(network="vnet", layers=Layers(stem=2)), ["layers.stem", "vnet"]),
-        (lambda: preset(layers=Layers(stem=2), **VOLUMES), ["layers.stem", "unet"]),
+        (lambda: preset(inference=Inference(window=(16, 16, 16))), ["inference.window", "sampling.kind"]),
+        (lambda: preset(inference=Inference(window=(9, 16, 16)), **VOLUMES), ["window", "multiples of"]),
+        (lambda: Inference(own_statistics=2), ["inference.own_statistics"]),
         (lambda: preset(network="fcn", layers=Layers(hypercolumns=True)), ["layers.hypercolumns", "fcn"]),
         (lambda: preset(network="encoder_unet"), ["encoder_unet", "layers.encoder"]),
         (lambda: preset(layers=Layers(encoder="resnet34")), ["layers.encoder", "unet"]),

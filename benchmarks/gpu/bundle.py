@@ -1,0 +1,102 @@
+"""The bundled model: trained on all patients, and what five folds of the same training got on held-out ones.
+
+    python -m benchmarks.gpu.bundle OUT --shards DIR [--install]
+
+OUT: what the stage `folds` of benchmarks.gpu.steps left: fast3d-FOLD-fold-FOLD.safetensors of five folds and
+fast3d-all-everyone.safetensors. Each fold's model predicts its own held-out patients (OUT/held-out.json keeps
+what is done), and the tables of the model card are printed. --install puts the model of all patients into
+bts/weights/: the Dice that it expects of its labelmaps is scaled by what the folds got.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bts.inference.confidence import expected_dice
+from bts.inference.segmenter import Segmenter
+from bts.labels import REGIONS
+from bts.model.file import BOX, Model, halved, load_model, save_model
+from bts.presets import PRESETS
+from bts.shards.format import read_volume
+from bts.training.splits import FOLDS
+from bts.training.validation import mean_figures, score_case
+
+
+def read(file: Path) -> Model:
+    """The model, segmenting as its preset says today; what was trained stays."""
+    model = load_model(file.read_bytes(), file.name)
+    return replace(model, preset=replace(model.preset, inference=PRESETS["fast3d"].inference))
+
+
+def held_out(out: Path, shards: Path) -> dict[str, dict]:
+    """Case → its data set and figures, each case by the model that has not seen its patient."""
+    kept = out / "held-out.json"
+    found = json.loads(kept.read_bytes()) if kept.exists() else {}
+    for fold in range(FOLDS):
+        name = f"fast3d-{fold}-fold-{fold}"
+        cases = json.loads((out / name / "outcome.json").read_bytes())["cases"]
+        segmenter = Segmenter([read(out / f"{name}.safetensors")])
+        for case in (case for case in cases if case not in found):
+            volume = read_volume(next(shards.glob(f"{case}.*.parquet")).read_bytes())
+            found[case] = {"dataset": volume.dataset, **score_case(segmenter, volume)}
+            kept.write_text(json.dumps(found, indent=1))
+    return found
+
+
+def print_card(found: dict[str, dict]) -> None:
+    """Mean Dice by data set."""
+    print(f"| data set | patients | {' | '.join(REGIONS)} |\n|---|---|---|---|---|")
+    sets: dict[str, list[dict]] = defaultdict(list)
+    for figures in found.values():
+        sets[figures["dataset"]].append(figures)
+        sets["all"].append(figures)
+    for name, cases in sets.items():
+        means = (np.mean([case[f"dice/{region}"] for case in cases]) for region in REGIONS)
+        print(f"| {name} | {len(cases)} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
+
+
+def print_expected(found: dict[str, dict]) -> None:
+    """How far the Dice that a labelmap's own probabilities expect lies from what the case got."""
+    print("\n| expected Dice | cases | mean error | too high by, mean | at worst |\n|---|---|---|---|---|")
+    scale = mean_figures([numbers(case) for case in found.values()])
+    for region in REGIONS:
+        pairs = [(expected_dice(agreements(case), scale).get(region), case) for case in found.values()]
+        over = np.array([of - case[f"dice/{region}"] for of, case in pairs if of is not None])
+        print(f"| {region} | {len(over)} | {abs(over).mean():.2f} | {over.mean():.2f} | {over.max():.2f} |")
+
+
+def numbers(case: dict) -> dict[str, float]:
+    return {name: of for name, of in case.items() if name != "dataset"}
+
+
+def agreements(case: dict) -> dict[str, float]:
+    """By region."""
+    return {name.partition("/")[2]: of for name, of in case.items() if name.startswith("agreement/")}
+
+
+def bundled(model: Model, found: dict[str, dict]) -> bytes:
+    """The model file of all patients, with the held-out figures of the folds."""
+    figures = mean_figures([numbers(case) for case in found.values()])
+    meta = {**model.meta, "validation": figures, "validated_on": f"{FOLDS} folds of this training"}
+    return halved(save_model(model.network, model.preset, meta))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--install", action="store_true")
+    given = parser.parse_args()
+    found = held_out(given.out, given.shards)
+    print_card(found)
+    print_expected(found)
+    if given.install:
+        BOX.write_bytes(bundled(read(given.out / "fast3d-all-everyone.safetensors"), found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What a bare machine with a GPU needs to train: `python -m benchmarks.gpu.pack --shards DIR --figshare DIR`.
+
+--shards, --figshare: made by jobs.preprocess. Fills .gpu/part-1, .gpu/part-2, … (or --out), none larger than
+57 MiB: the code of this checkout and the wheels that such a machine lacks (Python 3.12 with PyTorch, SciPy,
+pandas, pyarrow, h5py and matplotlib is taken for granted), then the shards; figshare's at the 128×128
+pixels on which its presets train. benchmarks/gpu/run.sh unpacks them there.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.table import ROOT
+from bts.images.grid import Grid
+from bts.model.resample import resize_images, resize_labels
+from bts.presets import PRESETS
+from bts.shards.format import read_volume, write_shard
+
+WHEELS = (
+    "tyro",
+    "docstring-parser",
+    "typeguard",
+    "nibabel",
+    "importlib-resources",
+    "isal",
+    "surface-distance",
+)
+PLATFORMS = ("2_28", "2_24", "2_17")
+MOST = 57 << 20  # bytes of a part
+
+
+def code(place: Path) -> None:
+    """The tracked files that a training needs, as this checkout has them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "bts", "benchmarks"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    with tarfile.open(place / "code.tar.gz", "w:gz") as tar:
+        for name in listed.stdout.split():
+            if "weights/" not in name:
+                tar.add(ROOT / name, name)
+
+
+def wheels(place: Path) -> None:
+    """Packages for Python 3.12 on x86-64, in the versions that are installed here."""
+    platforms = [f"--platform=manylinux_{p}_x86_64" for p in PLATFORMS] + ["--platform=manylinux2014_x86_64"]
+    named = [f"{name}=={version(name)}" for name in WHEELS]
+    for one in named:
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "-d",
+            str(place),
+        ]
+        subprocess.run([*pip, "--python-version=3.12", "--implementation=cp", *platforms, one], check=True)
+
+
+def shrunk(data: bytes) -> bytes:
+    """A figshare shard at the size on which its presets train."""
+    volume, size = read_volume(data, ("t1ce",)), PRESETS["figshare2d"].resize
+    whole = torch.from_numpy(volume.whole(volume.images)).float().transpose(0, 1)
+    images = resize_images(whole, size).round().to(torch.int16).transpose(0, 1).numpy()
+    mask = resize_labels(torch.from_numpy(volume.whole(volume.mask[None])[0]), size).numpy()
+    header = bytearray(volume.grid.header)
+    header[42:46] = np.array(size[::-1], "<i2").tobytes()  # dim[1:3] of NIfTI-1
+    small = replace(volume, images=images, mask=mask, origin=(0, 0, 0), grid=Grid(bytes(header)))
+    return write_shard(small, {})
+
+
+def fill(out: Path, files: list[tuple[str, bytes]]) -> int:
+    """Files into the parts, in their order; the number of parts."""
+    number, room = 1, MOST - sum(f.stat().st_size for f in (out / "part-1").rglob("*") if f.is_file())
+    for name, data in files:
+        if len(data) > room:
+            number, room = number + 1, MOST
+        target = out / f"part-{number}" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        room -= len(data)
+    return number
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--figshare", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=ROOT / ".gpu")
+    given = parser.parse_args()
+    shutil.rmtree(given.out, ignore_errors=True)
+    (given.out / "part-1").mkdir(parents=True)
+    code(given.out / "part-1")
+    shutil.copy(Path(__file__).parent / "run.sh", given.out / "part-1")
+    wheels(given.out / "part-1")
+    small = (
+        (f"figshare/{file.name}", shrunk(file.read_bytes()))
+        for file in sorted(given.figshare.glob("*.parquet"))
+    )
+    brats = ((f"brats/{file.name}", file.read_bytes()) for file in sorted(given.shards.glob("*.parquet")))
+    print(f"{fill(given.out, [*small, *brats])} parts in {given.out}")
+
+
+if __name__ == "__main__":
+    main()
