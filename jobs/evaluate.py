@@ -48,6 +48,9 @@ class Settings:
     roles: tuple[str, ...] = ()
     """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
     takes them."""
+    rules: Literal["auto", "2023", "2024", "2026"] = "auto"
+    """Year of BraTS whose rules score: what counts as a lesion, the regions, the surface Dice. auto is the
+    year of each case's data set: 2024 from 2024 on, else 2023."""
     against: tuple[str, ...] = ()
     """Other folders of labelmaps of the same cases (other networks, other tools): scored too, compared case
     by case with these (comparison.csv), ranked from two others on, and drawn in comparison.png and
@@ -67,7 +70,7 @@ def main(settings: Settings) -> common.Outcome:
     others = {name: folders[name] for name in names}
     listing = common.list_cases(source, settings.labels, settings.roles)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
-    matched = match(listing.cases, labelmaps.list())
+    matched = match(listing.cases, labelmaps.list(), rules=settings.rules)
     say_matched(matched, source, labelmaps, unread=len(failed))
     failed += [common.failure(problem.case, problem) for problem in listing.problems + matched.problems]
     book = Scorebook(output)
@@ -77,7 +80,8 @@ def main(settings: Settings) -> common.Outcome:
     scored, unscored = score(matched.pairs, todo, Score(source, labelmaps, output, settings.colours), book)
     failed += unscored
     failed.sort(key=lambda failure: failure["case_id"])
-    found = {ours: matched} | {name: match(listing.cases, folder.list()) for name, folder in others.items()}
+    theirs = {n: match(listing.cases, f.list(), rules=settings.rules) for n, f in others.items()}
+    found = {ours: matched, **theirs}
     scores = {ours: scored} | {n: score_other(n, found[n], source, f, book) for n, f in others.items()}
     book.close()
     files = tables.write(scored)
@@ -169,6 +173,7 @@ def outcome(output: Store, contents: page.Contents, strays: list[str], max_faile
         "without_labelmap": len(contents.without_labelmap),
         "without_truth": len(contents.without_truth),
         "dice": dice,
+        "rules": page.years_of(scored),
     }
     details = {
         "cases_without_labelmap": contents.without_labelmap[:NAMED],
