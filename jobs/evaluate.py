@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 import ray
 
@@ -50,7 +51,7 @@ class Settings:
     takes them."""
     rules: Literal["auto", "2023", "2024", "2026"] = "auto"
     """Year of BraTS whose rules score: what counts as a lesion, the regions, the surface Dice. auto is the
-    year of each case's data set: 2024 from 2024 on, else 2023."""
+    year that each case's data set or label convention tells: 2024 from 2024 on, else 2023."""
     against: tuple[str, ...] = ()
     """Other folders of labelmaps of the same cases (other networks, other tools): scored too, compared case
     by case with these (comparison.csv), ranked from two others on, and drawn in comparison.png and

@@ -22,7 +22,7 @@ from bts.images.nifti import read_nifti
 from bts.labels import is_known, to_internal
 from bts.results.files import digest, versions_of
 from bts.scoring import metrics
-from bts.scoring.rules import rules_of
+from bts.scoring.rules import year_of
 from bts.storage import Entry, Store
 
 LABELMAP = re.compile(r"(?P<case>[^/.][^/]*?)([-_]seg)?\.nii(\.gz)?", re.IGNORECASE)
@@ -151,7 +151,8 @@ def match(
         else:
             # A marker speaks of CASE.nii.gz, as jobs.segment names its labelmaps, and of no other.
             own = markers.get(case.id, []) if keys[0] == f"{case.id}.nii.gz" else []
-            year = rules_of(case.dataset, rules).year if case.traits.spaced else ""
+            year = year_of(case.dataset, case.labels) if rules == "auto" else rules
+            year = year if case.traits.spaced else ""
             matched.pairs.append(Pair(case, keys[0], tuple(own), versions[keys[0]], year))
     matched.without_truth = sorted(key for keys in labelmaps.values() for key in keys)
     return matched

@@ -168,10 +168,13 @@ def rules_of(dataset: str, asked: str = "auto") -> Rules:
     return kinds.get(kind_of(dataset), kinds["gli"])
 
 
-def year_of(dataset: str) -> Year:
-    """Whose rules a data set's own year has: those of 2023 up to then or of no year, of 2024 in 2025."""
-    told = re.search(r"20\d\d", dataset)
-    return max((year for year in YEARS if told and year <= told[0]), default="2023")
+def year_of(*names: str) -> Year:
+    """The rules of the latest year that a data set or its label convention tells by its name.
+
+    Those of 2023 up to then, or where none is told; those of 2024 in 2025.
+    """
+    told = max(re.findall(r"20\d\d", " ".join(names)), default="")
+    return max((year for year in YEARS if year <= told), default="2023")
 
 
 def kind_of(dataset: str) -> str:

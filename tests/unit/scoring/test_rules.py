@@ -35,6 +35,8 @@ def test_a_data_set_has_the_rules_of_its_year():
     years = {"brats2015": "2023", "brats2021": "2023", "brats2023-met": "2023", "msd": "2023", "": "2023"}
     years |= {"brats2024-gli": "2024", "brats2025-met": "2024", "brats2026-goat": "2026", "brats2027": "2026"}
     assert {dataset: year_of(dataset) for dataset in years} == years
+    assert year_of("brats-ped", "ped2024") == "2024" == year_of("brats2023-met", "met2025")
+    assert year_of("other", "1=ET,2=NCR") == "2023" == year_of("brats-ped", "ped2023")
     kinds = {"brats2021": "", "brats2023-gli": "gli", "brats-ped": "ped", "brats2024-men-rt": "men-rt"}
     kinds |= {"brats2023-men": "men", "BraTS2026-MET": "met", "brats2023-phantom": "", "germen": ""}
     assert {dataset: kind_of(dataset) for dataset in kinds} == kinds
