@@ -46,6 +46,9 @@ Regions = Mapping[str, tuple[int, ...]]
 # The challenge scores nested regions, not labels: Menze et al. 2015, doi:10.1109/TMI.2014.2377694.
 REGIONS: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
 CAVITY: dict[str, tuple[int, ...]] = {"RC": (4,)}  # of BraTS 2024; scored only where it occurs
+TISSUES: dict[str, tuple[int, ...]] = {"NETC": (1,), "SNFH": (2,), **CAVITY}  # of glioma since 2024
+PAEDIATRIC: dict[str, tuple[int, ...]] = {"ED": (2,)}
+TARGET: dict[str, tuple[int, ...]] = {"GTV": (1, 2, 3)}  # gross tumour volume, before radiotherapy
 TUMOUR: dict[str, tuple[int, ...]] = {"tumour": (1, 2, 3)}  # of figshare, whatever its type
 # Its types; scored only where they occur, in labelmaps that tell them.
 TYPES: dict[str, tuple[int, ...]] = {"meningioma": (1,), "glioma": (2,), "pituitary": (3,)}

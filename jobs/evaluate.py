@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 import ray
 
@@ -54,6 +55,9 @@ class Settings:
     roles: tuple[str, ...] = ()
     """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
     takes them."""
+    rules: Literal["auto", "2023", "2024", "2026"] = "auto"
+    """Year of BraTS whose rules score: what counts as a lesion, the regions, the surface Dice. auto is the
+    year that each case's data set or label convention tells: 2024 from 2024 on, else 2023."""
     against: tuple[str, ...] = ()
     """Other folders of labelmaps of the same cases (other networks, other tools): scored too, compared case
     by case with these (comparison.csv), ranked from two others on, and drawn in comparison.png and
@@ -73,7 +77,7 @@ def main(settings: Settings) -> Outcome:
     others = {name: folders[name] for name in names}
     listing = list_cases(source, settings.labels, settings.roles)
     failed = index_figshare(listing, source, output, keep=not settings.dry_run)
-    matched = match(listing.cases, labelmaps.list())
+    matched = match(listing.cases, labelmaps.list(), rules=settings.rules)
     say_matched(matched, source, labelmaps, unread=len(failed))
     failed += [Failure.of(problem) for problem in listing.problems + matched.problems]
     book = Scorebook(output)
@@ -83,7 +87,8 @@ def main(settings: Settings) -> Outcome:
     scored, unscored = score(matched.pairs, todo, Score(source, labelmaps, output, settings.colours), book)
     failed += unscored
     failed.sort(key=lambda failure: failure.case_id)
-    found = {ours: matched} | {name: match(listing.cases, folder.list()) for name, folder in others.items()}
+    theirs = {n: match(listing.cases, f.list(), rules=settings.rules) for n, f in others.items()}
+    found = {ours: matched, **theirs}
     scores = {ours: scored} | {n: score_other(n, found[n], source, f, book) for n, f in others.items()}
     book.close()
     files = tables.write(scored)
@@ -175,6 +180,7 @@ def outcome(output: Store, contents: page.Contents, strays: list[str], max_faile
         "without_labelmap": len(contents.without_labelmap),
         "without_truth": len(contents.without_truth),
         "dice": dice,
+        "rules": page.years_of(scored),
     }
     details = {
         "cases_without_labelmap": contents.without_labelmap[:NAMED],

@@ -111,7 +111,9 @@ def compare(
             f"--on: too few cases: {len(both)} are scored for both {candidate.uri} and {holder.uri}, "
             f"{len(usable)} of them of patients that neither was trained on; {FEWEST} are needed"
         )
-    refuse_other_truths([(first[case_id], second[case_id]) for case_id in usable])
+    pairs = [(first[case_id], second[case_id]) for case_id in usable]
+    refuse_other_truths(pairs)
+    refuse_other_rules(pairs)
     try:
         values = [[metrics.mean_score(of[i].scores, metric) for i in usable] for of in (first, second)]
     except KeyError:
@@ -129,6 +131,16 @@ def refuse_other_truths(pairs: Sequence[tuple[Scored, Scored]]) -> None:
                     f"--on: the truths of case {one.case_id} differ ({region} {said} ml): it was changed in "
                     "between, or is another case of this name; evaluate both models' labelmaps now"
                 )
+
+
+def refuse_other_rules(pairs: Sequence[tuple[Scored, Scored]]) -> None:
+    """Raise UsageError where two scores of a case are by the rules of different years."""
+    for one, other in pairs:
+        if one.rules != other.rules and one.rules and other.rules:
+            raise UsageError(
+                f"--on: case {one.case_id} was scored by the rules of BraTS {one.rules} and {other.rules}; "
+                "run jobs.evaluate again with the same --rules for both models"
+            )
 
 
 def scores_of(version: Version, scored: Sequence[Scored]) -> dict[str, Scored]:

@@ -20,11 +20,12 @@ import numpy as np
 
 from bts.colours import TUMOUR_COLOURS, TYPE_COLOURS, Colours, colours_of
 from bts.errors import Failure
-from bts.labels import CAVITY, REGIONS, TUMOUR, TYPES
+from bts.labels import TYPES
 from bts.report import charts
 from bts.report.curves import draw_classes
 from bts.scoring import statistics
-from bts.scoring.metrics import DISTANCES, LESIONS, METRICS, mean_dice
+from bts.scoring.metrics import NAMES, PARTS, mean_dice
+from bts.scoring.rules import SAID
 
 TITLES = {
     "dice": "Dice",
@@ -33,12 +34,24 @@ TITLES = {
     "specificity": "Specificity",
     "hd95": "HD95, mm",
     "nsd1": "Surface Dice, 1 mm",
+    "nsd05": "Surface Dice, 0.5 mm",
     "volume_error_ml": "Volume error, ml",
     "lesion_dice": "Dice by lesion",
     "lesion_hd95": "HD95 by lesion, mm",
     "lesions_found": "Lesions found",
     "lesions_missed": "missed",
     "lesions_false": "false",
+    "lesion_nsd05": "Surface Dice by lesion, 0.5 mm",
+    "lesion_nsd1": "Surface Dice by lesion, 1 mm",
+    "lesion_f1": "F1 of lesions",
+    "lesion_precision": "Precision",
+    "lesion_recall": "Recall",
+    "large_f1": "F1 of large lesions",
+    "large_precision": "Precision",
+    "large_recall": "Recall",
+    "small_f1": "F1 of small lesions",
+    "small_precision": "Precision",
+    "small_recall": "Recall",
 }
 BRIEF = {"hd95": "HD95, mm", "lesion_dice": "lesion Dice"}
 """Beside Dice in the terminal."""
@@ -65,6 +78,8 @@ class Scored:
     """Millilitres of each region in the truth; empty for figshare, which tells no gap between slices."""
     expected: Mapping[str, float] = field(default_factory=dict)
     """Dice by region that the model expected; empty for another tool's."""
+    rules: str = ""
+    """Year of the rules of BraTS that scored it; empty for figshare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +152,19 @@ def interval(scored: Sequence[Scored], region: str, metric: str) -> tuple[float,
 
 
 def regions_of(scored: Sequence[Scored]) -> list[str]:
-    """Those that any case has, in this order: WT, TC, ET, RC, tumour and its types."""
-    return [r for r in (*REGIONS, *CAVITY, *TUMOUR, *TYPES) if any(r in s.scores for s in scored)]
+    """Those that any case has, in the order of metrics.NAMES."""
+    return [region for region in NAMES if any(region in one.scores for one in scored)]
 
 
 def metrics_of(scored: Sequence[Scored]) -> list[str]:
-    """Those that any case has, in this order: METRICS, DISTANCES, LESIONS."""
+    """Those that any case has, in the order of metrics.PARTS."""
     there = {metric for one in scored for of in one.scores.values() for metric in of}
-    return [metric for metric in (*METRICS, *DISTANCES, *LESIONS) if metric in there]
+    return [metric for part in PARTS for metric in part if metric in there]
+
+
+def years_of(scored: Sequence[Scored]) -> list[str]:
+    """The years of BraTS whose rules scored them, sorted; none of figshare's alone."""
+    return sorted({one.rules for one in scored} - {""})
 
 
 def groups_of(scored: Sequence[Scored], part: str = "group") -> dict[str, list[Scored]]:
@@ -158,7 +178,7 @@ def legend_of(
 ) -> list[tuple[str, tuple[int, int, int]]]:
     """(name, RGB) of each colour in the pictures of these cases."""
     regions, legend = regions_of(scored), []
-    if "WT" in regions:
+    if {"WT", "GTV"} & set(regions):
         labels = colours_of("", colours)
         legend += [of for label, of in labels.items() if label != 4 or "RC" in regions]
     if "tumour" in regions:
@@ -168,7 +188,7 @@ def legend_of(
 
 
 def table(scored: Sequence[Scored]) -> str:
-    """The summary for the terminal, a line a region."""
+    """The summary for the terminal, a line a region, and whose rules scored."""
     regions = regions_of(scored)
     width = max(8, *(len(region) + 1 for region in regions), 0)
     more = {name: title for name, title in BRIEF.items() if name in metrics_of(scored)}
@@ -180,6 +200,8 @@ def table(scored: Sequence[Scored]) -> str:
         between = "–" if np.isnan(low) else f"{low:.4f}–{high:.4f}"
         line = f"{region:{width}}{of['mean']:10.4f}{of['median']:10.4f}{of['n']:7}{std:>9}{between:>17}"
         lines.append(line + "".join(f"{summarise(scored, region, name)['mean']:13.3f}" for name in more))
+    if years := years_of(scored):
+        lines.append(f"scored by the rules of BraTS {' and '.join(years)}")
     return "\n".join(lines)
 
 
@@ -199,7 +221,8 @@ def render(contents: Contents) -> str:
         charts=draw_charts(scored),
         makers=Counter(one.maker for one in scored),
         flagged=any(one.flags for one in scored),
-        parts=[part for part in (METRICS, DISTANCES, LESIONS) if set(part) <= set(known)],
+        parts=[part for of in PARTS if (part := [metric for metric in of if metric in known])],
+        rules={year: SAID[year] for year in years_of(scored)},
         titles=TITLES,
         brief={"dice": "Dice", **BRIEF},
         summary={r: {m: _of_page(scored, r, m) for m in known} for r in regions},

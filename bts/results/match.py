@@ -23,6 +23,7 @@ from bts.labels import is_known, to_internal
 from bts.results.layout import LABELMAP, MARKER, versions_of
 from bts.results.marker import Marker, digest
 from bts.scoring import metrics
+from bts.scoring.rules import year_of
 from bts.storage import Entry, Store
 
 
@@ -37,6 +38,8 @@ class Pair:
     version: str = ""
     """ETag or size+mtime of the labelmap, and when it was written: two that come out of zips may be alike in
     size and mtime."""
+    rules: str = ""
+    """Year of the rules of BraTS that score it; empty for figshare, which has none."""
 
     @property
     def fingerprint(self) -> str:
@@ -44,17 +47,19 @@ class Pair:
         apart = "seg" in self.case.files
         roles = ["seg"] if apart and not self.markers else list(self.case.files)
         options = {"labelmap": self.version, "markers": self.markers, "labels": self.case.labels}
+        if self.rules not in ("", "2023"):  # scores kept before there were others are of 2023
+            options["rules"] = self.rules
         return case_fingerprint(self.case, roles, options=options, version=metrics.FORMAT)
 
     def to_row(self) -> dict:
         """For a Ray dataset."""
-        named = {"labelmap": self.labelmap, "version": self.version, "markers": json.dumps(self.markers)}
-        return {"case": self.case.to_json(), **named}
+        named = {"labelmap": self.labelmap, "version": self.version, "rules": self.rules}
+        return {"case": self.case.to_json(), "markers": json.dumps(self.markers), **named}
 
     @classmethod
     def from_row(cls, row: dict) -> "Pair":
         markers = tuple(json.loads(row["markers"]))
-        return cls(Case.from_json(row["case"]), row["labelmap"], markers, row["version"])
+        return cls(Case.from_json(row["case"]), row["labelmap"], markers, row["version"], row["rules"])
 
 
 class Labels(NamedTuple):
@@ -107,10 +112,13 @@ def by_case(keys: Iterable[str], pattern: re.Pattern = LABELMAP) -> dict[str, li
     return found
 
 
-def match(cases: Iterable[Case], entries: Iterable[Entry], *, truths: bool = True) -> Matched:
+def match(
+    cases: Iterable[Case], entries: Iterable[Entry], *, truths: bool = True, rules: str = "auto"
+) -> Matched:
     """Pair the cases with the labelmaps at a folder's top: CASE.nii.gz, CASE-seg.nii, …
 
-    `truths`: only the cases that have a truth; figshare's slices hold theirs.
+    `truths`: only the cases that have a truth; figshare's slices hold theirs. `rules`: the year whose rules
+    score them, auto for that of each data set.
     """
     # An ETag is of the bytes; size and date (with a plus) are not.
     versions = {e.key: f"{e.version} {e.modified}" if "+" in e.version else e.version for e in entries}
@@ -132,7 +140,9 @@ def match(cases: Iterable[Case], entries: Iterable[Entry], *, truths: bool = Tru
         else:
             # A marker speaks of CASE.nii.gz, as jobs.segment names its labelmaps, and of no other.
             own = markers.get(case.id, []) if keys[0] == f"{case.id}.nii.gz" else []
-            matched.pairs.append(Pair(case, keys[0], tuple(own), versions[keys[0]]))
+            year = year_of(case.dataset, case.labels) if rules == "auto" else rules
+            year = year if case.traits.spaced else ""
+            matched.pairs.append(Pair(case, keys[0], tuple(own), versions[keys[0]], year))
     matched.without_truth = sorted(key for keys in labelmaps.values() for key in keys)
     return matched
 

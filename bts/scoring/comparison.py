@@ -10,7 +10,7 @@ from bts.scoring import statistics, tables
 from bts.scoring.metrics import LOWER_IS_BETTER
 from bts.scoring.statistics import Paired
 
-RANKED = ("lesion_dice", "lesion_hd95")  # by which BraTS has ranked since 2023
+RANKED = ("lesion_dice", "lesion_hd95")  # by which BraTS ranked in 2023
 COLUMNS = ("folder", "against", "region", "metric", "statistic", "value")
 STATISTICS = ("n", "first", "second", "difference", "low", "high", "better", "worse", "p")
 Comparison = Mapping[tuple[str, str], Paired]

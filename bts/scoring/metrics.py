@@ -5,18 +5,32 @@ Axes: D z slices, H rows (y), W columns (x). Labels are the project's own: 1 nec
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
-from scipy import ndimage
 
-from bts.labels import CAVITY, REGIONS, TUMOUR, Regions
-from bts.scoring.lesions import GLIOMA, Rules, score_lesions
-from bts.scoring.surfaces import FARTHEST, gaps, robust_hausdorff, surface_dice
+from bts.labels import CAVITY, PAEDIATRIC, REGIONS, TARGET, TISSUES, TUMOUR, TYPES, Regions
+from bts.scoring import borders, surfaces
+from bts.scoring.grouping import number_lesions
+from bts.scoring.lesions import score_lesions, score_parts
+from bts.scoring.matching import score_pairs
+from bts.scoring.rules import GLIOMA, NSD, Rules, Weighting
 
+NAMES = (*REGIONS, *TARGET, *TISSUES, *PAEDIATRIC, *TUMOUR, *TYPES)  # of all regions, in the order shown
 FORMAT = 2  # raised when a score changes for the same labelmaps; part of every kept score's fingerprint
 METRICS = ("dice", "iou", "sensitivity", "specificity")
 DISTANCES = ("hd95", "nsd1", "volume_error_ml")
 LESIONS = ("lesion_dice", "lesion_hd95", "lesions_found", "lesions_missed", "lesions_false")
+SINCE_2024 = ("nsd05", "lesion_nsd05", "lesion_nsd1")
+DETECTION = ("lesion_f1", "lesion_precision", "lesion_recall")  # since 2026
+BY_SIZE = tuple(f"{size}_{of}" for size in ("large", "small") for of in ("f1", "precision", "recall"))
+PARTS = (
+    METRICS,
+    ("hd95", "nsd1", "nsd05", "volume_error_ml"),
+    (*LESIONS, "lesion_nsd05", "lesion_nsd1"),
+    (*DETECTION, *BY_SIZE),
+)
+"""All metrics, in the order and the tables in which they are shown."""
 LOWER_IS_BETTER = {"hd95", "volume_error_ml", "lesion_hd95", "lesions_missed", "lesions_false"}
 """Of a volume error its size, without its sign."""
 LABELS = 5  # background and four
@@ -61,47 +75,102 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """`score`, and of each region what needs space: DISTANCES and LESIONS. spacing: mm, D H W.
 
-    hd95 (mm) is 374 where one side is empty and 0 where both are; nsd1 is the surface Dice at 1 mm;
-    volume_error_ml is positive where the prediction is larger.
+    Rules since 2024 add SINCE_2024, those of 2026 DETECTION and, where they tell large lesions from small
+    ones, BY_SIZE. hd95 (mm) is the farthest distance of the rules where one side is empty and 0 where both
+    are; nsd1 and nsd05 are the surface Dice at 1 and 0.5 mm; volume_error_ml is positive where the prediction
+    is larger.
     """
     scores = score(truth_DHW, prediction_DHW, regions, where_present)
+    if rules.farthest is None:
+        rules = replace(rules, farthest=float(np.linalg.norm(truth_DHW.shape)))
     # The challenge's axes: its table of areas tells them apart.
-    labels, mm = [one.T for one in _crop(truth_DHW, prediction_DHW, rules.reach)], spacing[::-1]
-    known = {**regions, **where_present}
-    return {region: {**of, **_in_space(*labels, known[region], mm, rules)} for region, of in scores.items()}
+    labels, mm = [one.T for one in _crop(truth_DHW, prediction_DHW, rules.widest)], spacing[::-1]
+    known = {**TISSUES, **regions, **where_present}
+    lesions = _number(*labels, known, mm, rules) if rules.grouped else {}
+    return {
+        region: {**of, **_in_space(*labels, known[region], mm, rules.of(region), lesions.get(region))}
+        for region, of in scores.items()
+    }
 
 
-def _in_space(truth_XYZ, prediction_XYZ, labels, spacing, rules: Rules) -> dict[str, float]:
+def _number(truth_XYZ, prediction_XYZ, known, spacing, rules: Rules) -> dict[str, list[np.ndarray]]:
+    """[lesions of the truth, of the prediction] of each region, where they depend on other regions."""
+    least = {region: rules.of(region).smallest for region in known}
+    if rules.grouped == "mm3":
+        least = {region: mm3 / float(np.prod(spacing)) for region, mm3 in least.items()}
+    sides = (truth_XYZ, {}), (prediction_XYZ, least)
+    found = [
+        number_lesions({name: np.isin(side, of) for name, of in known.items()}, rules, least_voxels=voxels)
+        for side, voxels in sides
+    ]
+    return {region: [side[region] for side in found] for region in known}
+
+
+def _in_space(truth_XYZ, prediction_XYZ, labels, spacing, rules: Rules, lesions) -> dict[str, float]:
     inside = np.zeros(LABELS, bool)
     inside[list(labels)] = True
-    truth, prediction = inside[truth_XYZ], inside[prediction_XYZ]
-    truth, prediction = _crop(truth, prediction, margin=rules.reach)
-    volumes = int(truth.sum()), int(prediction.sum())
-    if all(volumes):
-        found = gaps(truth, prediction, spacing)
-        hd95, nsd1 = robust_hausdorff(found), surface_dice(found)
+    masks = inside[truth_XYZ], inside[prediction_XYZ]
+    box = _box(*masks, margin=rules.widest)
+    truth, prediction = (mask[box] for mask in masks)
+    found = _gaps(truth, prediction, spacing, rules)
+    if rules.matching == "pair":
+        by_lesion = score_pairs(truth, prediction, spacing, rules, found.get("voxels"))
+    elif lesions:
+        by_lesion = score_parts(*(side[box] for side in lesions), spacing, rules)
     else:
-        hd95, nsd1 = (FARTHEST, 0.0) if any(volumes) else (0.0, 1.0)
-    error = (volumes[1] - volumes[0]) * float(np.prod(spacing)) / 1000
-    distances = dict(zip(DISTANCES, (hd95, nsd1, error), strict=True))
-    return {**distances, **score_lesions(truth, prediction, spacing, rules)}
+        by_lesion = score_lesions(truth, prediction, spacing, rules)
+    voxels = int(truth.sum()), int(prediction.sum())
+    error = (voxels[1] - voxels[0]) * float(np.prod(spacing)) / 1000
+    return {**_distances(found, any(voxels), rules), "volume_error_ml": error, **by_lesion}
+
+
+def _gaps(truth, prediction, spacing, rules: Rules) -> dict[Weighting, tuple]:
+    """The gaps between two masks, as the rules weight them; none where they leave nothing to measure."""
+    # In 2026 what does not overlap is as far apart as it can be.
+    apart = not (truth & prediction).any() if rules.matching == "pair" else False
+    if apart or not truth.any() or not prediction.any():
+        return {}
+    measure_gaps = {"area": surfaces.gaps, "voxels": borders.gaps}
+    wanted = {rules.hausdorff, rules.surface_dice}
+    return {weighting: measure_gaps[weighting](truth, prediction, spacing) for weighting in wanted}
+
+
+def _distances(found: Mapping[Weighting, tuple], anything: bool, rules: Rules) -> dict[str, float]:
+    """hd95 and the rules' surface Dice from the gaps between two masks. anything: one is not empty."""
+    near = [NSD[tolerance] for tolerance in rules.tolerances]
+    if not found:
+        hd95, nsd = (rules.farthest, 0.0) if anything else (0.0, 1.0)
+        return {"hd95": hd95, **dict.fromkeys(near, nsd)}
+    hausdorff = {"area": surfaces.robust_hausdorff, "voxels": borders.hausdorff}[rules.hausdorff]
+    dice = {"area": surfaces.surface_dice, "voxels": borders.surface_dice}[rules.surface_dice]
+    shares = [dice(found[rules.surface_dice], tolerance) for tolerance in rules.tolerances]
+    return {"hd95": hausdorff(found[rules.hausdorff]), **dict(zip(near, shares, strict=True))}
 
 
 def _crop(truth: np.ndarray, prediction: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
     """Both without what is empty in both, but for a margin."""
-    boxes = ndimage.find_objects(((truth | prediction) != 0).view(np.uint8))
-    box = boxes[0] if boxes else (slice(0, 0),) * 3
-    wider = tuple(slice(max(0, s.start - margin), s.stop + margin) for s in box)
-    return truth[wider], prediction[wider]
+    box = _box(truth, prediction, margin)
+    return truth[box], prediction[box]
+
+
+def _box(truth: np.ndarray, prediction: np.ndarray, margin: int) -> tuple[slice, ...]:
+    """Around all that is not 0 in either, as slices."""
+    either, box = truth | prediction, []
+    for axis in range(either.ndim):
+        there = np.flatnonzero(either.any(axis=tuple(other for other in range(either.ndim) if other != axis)))
+        first, last = there[[0, -1]].tolist() if there.size else (0, -1)
+        box.append(slice(max(0, first - margin), last + 1 + margin))
+    return tuple(box)
 
 
 def mean_score(scores: Mapping[str, Mapping[str, float]], metric: str) -> float:
-    """One number for a case: the mean of a metric over WT, TC and ET, or figshare's of tumour.
+    """One number for a case: the mean of a metric over WT, TC and ET, or of GTV, or figshare's of tumour.
 
-    Left out are the cavity and the types, which not every case has. Raises KeyError where the case was not
+    Left out are the tissues and types, which not every case has. Raises KeyError where the case was not
     scored by that metric.
     """
-    return float(np.mean([scores[region][metric] for region in (TUMOUR if "tumour" in scores else REGIONS)]))
+    (regions,) = [of for of in (TUMOUR, TARGET) if of.keys() <= scores.keys()] or [REGIONS]
+    return float(np.mean([scores[region][metric] for region in regions]))
 
 
 def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:

@@ -5,6 +5,7 @@ surface-distance. A surface element lies where the eight voxels around a corner 
 as much as its area; the table of areas is that package's own. Axes: X columns, Y rows, Z slices.
 """
 
+import functools
 from itertools import product
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class Gaps(NamedTuple):
 
 def gaps(truth_XYZ: np.ndarray, prediction_XYZ: np.ndarray, spacing: tuple[float, ...]) -> tuple[Gaps, Gaps]:
     """(from the truth, from the prediction) of two bool masks, neither empty. spacing: mm along X Y Z."""
-    areas = create_table_neighbour_code_to_surface_area(spacing)
+    areas = _areas(tuple(spacing))
     codes = _codes(truth_XYZ), _codes(prediction_XYZ)
     borders = [(code != 0) & (code != INSIDE) for code in codes]
     points = [np.argwhere(border) * np.asarray(spacing) for border in borders]
@@ -52,6 +53,12 @@ def surface_dice(found: tuple[Gaps, Gaps], tolerance: float = 1.0) -> float:
     """Share of both surfaces' area that lies within the tolerance (mm) of the other."""
     near = sum(float(one.areas[one.mm <= tolerance].sum()) for one in found)
     return near / sum(float(one.areas.sum()) for one in found)
+
+
+@functools.cache  # it takes ten milliseconds, and a case has many lesions of one spacing
+def _areas(spacing: tuple[float, ...]) -> np.ndarray:
+    """mm² of a surface element by its code."""
+    return create_table_neighbour_code_to_surface_area(spacing)
 
 
 def _percentile(one: Gaps, share: float) -> float:

@@ -1,8 +1,8 @@
 """Scores as tables for pandas, R and spreadsheets: long form, a row a case, region and metric.
 
 Beside the columns, the file metadata `bts` of scores.parquet (JSON) says of each case the patient, the maker
-of its labelmap, its flags and the volume of its truth. brats.csv has the rows and columns of the BraTS
-challenge's own online evaluation.
+of its labelmap, its flags, the volume of its truth and the year whose rules scored it. brats.csv has the rows
+and columns of the BraTS challenge's own online evaluation.
 """
 
 import csv
@@ -21,7 +21,7 @@ from bts.report.page import Scored
 from bts.scoring import statistics
 from bts.storage import read_file
 
-KNOWN = ("patient", "maker", "flags", "truth_ml", "expected")  # of a case, in the file's metadata
+KNOWN = ("patient", "maker", "flags", "truth_ml", "expected", "rules")  # of a case, in the file's metadata
 TEXTS = ("case_id", "group", "dataset", "region", "metric")  # columns before `value`
 BRATS = {
     f"{title}_{region}": (region, metric)
@@ -79,7 +79,8 @@ def read(data: bytes, name: str) -> list[Scored]:
     for row in rows:
         case_id = row["case_id"]
         if case_id not in found:
-            found[case_id] = Scored(case_id, row["group"], row["dataset"], {}, **cases[case_id])
+            known = {"rules": "2023", **cases[case_id]}  # until there were others
+            found[case_id] = Scored(case_id, row["group"], row["dataset"], {}, **known)
         found[case_id].scores.setdefault(row["region"], {})[row["metric"]] = row["value"]
     return list(found.values())
 

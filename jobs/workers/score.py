@@ -11,7 +11,8 @@ from bts.labels import regions_of
 from bts.report import case_page, slices
 from bts.report.page import Scored
 from bts.results.match import Labels, Pair, read_images, read_pair
-from bts.scoring import lesions, metrics
+from bts.scoring import metrics
+from bts.scoring.rules import rules_of
 from bts.storage import Store
 
 
@@ -39,8 +40,8 @@ class Score:
 
     def _about(self, pair: Pair, found: Labels) -> dict:
         known = pair.case.traits.spaced
-        regions = regions_of(found.convention)[0]
-        volumes = metrics.volumes_ml(found.truth, regions, found.grid.zooms) if known else {}
+        regions = rules_of(pair.case.dataset, pair.rules).regions if known else {}
+        volumes = metrics.volumes_ml(found.truth, regions, found.grid.zooms)
         page = self.colours if self.pages else ""
         said = {"maker": found.maker, "flags": found.flags, "expected": found.expected}
         return {**said, "truth_ml": volumes, "page": page}
@@ -57,12 +58,12 @@ def scored_of(pair: Pair, scores: dict, about: dict) -> Scored:
     case = pair.case
     known = {name: about[name] for name in ("maker", "flags", "truth_ml")}
     known["expected"] = about.get("expected", {})  # older scores have none
-    return Scored(case.id, case.group, case.dataset, scores, case.patient, **known)
+    return Scored(case.id, case.group, case.dataset, scores, case.patient, rules=pair.rules, **known)
 
 
 def _measure(pair: Pair, found: Labels) -> dict[str, dict[str, float]]:
-    regions = regions_of(found.convention)
+    sides = found.truth, found.prediction
     if not pair.case.traits.spaced:
-        return metrics.score(found.truth, found.prediction, *regions)
-    rules = lesions.RULES.get(pair.case.dataset, lesions.GLIOMA)
-    return metrics.measure(found.truth, found.prediction, *regions, spacing=found.grid.zooms, rules=rules)
+        return metrics.score(*sides, *regions_of(found.convention))
+    rules = rules_of(pair.case.dataset, pair.rules)
+    return metrics.measure(*sides, rules.regions, rules.where_present, spacing=found.grid.zooms, rules=rules)

@@ -240,6 +240,30 @@ def test_again_computes_only_what_changed_and_a_dry_run_says_so(ray_local, tmp_p
     assert len(report.list("_scores")) == 1
 
 
+def test_scores_name_the_rules_and_are_not_kept_for_others(ray_local, tmp_path, capsys):
+    """Two of eight voxels apart: false in 2023, and of no account to the mean in 2026."""
+    labelmaps, cases, report = where = folders(str(tmp_path))
+    crumb = TRUTH.copy()
+    crumb[30:32, 40:42, 18:20] = 3
+    later = "BraTS-GLI-00007-101"  # after treatment: the set of 2024
+    for case in (PERFECT, later):
+        cases.put(f"{case}/{case}-seg.nii.gz", nifti(TRUTH, RAS))
+        labelmaps.put(f"{case}.nii.gz", nifti(crumb, RAS))
+    found = {}
+    for rules in ("auto", "2023", "2026"):
+        _, said, details = run(capsys, *where, rules=rules)
+        values = {(r["case_id"], r["metric"]): r["value"] for r in parquet(report) if r["region"] == "ET"}
+        found[rules] = [values.get((case, "lesion_dice")) for case in (PERFECT, later)]
+        years = details["rules"]
+        assert f"rules of BraTS {' and '.join(years)}" in said
+        assert f"rules of BraTS {' and '.join(years)}" in report.read("index.html").decode()
+        assert [one.rules for one in tables.load(report.uri)] == [years[0], years[-1]]
+        assert f"BraTS {years[-1]}" in report.read(f"cases/{later}.html").decode()
+    assert found == {"auto": [0.5, 1], "2023": [0.5, 0.5], "2026": [1, 1]}
+    _, said, _ = run(capsys, *where, rules="2026")
+    assert "nothing to compute" in said
+
+
 def test_a_bucket_a_marker_and_a_formula(ray_local, bucket, capsys):
     labelmaps, cases, report = folders(bucket.uri)
     case = "=1+1"

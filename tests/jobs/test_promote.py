@@ -40,7 +40,9 @@ def champion(tracker: Tracker, name: str) -> str:
     return tracker.version(f"models:/{name}@champion").number
 
 
-def report(folder, model: bytes, dice: float, *, cases=range(10, 30), options="", truth_ml=40.0) -> str:
+def report(
+    folder, model: bytes, dice: float, *, cases=range(10, 30), options="", truth_ml=40.0, rules=""
+) -> str:
     """A report's folder with scores near `dice` and HD95 near 100 × (1 − dice)."""
     scored = []
     for n in cases:
@@ -48,7 +50,8 @@ def report(folder, model: bytes, dice: float, *, cases=range(10, 30), options=""
         of = {"dice": value, "hd95": 100 * (1 - value)}
         scores = {region: of for region in REGIONS}
         maker, truth = f"{digest(model)}{options}", {"WT": truth_ml}
-        scored.append(Scored(f"case{n}", "", "brats2021", scores, f"p{n}", maker, truth_ml=truth))
+        known = {"truth_ml": truth, "rules": rules}
+        scored.append(Scored(f"case{n}", "", "brats2021", scores, f"p{n}", maker, **known))
     Store(folder).put("scores.parquet", tables.write(scored)["scores.parquet"])
     return str(folder)
 
@@ -97,6 +100,14 @@ def test_scores_against_other_truths_say_nothing(tracker, registry, tmp_path, ca
     again = report(tmp_path / "a", new, 0.6)
     code, _, said = run(capsys, f"models:/{name}/2", of_new, again, report(tmp_path / "o", old, 0.7))
     assert code == 2 and "case10 has two different scores" in said and champion(tracker, name) == "1"
+
+
+def test_scores_by_the_rules_of_different_years_say_nothing(tracker, registry, tmp_path, capsys):
+    name, (old, new) = registry
+    of_new = report(tmp_path / "n", new, 0.8, rules="2026")
+    of_old = report(tmp_path / "o", old, 0.7, rules="2023")
+    code, _, said = run(capsys, f"models:/{name}/2", of_new, of_old)
+    assert code == 2 and "case10 was scored by the rules of BraTS 2026 and 2023" in said
 
 
 def mixed(model: bytes) -> bytes:

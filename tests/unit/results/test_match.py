@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,6 +151,16 @@ def test_labelmaps_out_of_two_zips_are_told_apart(stores):
         time.sleep(0.02)
         found.append(match(find_cases(stores[0].list()).cases, stores[1].list()).pairs[0].fingerprint)
     assert found[0] != found[1]
+
+
+def test_scores_are_of_the_rules_of_the_data_set_or_of_those_asked_for(stores):
+    pair_of(stores, voxels()[1])
+    cases, entries = find_cases(stores[0].list()).cases, list(stores[1].list())
+    auto, named, later = (match(cases, entries, rules=rules).pairs[0] for rules in ("auto", "2023", "2026"))
+    assert auto == named and (named.rules, later.rules) == ("2023", "2026")
+    assert later.fingerprint != named.fingerprint, "kept scores are of one year"
+    assert named.fingerprint == replace(named, rules="").fingerprint, "those of before there were rules stay"
+    assert Pair.from_row(later.to_row()) == later
 
 
 def test_a_marker_is_believed_of_its_own_bytes_alone(stores):

@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 from bts.images.nifti import read_nifti
 from bts.labels import CAVITY, REGIONS, regions_of
-from bts.scoring.lesions import GLIOMA, RULES
 from bts.scoring.metrics import METRICS, confusion, mean_dice, measure, score
+from bts.scoring.rules import GLIOMA, rules_of
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden"
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)
@@ -124,7 +124,7 @@ def official() -> list:
     return [pytest.param(rows, id=prediction[: -len(".nii.gz")]) for (_, prediction), rows in found.items()]
 
 
-RULES_OF = {"BraTS-GLI": GLIOMA, "BraTS-MET": RULES["brats2023-met"]}
+RULES_OF = {"BraTS-GLI": GLIOMA, "BraTS-MET": rules_of("brats2023-met")}
 
 
 @pytest.mark.slow

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bts.labels import CAVITY, REGIONS
-from bts.scoring.lesions import GLIOMA, Rules, dilate, score_lesions
+from bts.scoring.lesions import dilate, score_lesions
 from bts.scoring.metrics import DISTANCES, LESIONS, measure
+from bts.scoring.rules import GLIOMA, Rules
 from bts.scoring.surfaces import FARTHEST, gaps, robust_hausdorff, surface_dice
 
 MM = (1.0, 1.0, 1.0)
