@@ -16,17 +16,16 @@ from typing import Literal
 import ray
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-from bts import tracking
 from bts.cases import worklist
 from bts.cases.case import MODALITIES, Case
 from bts.cases.layouts import find_cases
 from bts.errors import Failure, UsageError
 from bts.inference.options import SegmentOptions
 from bts.labels import WRITTEN_AS, can_be_written, spelt
-from bts.model.file import BOX, describe, load_model
+from bts.model.file import BUNDLED, describe, load_model, read_model
 from bts.results import colour_tables
 from bts.results.layout import convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
-from bts.storage import Entry, Store, read_file
+from bts.storage import Entry, Store
 from jobs.driver import incremental
 from jobs.driver.cluster import start_ray
 from jobs.driver.figshare_index import index_figshare, set_unfit_aside
@@ -38,7 +37,6 @@ from jobs.workers.read import Read
 from jobs.workers.write import FORMAT, Write
 
 ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
-IN_THE_BOX = "box"
 IO_CPUS = 0.25  # of a read or write task, which mostly waits for the store
 IO_TASKS = 16  # that read, and as many that write, for a predicting actor that is still to come
 
@@ -52,7 +50,7 @@ class Settings(incremental.Flags, SegmentOptions):
     figshare's slices there, any other model the other cases."""
     labelmaps: str
     """Folder or s3://bucket/prefix for the labelmaps."""
-    model: tuple[str, ...] = (IN_THE_BOX,)
+    model: tuple[str, ...] = (BUNDLED,)
     """Model file (path or URI) or models:/NAME@ALIAS of the registry; several are averaged as an ensemble.
     box is the model that comes with the project (bts/weights/README.md)."""
     roles: tuple[str, ...] = ()
@@ -84,6 +82,8 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
     """
     found, targets = [], {}
     for name in names:
+        if name == BUNDLED:
+            say("the bundled model has seen few patients; what it is good for: bts/weights/README.md")
         data = read_model(name)
         targets[name] = load_model(data, name).preset.targets
         found.append((name, data))
@@ -91,14 +91,6 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
         said = ", ".join(f"{name} predicts {kind}" for name, kind in targets.items())
         raise UsageError(f"--model: {said}; an ensemble needs models of equal targets")
     return found, next(iter(targets.values()))
-
-
-def read_model(name: str) -> bytes:
-    """The model file that `--model` names."""
-    if name == IN_THE_BOX:
-        say("the model in the box has seen few patients; what it is good for: bts/weights/README.md")
-        return BOX.read_bytes()
-    return tracking.Tracker().read(name) if name.startswith("models:/") else read_file(name)
 
 
 def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
