@@ -11,10 +11,8 @@ tasks). Only what is new or changed is done; a case with bad data fails alone, w
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
-
-import ray
-from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from bts.cases import worklist
 from bts.cases.case import MODALITIES, Case
@@ -22,17 +20,16 @@ from bts.cases.layouts import find_cases
 from bts.errors import Failure, UsageError
 from bts.inference.options import SegmentOptions
 from bts.labels import WRITTEN_AS, can_be_written, spelt
-from bts.model.file import BUNDLED, describe, load_model, read_model
 from bts.results import colour_tables
 from bts.results.layout import convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
 from bts.storage import Entry, Store
 from jobs.driver import incremental
-from jobs.driver.cluster import start_ray
+from jobs.driver.cluster import one_task_each
 from jobs.driver.figshare_index import index_figshare, set_unfit_aside
+from jobs.driver.here import cores, fits_here, run_here
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.progress import say, stream
-from jobs.workers.predict import Predict
 from jobs.workers.read import Read
 from jobs.workers.write import FORMAT, Write
 
@@ -50,7 +47,7 @@ class Settings(incremental.Flags, SegmentOptions):
     figshare's slices there, any other model the other cases."""
     labelmaps: str
     """Folder or s3://bucket/prefix for the labelmaps."""
-    model: tuple[str, ...] = (BUNDLED,)
+    model: tuple[str, ...] = ("box",)
     """Model file (path or URI) or models:/NAME@ALIAS of the registry; several are averaged as an ensemble.
     box is the model that comes with the project (bts/weights/README.md)."""
     roles: tuple[str, ...] = ()
@@ -75,11 +72,13 @@ class Settings(incremental.Flags, SegmentOptions):
             raise UsageError(f"--gpu-share {self.gpu_share:g}: give more than 0 and at most 1")
 
 
-def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
-    """((name, bytes) of each model, checked; what they all predict: Preset.targets).
+def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dict], str]:
+    """((name, bytes) of each model, checked; what a result says of each; what all predict: Preset.targets).
 
     Raises UsageError naming the one that is no model, or those that differ.
     """
+    from bts.model.file import BUNDLED, describe, load_model, read_model  # torch, which --help does without
+
     found, targets = [], {}
     for name in names:
         if name == BUNDLED:
@@ -90,11 +89,13 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
     if len(set(targets.values())) > 1:
         said = ", ".join(f"{name} predicts {kind}" for name, kind in targets.items())
         raise UsageError(f"--model: {said}; an ensemble needs models of equal targets")
-    return found, next(iter(targets.values()))
+    return found, [describe(data, name) for name, data in found], next(iter(targets.values()))
 
 
 def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
     """Modalities that none of the models looks at: a case may lack them."""
+    from bts.model.file import load_model
+
     used = {m for name, data in models for m in load_model(data, name).preset.modalities}
     return [m for m in MODALITIES if m not in used]
 
@@ -102,12 +103,11 @@ def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
 def main(settings: Settings) -> Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.labelmaps)
-    models, targets = read_models(settings.model)
-    described = [describe(data, name) for name, data in models]
+    models, described, targets = read_models(settings.model)
     listing = list_cases(source, settings.labels, settings.roles)
     who = f"--model {' '.join(settings.model)} (targets {targets})"
     unfit = set_unfit_aside(listing, targets in WRITTEN_AS, source, who)
-    failed = index_figshare(listing, source, output, keep=not settings.dry_run)
+    failed = index_figshare(listing, source, output, settings.ray, keep=not settings.dry_run)
     incremental.keep_part(listing, settings)
     failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
@@ -191,10 +191,38 @@ def run(
     rows: list[dict], source: Store, write: Write, models: list[tuple[str, bytes]], settings: Settings
 ) -> Iterator[dict]:
     """Stream the cases through the three stages."""
+    read = Read(source, (*settings.allow_missing, *unused(models)))
     if not rows:
         say("nothing to do: every case has its labelmap")
-        return
-    start_ray()
+    elif fits_here("yes" if settings.ray == "auto" and settings.predictors else settings.ray, len(rows)):
+        yield from predict_here(rows, read, write, models, settings)
+    else:
+        yield from predict_by_actors(rows, read, write, models, settings)
+
+
+def predict_here(
+    rows: list[dict], read: Read, write: Write, models: list[tuple[str, bytes]], settings: Settings
+) -> Iterator[dict]:
+    """In this process, with the threads that an actor would have."""
+    from bts.model.device import pick_device
+    from jobs.workers.predict import Predict
+
+    gpus = wanted_gpus(settings.gpu, int(pick_device(None).type == "cuda"), alone=True)
+    _, threads, _ = pool([cores()], gpus)
+    predict = Predict(lambda: models, None if gpus else "cpu", threads, settings)
+    yield from run_here("segment", rows, read, predict, write)
+
+
+def predict_by_actors(
+    rows: list[dict], read: Read, write: Write, models: list[tuple[str, bytes]], settings: Settings
+) -> Iterator[dict]:
+    """By Ray: predicting actors, tasks that read before them and tasks that write after."""
+    import ray
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+    from jobs.workers.predict import Predict
+
+    cases = one_task_each(rows)
     alone = not os.environ.get("RAY_ADDRESS")
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     gpus = wanted_gpus(settings.gpu, int(ray.cluster_resources().get("GPU", 0)), alone)
@@ -205,16 +233,12 @@ def run(
     actors = min(asked or fitting, len(rows))
     # Told, for an actor that asked for no GPU sees those of its machine all the same.
     device = None if gpus else "cpu"
-    how = (ray.put(models), device, threads, settings)
-    predicted = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(Read(source, (*settings.allow_missing, *unused(models))).__call__, **io)
-        .map(
-            Predict,
-            fn_constructor_args=how,
-            compute=ActorPoolStrategy(size=actors),
-            **resources,
-        )
+    how = (partial(ray.get, ray.put(models)), device, threads, settings)
+    predicted = cases.map(read.__call__, **io).map(
+        Predict,
+        fn_constructor_args=how,
+        compute=ActorPoolStrategy(size=actors),
+        **resources,
     )
     yield from stream("segment", len(rows), predicted, write, **io)
 
@@ -222,7 +246,7 @@ def run(
 def wanted_gpus(gpu: str, there: int, alone: bool) -> int:
     """GPUs to predict with. Raises UsageError for those that this machine does not have."""
     if gpu == "yes" and alone and not there:
-        raise UsageError("--gpu yes: this machine has no GPU that Ray sees")
+        raise UsageError("--gpu yes: this machine has no GPU that can be used")
     return {"auto": there, "yes": max(1, there), "no": 0}[gpu]
 
 
