@@ -38,6 +38,7 @@ def test_an_unknown_command_is_wrong_usage():
     assert done.returncode == 2 and "no command 'segmnet'" in done.stderr and "segment" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [["segment", "--help"], ["segment", "--cases"], ["status", "--help"]])
 def test_a_command_is_the_job_itself(flags):
     done = run_bts(*flags)

@@ -75,6 +75,7 @@ def test_both_ways_give_the_same_bytes(ray_local, cases, model, tmp_path):
     assert [key for key in by_ray.keys() | in_process.keys() if by_ray.get(key) != in_process.get(key)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["preprocess", "segment", "evaluate"])
 def test_a_few_cases_are_done_without_ray(job, cases, model, tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -6,6 +6,7 @@ import sys
 
 import nibabel as nib
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import bts
@@ -41,15 +42,16 @@ def test_using_it_starts_and_imports_no_ray():
 
 
 @pytest.fixture(scope="module")
-def by_the_jobs(ray_local, cases, model, tmp_path_factory):
+def by_the_jobs(cases, model, tmp_path_factory):
     """Folders of labelmaps and report, by the jobs."""
     here = tmp_path_factory.mktemp("jobs")
-    done = segment.main(segment.Settings(cases.uri, str(here / "labelmaps"), (model,)))
+    done = segment.main(segment.Settings(cases.uri, str(here / "labelmaps"), (model,), ray="no"))
     assert done.counts["written"] == 2
-    evaluate.main(evaluate.Settings(str(here / "labelmaps"), cases.uri, str(here / "report")))
+    evaluate.main(evaluate.Settings(str(here / "labelmaps"), cases.uri, str(here / "report"), ray="no"))
     return here
 
 
+@pytest.mark.slow
 def test_segment_gives_the_very_labelmap_of_the_job(cases, model, by_the_jobs):
     data = gzip.decompress((by_the_jobs / "labelmaps" / f"{CASE}.nii.gz").read_bytes())
     opened = bts.open_model(model)
@@ -62,11 +64,10 @@ def test_segment_gives_the_very_labelmap_of_the_job(cases, model, by_the_jobs):
     assert bts.segment(files, [model], case=CASE).to_bytes() == data
 
 
+@pytest.mark.slow
 def test_score_gives_the_scores_of_the_job(cases, by_the_jobs):
     truth = f"{cases.uri}/{CASE}/{CASE}_seg.nii.gz"
     labelmap = by_the_jobs / "labelmaps" / f"{CASE}.nii.gz"
-    import pyarrow.parquet as pq
-
     table = pq.read_table(by_the_jobs / "report" / "scores.parquet").to_pylist()
     of_the_job: dict = {}
     for row in table:
