@@ -147,9 +147,7 @@ def test_brats_csv_lies_beside(reported):
     )
 
 
-def test_scores_name_the_model_and_a_refusing_tracker_changes_nothing(
-    tmp_path, capsys, monkeypatch
-):
+def test_scores_name_the_model_and_a_refusing_tracker_changes_nothing(tmp_path, capsys, monkeypatch):
     labelmaps, cases, output = where = folders(str(tmp_path))
     cases.put(f"{PERFECT}/{PERFECT}-seg.nii.gz", nifti(TRUTH, RAS))
     labelmaps.put(f"{PERFECT}.nii.gz", nifti(TRUTH, RAS))
