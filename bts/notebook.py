@@ -12,10 +12,12 @@ from bts.cases.case import MODALITIES, Case, CaseVolume
 from bts.cases.datasets import identify
 from bts.cases.layouts import find_cases
 from bts.cases.read import fetch, load_case
+from bts.cases.said import list_folder
 from bts.errors import CaseError, UsageError
 from bts.images.grid import Volume
 from bts.images.nifti import read_nifti, write_labelmap
-from bts.labels import WRITTEN_AS, from_internal, regions_of, to_internal
+from bts.labels import WRITTEN_AS, from_internal, regions_of, spelt, to_internal
+from bts.results.layout import convention_of
 from bts.storage import Entry, Store, read_file
 
 if TYPE_CHECKING:  # what needs torch or SciPy is loaded by the functions that use it
@@ -38,8 +40,8 @@ def read_case(
     """One case on the canonical grid, cropped to the brain.
 
     place: a folder or s3://bucket/prefix, or the files of one case by role ({"t1": path, …, "seg": path}).
-    case: which one, where the folder holds several. labels: its label convention, a key of
-    bts.labels.CONVENTIONS; auto: the one that the name of the case tells. truth: read the ground truth, where
+    case: which one, where the folder holds several. labels: its label convention, as jobs.segment
+    --labels takes it; auto: the one that the name of the case tells. truth: read the ground truth, where
     there is one. allow_missing: modalities that the case may lack.
     Raises CaseError for bad data, UsageError where there is no such case.
     """
@@ -88,8 +90,7 @@ def segment(
     volume = place
     if not isinstance(place, CaseVolume):
         volume = read_case(place, case=case, truth=False, allow_missing=model.allow_missing)
-    asked = labels if labels != "auto" else volume.labels or "brats2023"
-    convention = WRITTEN_AS.get(model.preset.targets, asked)
+    convention = convention_of(volume, spelt(labels), model.preset.targets)
     values_DHW = from_internal(volume.whole(model(volume)), convention)
     made_by = "bts " + "+".join(one.digest for one in model.models)
     return nib.Nifti1Image.from_bytes(gzip.decompress(write_labelmap(values_DHW, volume.grid, made_by)))
@@ -105,7 +106,7 @@ def score(truth: Image, prediction: Image, *, labels: str = "auto") -> dict[str,
     from bts.scoring import lesions, metrics
 
     dataset, told = _told_by_name(truth)
-    convention = labels if labels != "auto" else told or "brats2023"
+    convention = spelt(labels) if labels != "auto" else told or "brats2023"
     wanted, found = _read(truth, "the truth"), _read(prediction, "the prediction")
     if not found.grid.same_place(wanted.grid):
         problem = f"its grid ({found.grid.describe()}) is not the truth's ({wanted.grid.describe()})"
@@ -123,7 +124,7 @@ def _find(place: Place | Files, case: str, labels: str) -> tuple[Store, Case]:
     if isinstance(place, Mapping):
         return _of_files(place, case, labels)
     store = Store(str(place))
-    listing = find_cases(store.list(), labels)
+    listing = list_folder(store, labels)
     rows = [figshare.read_index_row(fetch(e.key, store, e.size), e) for e in listing.slices]
     patients, twins = figshare.refuse_twins(figshare.cases_of(rows))
     if problems := [one for one in (*listing.problems, *twins) if case in ("", one.case)]:
@@ -148,7 +149,7 @@ def _of_files(files: Files, case: str, labels: str) -> tuple[Store, Case]:
     named = find_cases(entries.values()).cases
     case = case or (named[0].id if len(named) == 1 else "case")
     dataset, told, patient = identify(case, ["msd"] if "image" in files else [])
-    convention = told if labels == "auto" else labels
+    convention = told if labels == "auto" else spelt(labels)
     return Store(folder or "/"), Case(case, patient, dataset, "", convention, entries)
 
 
