@@ -89,7 +89,9 @@ def segment(
         model = open_model(model or "box")
     volume = place
     if not isinstance(place, CaseVolume):
-        volume = read_case(place, case=case, truth=False, allow_missing=model.allow_missing)
+        used = {modality for one in model.models for modality in one.preset.modalities}
+        allowed = model.allow_missing | {modality for modality in MODALITIES if modality not in used}
+        volume = read_case(place, case=case, truth=False, allow_missing=allowed)
     convention = convention_of(volume, spelt(labels), model.preset.targets)
     values_DHW = from_internal(volume.whole(model(volume)), convention)
     made_by = "bts " + "+".join(one.digest for one in model.models)

@@ -191,10 +191,11 @@ def run(
     rows: list[dict], source: Store, write: Write, models: list[tuple[str, bytes]], settings: Settings
 ) -> Iterator[dict]:
     """Stream the cases through the three stages."""
-    read = Read(source, (*settings.allow_missing, *unused(models)))
     if not rows:
         say("nothing to do: every case has its labelmap")
-    elif fits_here("yes" if settings.ray == "auto" and settings.predictors else settings.ray, len(rows)):
+        return
+    read = Read(source, (*settings.allow_missing, *unused(models)))
+    if fits_here("yes" if settings.ray == "auto" and settings.predictors else settings.ray, len(rows)):
         yield from predict_here(rows, read, write, models, settings)
     else:
         yield from predict_by_actors(rows, read, write, models, settings)
