@@ -46,6 +46,7 @@ demo: venv
 
 test: .venv/installed-test
 	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m ruff format --check bts jobs tests benchmarks
 	@.venv/bin/python -m pytest
 
 test-fast: .venv/installed-test

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-import ray
-
 from bts import tracking
 from bts.colours import Colours
 from bts.errors import Failure, RunError, UsageError
@@ -26,8 +24,9 @@ from bts.scoring import comparison, tables
 from bts.scoring.score_cache import Scorebook
 from bts.storage import Store
 from jobs.driver import incremental
-from jobs.driver.cluster import start_ray
+from jobs.driver.cluster import one_task_each
 from jobs.driver.figshare_index import index_figshare
+from jobs.driver.here import UseRay, fits_here, run_here
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, check_max_failed, run_job
 from jobs.driver.pictures import draw_cases, draw_comparison, montage, name_folders
@@ -68,6 +67,9 @@ class Settings:
     """Say which cases would be scored and why, and write nothing."""
     max_failed: str = "0"
     """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
+    ray: UseRay = "auto"
+    """auto: this process scores the cases by itself, without starting Ray, where no cluster is named and they
+    are few (two a core, eight at most); no: it scores them all; yes: Ray does. The scores are the same."""
 
 
 def main(settings: Settings) -> Outcome:
@@ -76,7 +78,7 @@ def main(settings: Settings) -> Outcome:
     ours, *names = folders = name_folders([labelmaps, *map(Store, settings.against)])
     others = {name: folders[name] for name in names}
     listing = list_cases(source, settings.labels, settings.roles)
-    failed = index_figshare(listing, source, output, keep=not settings.dry_run)
+    failed = index_figshare(listing, source, output, settings.ray, keep=not settings.dry_run)
     matched = match(listing.cases, labelmaps.list(), rules=settings.rules)
     say_matched(matched, source, labelmaps, unread=len(failed))
     failed += [Failure.of(problem) for problem in listing.problems + matched.problems]
@@ -84,18 +86,22 @@ def main(settings: Settings) -> Outcome:
     todo = todo_of(matched.pairs, book, output, settings.colours)
     if settings.dry_run:
         return rehearse(matched, todo, failed)
-    scored, unscored = score(matched.pairs, todo, Score(source, labelmaps, output, settings.colours), book)
+    scorer = Score(source, labelmaps, output, settings.colours)
+    scored, unscored = score(matched.pairs, todo, scorer, book, settings.ray)
     failed += unscored
     failed.sort(key=lambda failure: failure.case_id)
     theirs = {n: match(listing.cases, f.list(), rules=settings.rules) for n, f in others.items()}
     found = {ours: matched, **theirs}
-    scores = {ours: scored} | {n: score_other(n, found[n], source, f, book) for n, f in others.items()}
+    scores = {ours: scored}
+    for name, folder in others.items():
+        scores[name] = score_other(name, found[name], Score(source, folder), book, settings.ray)
     book.close()
     files = tables.write(scored)
     if others:
         pairs = {name: of.pairs for name, of in found.items()}
-        files |= draw_comparison(scores, pairs, DrawSide(source, folders, settings.colours))
-    shown, worst = draw_cases(scored, matched.pairs, Draw(source, labelmaps, settings.colours))
+        files |= draw_comparison(scores, pairs, DrawSide(source, folders, settings.colours), settings.ray)
+    drawer = Draw(source, labelmaps, settings.colours)
+    shown, worst = draw_cases(scored, matched.pairs, drawer, settings.ray)
     if worst:
         files["montage.png"] = montage(worst, settings.colours)
     about = {"labelmaps": labelmaps.uri, "cases": source.uri, "colours": settings.colours}
@@ -137,14 +143,14 @@ def todo_of(pairs: Sequence[Pair], book: Scorebook, output: Store, colours: Colo
 
 
 def score(
-    pairs: Sequence[Pair], todo: Container[str], scorer: Score, book: Scorebook
+    pairs: Sequence[Pair], todo: Container[str], scorer: Score, book: Scorebook, ray: UseRay
 ) -> tuple[list[Scored], list[dict]]:
     """(scores, failures) of the pairs; computed are those to do, the others the book knows."""
     chosen = [pair for pair in pairs if pair.case.id in todo]
     if pairs and not chosen:
         say(f"nothing to compute: the scores of all {len(pairs)} cases are known")
     marks, failed = {pair.case.id: pair.fingerprint for pair in pairs}, []
-    for row in run(chosen, scorer):
+    for row in run(chosen, scorer, ray):
         if row["failure"]:
             failed.append(Failure.from_json(row["failure"]))
         else:
@@ -161,10 +167,10 @@ def rehearse(matched: Matched, todo: dict[str, str], failed: list[Failure]) -> O
     return incremental.rehearse(todo.items(), counts, failed)
 
 
-def score_other(name: str, matched: Matched, source: Store, folder: Store, book: Scorebook) -> list[Scored]:
+def score_other(name: str, matched: Matched, scorer: Score, book: Scorebook, ray: UseRay) -> list[Scored]:
     """Scores of a folder to compare with; what cannot be scored there is said."""
     todo = {pair.case.id for pair in matched.pairs if book.get(pair.fingerprint) is None}
-    scored, failed = score(matched.pairs, todo, Score(source, folder), book)
+    scored, failed = score(matched.pairs, todo, scorer, book, ray)
     failed += [Failure.of(problem) for problem in matched.problems]
     for failure in failed:
         say(f"{name} failed at {failure.stage}: {failure.message}")
@@ -208,14 +214,13 @@ def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) 
         )
 
 
-def run(pairs: Sequence[Pair], score: Callable[[dict], dict]) -> Iterator[dict]:
-    """Stream the pairs through Ray, one task a case."""
-    if not pairs:
-        return
-    start_ray()
+def run(pairs: Sequence[Pair], task: Callable[[dict], dict], ray: UseRay) -> Iterator[dict]:
+    """Stream the pairs, one task a case."""
     rows = [pair.to_row() for pair in pairs]
-    cases = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from stream("evaluate", len(rows), cases, score)
+    if rows and fits_here(ray, len(rows)):
+        yield from run_here("evaluate", rows, task)
+    elif rows:
+        yield from stream("evaluate", len(rows), one_task_each(rows), task)
 
 
 def print_results(ours: str, contents: page.Contents, output: Store) -> None:

@@ -69,9 +69,7 @@ def main(settings: Settings) -> Outcome:
     check_tools(options)
     rules = read_rules(read_file(settings.rules) if settings.rules else None, settings.rules or "")
     identity, where = read_identity(settings.keep_ids)
-    say(
-        f"cases are named {'by Patient ID' if settings.keep_ids else f'by hashes under the key of {where}'}"
-    )
+    say(f"cases are named {'by Patient ID' if settings.keep_ids else f'by hashes under the key of {where}'}")
     there = {entry.key for entry in output.list()}
     studies, listing, failed, others = list_studies(source, output, there, identity, rules, settings)
     incremental.keep_part(listing, settings)
@@ -133,9 +131,7 @@ def list_studies(
     found = find_studies(niftis, dicoms, headers, identity, rules, settings.allow_missing)
     others += sum(not header.study for header in headers)
     images = len(niftis) + sum(bool(header.study) for header in headers)
-    say(
-        f"{source.uri}: {len(found.studies) + len(found.problems)} studies in {images} files of images"
-    )
+    say(f"{source.uri}: {len(found.studies) + len(found.problems)} studies in {images} files of images")
     if not (found.studies or found.problems or failed):
         raise UsageError(
             f"{source.uri}: no study found; expected DICOM files, or NIfTI files such as PATIENT/T1.nii.gz"

@@ -11,8 +11,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import ray
-
 from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.read import reader_of
@@ -20,8 +18,9 @@ from bts.errors import Failure
 from bts.shards.format import FORMAT, read_metadata
 from bts.storage import Store
 from jobs.driver import incremental
-from jobs.driver.cluster import start_ray
+from jobs.driver.cluster import one_task_each
 from jobs.driver.figshare_index import index_figshare
+from jobs.driver.here import UseRay, fits_here, run_here
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.progress import say, stream
@@ -57,7 +56,7 @@ def main(settings: Settings) -> Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.shards)
     listing = list_cases(source, settings.labels, settings.roles, settings.patients)
-    failed = index_figshare(listing, source, output, keep=not settings.dry_run)
+    failed = index_figshare(listing, source, output, settings.ray, keep=not settings.dry_run)
     incremental.keep_part(listing, settings)
     failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
@@ -73,9 +72,8 @@ def main(settings: Settings) -> Outcome:
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
         output.delete(key)
-    settled = incremental.settle(
-        run(work.todo, MakeShard(source, output, settings.allow_missing)), work, output
-    )
+    make = MakeShard(source, output, settings.allow_missing)
+    settled = incremental.settle(run(work.todo, make, settings.ray), work, output)
     counts["written"] = settled.written
     for case_id, flags in list(settled.flagged.items())[:20]:
         say(f"flagged: case {case_id}: {'; '.join(flags)}")
@@ -104,15 +102,15 @@ def wanted(cases: list[Case], allow_missing: Collection[str] = ()) -> Iterator[t
         yield case, worklist.case_fingerprint(case, case.files, options=options, version=FORMAT)
 
 
-def run(todo: list[worklist.Todo], make: MakeShard) -> Iterator[dict]:
-    """Stream the cases through Ray, one task a case."""
-    if not todo:
-        say("nothing to do: every case has its shard")
-        return
-    start_ray()
+def run(todo: list[worklist.Todo], make: MakeShard, ray: UseRay) -> Iterator[dict]:
+    """Stream the cases, one task a case."""
     rows = [one.to_row() for one in worklist.largest_first(todo)]
-    cases = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from stream("preprocess", len(rows), cases, make, num_cpus=CASE_CPUS)
+    if not rows:
+        say("nothing to do: every case has its shard")
+    elif fits_here(ray, len(rows)):
+        yield from run_here("preprocess", rows, make)
+    else:
+        yield from stream("preprocess", len(rows), one_task_each(rows), make, num_cpus=CASE_CPUS)
 
 
 if __name__ == "__main__":

@@ -11,34 +11,29 @@ tasks). Only what is new or changed is done; a case with bad data fails alone, w
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-import ray
-from ray.data import ActorPoolStrategy, TaskPoolStrategy
-
-from bts import tracking
 from bts.cases import worklist
 from bts.cases.case import MODALITIES, Case
 from bts.cases.layouts import find_cases
 from bts.errors import Failure, UsageError
 from bts.inference.options import SegmentOptions
 from bts.labels import WRITTEN_AS, can_be_written, spelt
-from bts.model.file import BOX, describe, load_model
 from bts.results import colour_tables
 from bts.results.layout import convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
-from bts.storage import Entry, Store, read_file
+from bts.storage import Entry, Store
 from jobs.driver import incremental
-from jobs.driver.cluster import start_ray
+from jobs.driver.cluster import one_task_each
 from jobs.driver.figshare_index import index_figshare, set_unfit_aside
+from jobs.driver.here import cores, fits_here, run_here
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.progress import say, stream
-from jobs.workers.predict import Predict
 from jobs.workers.read import Read
 from jobs.workers.write import FORMAT, Write
 
 ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
-IN_THE_BOX = "box"
 IO_CPUS = 0.25  # of a read or write task, which mostly waits for the store
 IO_TASKS = 16  # that read, and as many that write, for a predicting actor that is still to come
 
@@ -52,7 +47,7 @@ class Settings(incremental.Flags, SegmentOptions):
     figshare's slices there, any other model the other cases."""
     labelmaps: str
     """Folder or s3://bucket/prefix for the labelmaps."""
-    model: tuple[str, ...] = (IN_THE_BOX,)
+    model: tuple[str, ...] = ("box",)
     """Model file (path or URI) or models:/NAME@ALIAS of the registry; several are averaged as an ensemble.
     box is the model that comes with the project (bts/weights/README.md)."""
     roles: tuple[str, ...] = ()
@@ -77,32 +72,30 @@ class Settings(incremental.Flags, SegmentOptions):
             raise UsageError(f"--gpu-share {self.gpu_share:g}: give more than 0 and at most 1")
 
 
-def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
-    """((name, bytes) of each model, checked; what they all predict: Preset.targets).
+def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dict], str]:
+    """((name, bytes) of each model, checked; what a result says of each; what all predict: Preset.targets).
 
     Raises UsageError naming the one that is no model, or those that differ.
     """
+    from bts.model.file import BUNDLED, describe, load_model, read_model  # torch, which --help does without
+
     found, targets = [], {}
     for name in names:
+        if name == BUNDLED:
+            say("the bundled model has seen few patients; what it is good for: bts/weights/README.md")
         data = read_model(name)
         targets[name] = load_model(data, name).preset.targets
         found.append((name, data))
     if len(set(targets.values())) > 1:
         said = ", ".join(f"{name} predicts {kind}" for name, kind in targets.items())
         raise UsageError(f"--model: {said}; an ensemble needs models of equal targets")
-    return found, next(iter(targets.values()))
-
-
-def read_model(name: str) -> bytes:
-    """The model file that `--model` names."""
-    if name == IN_THE_BOX:
-        say("the bundled model has seen 45 patients; what it is good for: bts/weights/README.md")
-        return BOX.read_bytes()
-    return tracking.Tracker().read(name) if name.startswith("models:/") else read_file(name)
+    return found, [describe(data, name) for name, data in found], next(iter(targets.values()))
 
 
 def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
     """Modalities that none of the models looks at: a case may lack them."""
+    from bts.model.file import load_model
+
     used = {m for name, data in models for m in load_model(data, name).preset.modalities}
     return [m for m in MODALITIES if m not in used]
 
@@ -110,12 +103,11 @@ def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
 def main(settings: Settings) -> Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.labelmaps)
-    models, targets = read_models(settings.model)
-    described = [describe(data, name) for name, data in models]
+    models, described, targets = read_models(settings.model)
     listing = list_cases(source, settings.labels, settings.roles)
     who = f"--model {' '.join(settings.model)} (targets {targets})"
     unfit = set_unfit_aside(listing, targets in WRITTEN_AS, source, who)
-    failed = index_figshare(listing, source, output, keep=not settings.dry_run)
+    failed = index_figshare(listing, source, output, settings.ray, keep=not settings.dry_run)
     incremental.keep_part(listing, settings)
     failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
@@ -202,7 +194,36 @@ def run(
     if not rows:
         say("nothing to do: every case has its labelmap")
         return
-    start_ray()
+    read = Read(source, (*settings.allow_missing, *unused(models)))
+    if fits_here("yes" if settings.ray == "auto" and settings.predictors else settings.ray, len(rows)):
+        yield from predict_here(rows, read, write, models, settings)
+    else:
+        yield from predict_by_actors(rows, read, write, models, settings)
+
+
+def predict_here(
+    rows: list[dict], read: Read, write: Write, models: list[tuple[str, bytes]], settings: Settings
+) -> Iterator[dict]:
+    """In this process, with the threads that an actor would have."""
+    from bts.model.device import pick_device
+    from jobs.workers.predict import Predict
+
+    gpus = wanted_gpus(settings.gpu, int(pick_device(None).type == "cuda"), alone=True)
+    _, threads, _ = pool([cores()], gpus)
+    predict = Predict(lambda: models, None if gpus else "cpu", threads, settings)
+    yield from run_here("segment", rows, read, predict, write)
+
+
+def predict_by_actors(
+    rows: list[dict], read: Read, write: Write, models: list[tuple[str, bytes]], settings: Settings
+) -> Iterator[dict]:
+    """By Ray: predicting actors, tasks that read before them and tasks that write after."""
+    import ray
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+    from jobs.workers.predict import Predict
+
+    cases = one_task_each(rows)
     alone = not os.environ.get("RAY_ADDRESS")
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     gpus = wanted_gpus(settings.gpu, int(ray.cluster_resources().get("GPU", 0)), alone)
@@ -213,16 +234,12 @@ def run(
     actors = min(asked or fitting, len(rows))
     # Told, for an actor that asked for no GPU sees those of its machine all the same.
     device = None if gpus else "cpu"
-    how = (ray.put(models), device, threads, settings)
-    predicted = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(Read(source, (*settings.allow_missing, *unused(models))).__call__, **io)
-        .map(
-            Predict,
-            fn_constructor_args=how,
-            compute=ActorPoolStrategy(size=actors),
-            **resources,
-        )
+    how = (partial(ray.get, ray.put(models)), device, threads, settings)
+    predicted = cases.map(read.__call__, **io).map(
+        Predict,
+        fn_constructor_args=how,
+        compute=ActorPoolStrategy(size=actors),
+        **resources,
     )
     yield from stream("segment", len(rows), predicted, write, **io)
 
@@ -230,7 +247,7 @@ def run(
 def wanted_gpus(gpu: str, there: int, alone: bool) -> int:
     """GPUs to predict with. Raises UsageError for those that this machine does not have."""
     if gpu == "yes" and alone and not there:
-        raise UsageError("--gpu yes: this machine has no GPU that Ray sees")
+        raise UsageError("--gpu yes: this machine has no GPU that can be used")
     return {"auto": there, "yes": max(1, there), "no": 0}[gpu]
 
 

@@ -13,14 +13,18 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from bts import tracking
 from bts.errors import UsageError
 from bts.labels import TARGETS
 from bts.model.device import channels_last
 from bts.model.nets import build
 from bts.settings import Preset, from_dict, to_dict
+from bts.storage import read_file
 
 FORMAT = 2
-BOX = Path(__file__).parent.parent / "weights" / "fast3d.safetensors"  # README.md beside it is its card
+BUNDLED = "box"
+"""The name of the model that comes with the project."""
+BOX = Path(__file__).parents[1] / "weights" / "fast3d.safetensors"  # README.md beside it is its card
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +71,16 @@ def load_model(data: bytes, name: str) -> Model:
         raise UsageError(f"{name}: {broken[0]} holds values that are no numbers; train it again")
     network.eval().to(memory_format=channels_last(3 if preset.volumetric else 2))
     return Model(network, preset, header.get("provenance", {}), digest(data))
+
+
+def read_model(name: str) -> bytes:
+    """The model file that a name tells: "box", models:/NAME@ALIAS of the registry, a path or URI.
+
+    Raises UsageError where there is none, RunError where a store or the registry fails.
+    """
+    if name == BUNDLED:
+        return BOX.read_bytes()
+    return tracking.Tracker().read(name) if name.startswith("models:/") else read_file(name)
 
 
 def halved(data: bytes) -> bytes:

@@ -173,9 +173,7 @@ def groups_of(scored: Sequence[Scored], part: str = "group") -> dict[str, list[S
     return {n: [s for s in scored if getattr(s, part) == n] for n in names} if len(names) > 1 else {}
 
 
-def legend_of(
-    scored: Sequence[Scored], colours: Colours = "field"
-) -> list[tuple[str, tuple[int, int, int]]]:
+def legend_of(scored: Sequence[Scored], colours: Colours = "field") -> list[tuple[str, tuple[int, int, int]]]:
     """(name, RGB) of each colour in the pictures of these cases."""
     regions, legend = regions_of(scored), []
     if {"WT", "GTV"} & set(regions):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Set
 
 from bts.cases import figshare
-from bts.cases.case import Case
+from bts.cases.case import Case, CaseVolume
 from bts.cases.read import reader_of
 from bts.labels import WRITTEN_AS, can_be_written
 
@@ -21,7 +21,7 @@ RESULT = re.compile(
 )
 
 
-def convention_of(case: Case, asked: str, targets: str) -> str:
+def convention_of(case: Case | CaseVolume, asked: str, targets: str) -> str:
     """The convention to write a case's labelmap in; a model for figshare tells it, not --labels."""
     if targets in WRITTEN_AS:
         return WRITTEN_AS[targets]

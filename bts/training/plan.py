@@ -1,6 +1,7 @@
 """What one training is made of: which shards train, which are held out, and the fingerprint of it all."""
 
 import importlib.metadata
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -201,7 +202,10 @@ def with_statistics(preset: Preset, training: Sequence[Shard]) -> Preset:
 
 
 def commit() -> str:
-    """Commit of this checkout, "-dirty" where files differ from it; "" where there is no git."""
+    """What made a model: BTS_COMMIT of the environment, which an image sets, or else the commit of this
+    checkout, "-dirty" where files differ from it; "" where there is no git."""
+    if known := os.environ.get("BTS_COMMIT"):
+        return known
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         here = Path(__file__).parent

@@ -1,17 +1,26 @@
-"""Ray, joined or started, as every command needs it."""
+"""Ray, joined or started, as every command needs it.
+
+The functions import Ray, for a command that runs a few cases in its own process never needs it.
+"""
 
 import logging
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import ray
-import ray.data
+if TYPE_CHECKING:
+    import ray.data
+    from ray.util.metrics import Gauge
 
 
 def start_ray() -> None:
     """Join the cluster of `ray job submit` (RAY_ADDRESS), or start Ray on this machine alone."""
+    import ray
+    import ray.data
+
     ray.data.DataContext.get_current().enable_progress_bars = False  # each job prints its own progress
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
@@ -33,10 +42,34 @@ def start_ray() -> None:
     ray.init(address="local", include_dashboard=False, **quiet)
 
 
+def one_task_each(rows: Sequence[dict]) -> "ray.data.Dataset":
+    """Rows, one a case, for Ray's tasks; starts Ray."""
+    import ray.data
+
+    start_ray()
+    return ray.data.from_items(rows, override_num_blocks=len(rows))
+
+
+def is_started() -> bool:
+    """Whether this process has started or joined Ray."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+def case_gauge() -> "Gauge | None":
+    """What Prometheus reads off the cluster's nodes as ray_bts_cases{job, state}; None without Ray."""
+    if not is_started():
+        return None
+    from ray.util.metrics import Gauge
+
+    return Gauge("bts_cases", "Cases.", ("job", "state"))
+
+
 def taken() -> str:
     """How many of the cluster's CPUs and GPUs are held by tasks and actors, its nodes of now together."""
-    if not ray.is_initialized():
+    if not is_started():
         return ""
+    import ray
+
     there, free = ray.cluster_resources(), ray.available_resources()
     kinds = [kind for kind in ("CPU", "GPU") if there.get(kind)]
     return "".join(f", {there[k] - free.get(k, 0):g} of {there[k]:g} {k}s taken" for k in kinds)

@@ -5,11 +5,11 @@ so that the files are opened again only when the listing has changed.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 
 from bts.cases import figshare
 from bts.cases.figshare import IndexRow
@@ -20,12 +20,16 @@ from bts.fingerprint import fingerprint
 from bts.parquet import check_plain
 from bts.storage import Entry, Store
 from jobs.driver.cluster import start_ray
+from jobs.driver.here import UseRay, fits_here
 from jobs.driver.progress import examples, say
 
+SLICES_A_CASE = 64  # that take as long to read as one case of BraTS
 FORMAT = 2  # raised when IndexRow changes; part of the index's name
 
 
-def index_figshare(listing: Listing, source: Store, output: Store, keep: bool = True) -> list[Failure]:
+def index_figshare(
+    listing: Listing, source: Store, output: Store, ray: UseRay = "auto", *, keep: bool = True
+) -> list[Failure]:
     """Add the patients of the listing's slices to its cases; the slices that cannot be read, as failures.
 
     keep: write the index to `output`, for the next run.
@@ -34,7 +38,7 @@ def index_figshare(listing: Listing, source: Store, output: Store, keep: bool = 
         return []
     unsafe = {e.key: found for e in listing.slices if (found := unsafe_key(e.key, repr(e.key)))}
     slices = [entry for entry in listing.slices if entry.key not in unsafe]
-    rows, failed = read_index(slices, source, output, keep)
+    rows, failed = read_index(slices, source, output, ray, keep)
     patients, twins = figshare.refuse_twins(figshare.cases_of(rows))
     listing.cases += patients
     listing.problems += [*unsafe.values(), *twins]
@@ -76,7 +80,7 @@ def set_unfit_aside(listing: Listing, for_figshare: bool, source: Store, who: st
 
 
 def read_index(
-    slices: list[Entry], source: Store, output: Store, keep: bool
+    slices: list[Entry], source: Store, output: Store, ray: UseRay, keep: bool
 ) -> tuple[list[IndexRow], list[Failure]]:
     """(rows, failures) of the slices: read from the kept index, else from every file, in parallel."""
     mark = fingerprint({e.key: e.version for e in slices}, options={}, version=FORMAT)
@@ -87,9 +91,8 @@ def read_index(
         return [IndexRow(**row) for row in table.to_pylist()], []
     except (OSError, ValueError, TypeError):  # ValueError: pyarrow's own too
         pass  # there is none, or a spoilt one: it is made again
-    start_ray()
     say(f"{source.uri}: reading the patients of {len(slices)} figshare slices")
-    results = ray.data.from_items([asdict(e) for e in slices]).map(IndexSlice(source).__call__).take_all()
+    results = list(_read_rows(slices, IndexSlice(source), ray))
     failed = [Failure.from_json(r["failure"]) for r in results if r["failure"]]
     rows = [r["row"] for r in results if not r["failure"]]
     if keep and not failed:  # an index without the failed ones would hide them from the next run
@@ -97,6 +100,16 @@ def read_index(
         pq.write_table(pa.Table.from_pylist(rows), sink)
         output.put(key, sink.getvalue().to_pybytes())
     return [IndexRow(**row) for row in rows], failed
+
+
+def _read_rows(slices: list[Entry], task: "IndexSlice", ray: UseRay) -> Iterable[dict]:
+    rows = [asdict(entry) for entry in slices]
+    if fits_here(ray, len(rows) // SLICES_A_CASE):
+        return map(task, rows)
+    import ray.data
+
+    start_ray()
+    return ray.data.from_items(rows).map(task.__call__).iter_rows()
 
 
 class IndexSlice:

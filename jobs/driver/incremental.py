@@ -18,6 +18,7 @@ from bts.cases.read import foreseen
 from bts.cases.worklist import Todo, Work, changes, part_of
 from bts.errors import Failure, UsageError
 from bts.storage import Store
+from jobs.driver.here import UseRay
 from jobs.driver.outcome import Outcome, check_max_failed
 from jobs.driver.progress import say
 
@@ -42,6 +43,9 @@ class Flags:
     """I/N: do only the I-th of N equal parts of the cases, told by their names, for N runs side by side."""
     max_failed: str = "0"
     """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
+    ray: UseRay = "auto"
+    """auto: this process does the cases by itself, without starting Ray, where no cluster is named and they
+    are few (two a core, eight at most); no: it does them all; yes: Ray does. The results are the same."""
 
     def check(self) -> None:
         """Raise UsageError for values that make no sense."""

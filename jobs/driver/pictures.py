@@ -7,9 +7,7 @@ bts.scoring.comparison's.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-
-import ray
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from bts.colours import Colours
 from bts.errors import UsageError
@@ -18,14 +16,15 @@ from bts.report.curves import draw_bars
 from bts.report.page import Picture, Scored, choose, means
 from bts.results.match import Pair
 from bts.storage import Store
-from jobs.driver.cluster import start_ray
+from jobs.driver.cluster import one_task_each
+from jobs.driver.here import UseRay, fits_here
 from jobs.workers.draw import Draw, DrawSide
 
 SHOWN = ("dice", "iou")
 
 
 def draw_cases(
-    scored: Sequence[Scored], pairs: Sequence[Pair], drawer: Draw
+    scored: Sequence[Scored], pairs: Sequence[Pair], drawer: Draw, ray: UseRay
 ) -> tuple[list[Picture], list[tuple[Scored, bytes]]]:
     """(best, median and worst case, large; many of the worst, small), made in tasks."""
     chosen, worst = page.choose(scored), page.worst(scored)
@@ -34,9 +33,7 @@ def draw_cases(
     rows = [{**pair.to_row(), "large": pair.case.id in large} for pair in pairs if pair.case.id in wanted]
     if not rows:
         return [], []
-    start_ray()
-    drawn = ray.data.from_items(rows, override_num_blocks=len(rows)).map(drawer.__call__)
-    found = {row["case_id"]: row for row in drawn.iter_rows()}
+    found = {row["case_id"]: row for row in drawn(rows, drawer, ray)}
     shown = []
     for title, one in chosen.items():
         row = found[one.case_id]
@@ -44,6 +41,13 @@ def draw_cases(
             panels = dict(zip(row["captions"], row["panels"], strict=True))
             shown.append(Picture(title, one, row["slice"], panels, row["turning"]))
     return shown, [(one, found[one.case_id]["pair"]) for one in worst if found[one.case_id]["pair"]]
+
+
+def drawn(rows: Sequence[dict], drawer: Callable[[dict], dict], ray: UseRay) -> Iterator[dict]:
+    """A drawer's result of every row."""
+    if fits_here(ray, len(rows)):
+        return map(drawer, rows)
+    return one_task_each(rows).map(drawer.__call__).iter_rows()
 
 
 def montage(worst: Sequence[tuple[Scored, bytes]], colours: Colours) -> bytes:
@@ -65,7 +69,10 @@ def name_folders(folders: Sequence[Store]) -> dict[str, Store]:
 
 
 def draw_comparison(
-    scored: Mapping[str, Sequence[Scored]], pairs: Mapping[str, Sequence[Pair]], drawer: DrawSide
+    scored: Mapping[str, Sequence[Scored]],
+    pairs: Mapping[str, Sequence[Pair]],
+    drawer: DrawSide,
+    ray: UseRay,
 ) -> dict[str, bytes]:
     """PNG by file name: comparison.png and comparison-CASE.png of the best, the median and the worst case.
 
@@ -81,7 +88,6 @@ def draw_comparison(
         for pair in of:
             if pair.case.id in chosen:
                 chosen[pair.case.id][name] = pair.to_row()
-    start_ray()
     rows = [{"pairs": json.dumps(of)} for of in chosen.values()]
-    grids = ray.data.from_items(rows, override_num_blocks=len(rows)).map(drawer.__call__)
-    return found | {f"comparison-{r['case_id']}.png": r["png"] for r in grids.iter_rows() if r["png"]}
+    grids = drawn(rows, drawer, ray)
+    return found | {f"comparison-{r['case_id']}.png": r["png"] for r in grids if r["png"]}

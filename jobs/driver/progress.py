@@ -2,31 +2,42 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import ray
-import ray.data
-from ray.util.metrics import Gauge
 from tqdm import tqdm
 
 from bts.errors import RunError
-from jobs.driver.cluster import taken
+from jobs.driver.cluster import case_gauge, taken
+
+if TYPE_CHECKING:
+    import ray.data
 
 EVERY_S = 5  # between two lines of progress in a log
 
 
 def stream(
-    name: str, total: int, rows: ray.data.Dataset, last: Callable[[dict], dict], **how
+    name: str, total: int, rows: "ray.data.Dataset", last: Callable[[dict], dict], **how
 ) -> Iterator[dict]:
     """Run the last stage of a pipeline, one row a case, and yield its rows with progress lines.
 
     Ray loses the class of what a task raises, so a RunError (a full disk, a bucket that refuses) travels here
-    as a row; a row with a `failure` counts as a failed case. Raises RunError.
+    as a row. Raises RunError.
     """
+
+    def results() -> Iterator[dict]:
+        for row in rows.map(_or_stop(last), **how).iter_rows():
+            if row["stop"]:
+                raise RunError(row["stop"])
+            yield row
+
+    return counted(name, total, results())
+
+
+def counted(name: str, total: int, results: Iterable[dict]) -> Iterator[dict]:
+    """The results, one a case, with progress lines; one with a `failure` counts as a failed case."""
     progress = Meter(name, total)
-    for row in rows.map(_or_stop(last), **how).iter_rows():
-        if row["stop"]:
-            raise RunError(row["stop"])
+    for row in results:
         progress.step(failed=bool(row.get("failure")))
         yield row
 
@@ -49,8 +60,7 @@ class Meter:
         self.done = self.failed = 0
         self.started = self.last = time.monotonic()
         self.bar = tqdm(total=total, desc=name, unit="case", disable=not sys.stderr.isatty())
-        # What Prometheus reads off the cluster's nodes as ray_bts_cases{job, state}.
-        self.gauge = Gauge("bts_cases", "Cases.", ("job", "state")) if ray.is_initialized() else None
+        self.gauge = case_gauge()
         self.export()
 
     def export(self) -> None:

@@ -2,9 +2,9 @@
 
 import json
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import ray
 import torch
 
 from bts.cases.case import Case, CaseVolume
@@ -16,15 +16,19 @@ from bts.model.device import pick_device
 from bts.model.file import load_model
 from jobs.workers.read import nothing
 
+Models = Callable[[], Sequence[tuple[str, bytes]]]
+
 
 class Predict:
     """Voxels → labels of the project on the crop, and flags. One actor a GPU, or a few CPU threads."""
 
-    def __init__(self, models: ray.ObjectRef, device: str | None, threads: int, options: SegmentOptions):
-        """device: "cpu" where no GPU was asked for, None: the machine's GPU if it has one."""
+    def __init__(self, models: Models, device: str | None, threads: int, options: SegmentOptions):
+        """models: gives name and bytes of each, which are too large to travel with every actor. device: "cpu"
+        where no GPU was asked for, None: the machine's GPU if it has one.
+        """
         if pick_device(device).type == "cpu":
             torch.set_num_threads(threads)
-        loaded = [load_model(data, name) for name, data in ray.get(models)]
+        loaded = [load_model(data, name) for name, data in models()]
         how = {"flips": options.flips, "allow_missing": options.allow_missing}
         self.segmenter = Segmenter(loaded, device, **how)
         self.options = options

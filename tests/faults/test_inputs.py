@@ -134,9 +134,7 @@ def test_a_file_that_goes_after_the_listing(tmp_path):
     (tmp_path / case / f"{case}-t2w.nii.gz").unlink()
     with pytest.raises(CaseError, match="No such file") as caught:
         load_case(listed, Store(tmp_path))
-    assert (
-        inputs.Bad(inputs.sound, "cannot be read").complaints(Failure.of(caught.value, case), case) == []
-    )
+    assert inputs.Bad(inputs.sound, "cannot be read").complaints(Failure.of(caught.value, case), case) == []
 
 
 MEASURE = """

@@ -42,10 +42,10 @@ def test_no_job_tells_its_credentials(ray_local, bucket, run_job, tmp_path, monk
     }
     secrets = [os.environ["AWS_SECRET_ACCESS_KEY"]]
     right = [
-        guarded("preprocess", lambda: preprocess.main(preprocess.Settings(cases, shards))),
+        guarded("preprocess", lambda: preprocess.main(preprocess.Settings(cases, shards, ray="yes"))),
         train.cli(list(jobs["train"])),
-        guarded("segment", lambda: segment.main(segment.Settings(cases, labelmaps, (model,)))),
-        guarded("evaluate", lambda: evaluate.main(evaluate.Settings(labelmaps, cases, report))),
+        guarded("segment", lambda: segment.main(segment.Settings(cases, labelmaps, (model,), ray="yes"))),
+        guarded("evaluate", lambda: evaluate.main(evaluate.Settings(labelmaps, cases, report, ray="yes"))),
     ]
     said = capfd.readouterr()
     assert right == [0, 0, 0, 0], said.err

@@ -65,12 +65,12 @@ def write_cases(uri: str) -> None:
 
 
 def run_preprocess(cases: str, shards: str) -> int:
-    settings = preprocess.Settings(cases, shards)
+    settings = preprocess.Settings(cases, shards, ray="no")
     return guarded("preprocess", lambda: preprocess.main(settings))
 
 
 def run_segment(root: str, model: str) -> int:
-    settings = segment.Settings(f"{root}/cases", f"{root}/labelmaps", (model,))
+    settings = segment.Settings(f"{root}/cases", f"{root}/labelmaps", (model,), ray="yes")
     return guarded("segment", lambda: segment.main(settings))
 
 
@@ -83,7 +83,7 @@ def check_whole(uri: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def stored(ray_local, s3) -> tuple[str, dict[str, bytes]]:
+def stored(s3) -> tuple[str, dict[str, bytes]]:
     """(cases in a bucket that every test reads, their shards by a run without faults)."""
     root = make_bucket(s3).uri
     write_cases(f"{root}/cases")
@@ -144,7 +144,7 @@ def check_fault(run, fault: Fault, faults, capsys) -> None:
     assert run() == 0
 
 
-def test_a_scan_replaced_after_the_listing_is_done_again(ray_local, bucket, monkeypatch):
+def test_a_scan_replaced_after_the_listing_is_done_again(bucket, monkeypatch):
     """The listing's version names the result: the next run sees another version and redoes the case."""
     write_cases(f"{bucket.uri}/cases")
     store = Store(f"{bucket.uri}/cases")

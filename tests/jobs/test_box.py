@@ -50,10 +50,10 @@ def test_it_finds_the_tumour_of_real_patients(box, real_cases, case_id):
 
 
 @pytest.mark.slow
-def test_it_segments_where_no_model_is_given(ray_local, tmp_path):
+def test_it_segments_where_no_model_is_given(tmp_path):
     cases, labelmaps = Store(str(tmp_path / "cases")), Store(str(tmp_path / "labelmaps"))
     builders.put_all(cases, builders.case_files("BraTS-SSA-00001-000", truth=False))
-    assert segment.main(segment.Settings(cases.uri, labelmaps.uri)).counts["written"] == 1
+    assert segment.main(segment.Settings(cases.uri, labelmaps.uri, ray="no")).counts["written"] == 1
     (marker,) = labelmaps.list("_done")
     (used,) = json.loads(labelmaps.read(marker.key))["models"]
     assert used == {"name": "box", "digest": digest(BOX.read_bytes()), "preset": "fast3d"}

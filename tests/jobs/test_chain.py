@@ -50,8 +50,8 @@ def pixels_of(uri: str) -> dict[str, list]:
     }
 
 
-def preprocess_all(cases: str, shards: str) -> Outcome:
-    return preprocess.main(preprocess.Settings(cases, shards))
+def preprocess_all(cases: str, shards: str, **flags) -> Outcome:
+    return preprocess.main(preprocess.Settings(cases, shards, **flags))
 
 
 def segment_all(cases: str, model: str, labelmaps: str, **options) -> Outcome:
@@ -63,12 +63,12 @@ def test_the_same_from_a_folder_and_from_a_bucket(ray_local, bucket, tmp_path, m
     for root in (str(tmp_path), bucket.uri):
         cases, shards, labelmaps = (f"{root}/{name}" for name in ("cases", "shards", "labelmaps"))
         files = write_cases(cases)
-        first = preprocess_all(cases, shards)
+        first = preprocess_all(cases, shards, ray="yes")
         assert (first.exit_code, first.counts["written"]) == (3, 3)
         assert [(f.case_id, f.stage) for f in first.failed] == [("BraTS2021_00009", "read")]
         assert "BraTS2021_00009_t2.nii.gz" in first.failed[0].message
         assert "readme.txt" in capsys.readouterr().err
-        done = segment_all(cases, model, labelmaps)
+        done = segment_all(cases, model, labelmaps, ray="yes")
         assert (done.exit_code, done.counts["written"], len(done.failed)) == (3, 3, 1)
         where = r"segment: 4/4 cases, 1 failed, [\d.]+/s, 0 s left, [\d.]+ of 2 CPUs taken"
         assert re.search(where, capsys.readouterr().err)
@@ -97,7 +97,7 @@ def check_grids(files: dict[str, bytes], labelmaps: dict[str, bytes]) -> None:
         assert labels <= allowed[case] and len(labels) > 1
 
 
-def test_again_does_nothing_and_a_change_redoes_its_case_alone(ray_local, tmp_path, model, capsys):
+def test_again_does_nothing_and_a_change_redoes_its_case_alone(tmp_path, model, capsys):
     cases, shards, labelmaps = (str(tmp_path / name) for name in ("cases", "shards", "labelmaps"))
     builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00001-000", seed=1))
     builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00002-000", seed=2))
@@ -121,7 +121,7 @@ def test_again_does_nothing_and_a_change_redoes_its_case_alone(ray_local, tmp_pa
     assert segment_all(cases, model, labelmaps).counts["written"] == 1
 
 
-def test_another_convention_can_be_asked_for(ray_local, tmp_path, model):
+def test_another_convention_can_be_asked_for(tmp_path, model):
     cases, labelmaps = str(tmp_path / "cases"), str(tmp_path / "labelmaps")
     builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00001-000", seed=1))
     segment_all(cases, model, labelmaps)
@@ -133,7 +133,7 @@ def test_another_convention_can_be_asked_for(ray_local, tmp_path, model):
     assert json.loads(Store(labelmaps).read(marker))["labels"] == "msd"
 
 
-def test_probabilities_are_written_where_they_are_asked_for(ray_local, tmp_path, model):
+def test_probabilities_are_written_where_they_are_asked_for(tmp_path, model):
     cases, labelmaps = str(tmp_path / "cases"), str(tmp_path / "labelmaps")
     names = ["BraTS-SSA-00001-000", "BraTS2021_00002"]
     builders.put_all(Store(cases), builders.case_files(names[0], matrix=builders.affine("RAS"), seed=1))
@@ -170,7 +170,7 @@ def check_probabilities(labelmaps: str, name: str) -> None:
     assert np.array_equal(highest >= 128, np.asarray(labels.dataobj) > 0) and (highest >= 128).any()
 
 
-def test_a_marker_tells_the_dice_that_is_expected(ray_local, tmp_path):
+def test_a_marker_tells_the_dice_that_is_expected(tmp_path):
     """An untrained network, which is unsure, with figures of held-out cases that were sure and poor."""
     cases, labelmaps, model = (str(tmp_path / name) for name in ("cases", "labelmaps", "tiny.safetensors"))
     builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00001-000", truth=False))
@@ -184,7 +184,7 @@ def test_a_marker_tells_the_dice_that_is_expected(ray_local, tmp_path):
     assert any(flag.startswith("unsure: Dice of WT is expected to be 0.") for flag in marker["flags"])
 
 
-def test_a_case_that_lacks_a_modality_is_segmented_where_that_is_allowed(ray_local, tmp_path, model):
+def test_a_case_that_lacks_a_modality_is_segmented_where_that_is_allowed(tmp_path, model):
     cases, labelmaps = str(tmp_path / "cases"), str(tmp_path / "labelmaps")
     whole, lacking = (f"BraTS-SSA-0000{n}-000" for n in (1, 2))
     files = builders.case_files(lacking, seed=2)
@@ -206,7 +206,7 @@ def test_a_case_that_lacks_a_modality_is_segmented_where_that_is_allowed(ray_loc
 KNOWN = {"dice": 0.7, "agreement": 0.9}
 
 
-def test_names_and_colours_lie_beside_the_labelmaps_once_a_convention(ray_local, tmp_path, model):
+def test_names_and_colours_lie_beside_the_labelmaps_once_a_convention(tmp_path, model):
     cases, labelmaps = str(tmp_path / "cases"), str(tmp_path / "labelmaps")
     builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00001-000", truth=False))
     builders.put_all(

@@ -28,7 +28,7 @@ MOVED = np.roll(TRUTH, 2, axis=1)
 def run(capsys, *folders: Store, **flags) -> tuple[int, str, dict]:
     """(exit code, standard output and error, run report) of the job on labelmaps, cases and report."""
     uris = dict(zip(("labelmaps", "cases", "report"), (f.uri for f in folders), strict=True))
-    settings = evaluate.Settings(**uris, **flags)
+    settings = evaluate.Settings(**uris, ray="no", **flags)
     code = guarded("evaluate", lambda: evaluate.main(settings))
     said = capsys.readouterr()
     summary = json.loads(said.out.splitlines()[-1]) if code in (0, 3) else {}
@@ -60,13 +60,13 @@ def five(tmp_path_factory) -> list[Store]:
 
 
 @pytest.fixture(scope="module")
-def reported(ray_local, five) -> Store:
+def reported(five) -> Store:
     """The report of the five."""
-    evaluate.main(evaluate.Settings(*(folder.uri for folder in five)))
+    evaluate.main(evaluate.Settings(*(folder.uri for folder in five), ray="no"))
     return five[-1]
 
 
-def test_scores_report_and_failures(ray_local, five, capsys):
+def test_scores_report_and_failures(five, capsys):
     code, said, details = run(capsys, *five)
     assert code == 3
     assert {k: details[k] for k in ("cases", "scored", "failed", "without_labelmap", "without_truth")} == {
@@ -95,7 +95,7 @@ def test_scores_report_and_failures(ray_local, five, capsys):
     assert f"{'WT':8}{(1 + median) / 3:10.4f}{median:10.4f}{3:7}" in said and "index.html" in said
 
 
-def test_other_folders_are_scored_beside_and_drawn(ray_local, five, tmp_path, capsys):
+def test_other_folders_are_scored_beside_and_drawn(five, tmp_path, capsys):
     other = Store(str(tmp_path / "vnet"))
     other.put(f"{PERFECT}.nii.gz", nifti(MOVED, RAS))
     other.put(f"{ASKEW}.nii.gz", nifti(TRUTH[:-1], RAS))
@@ -111,7 +111,7 @@ def test_other_folders_are_scored_beside_and_drawn(ray_local, five, tmp_path, ca
     assert code == 2 and "two folders have the same name" in said
 
 
-def test_folders_are_compared_case_by_case_and_ranked(ray_local, tmp_path, capsys):
+def test_folders_are_compared_case_by_case_and_ranked(tmp_path, capsys):
     """Eight cases, perfect here; b moved all, c two of them."""
     labelmaps, cases, output = where = folders(str(tmp_path))
     names = [f"BraTS-GLI-{n:05}-000" for n in range(8)]
@@ -147,9 +147,7 @@ def test_brats_csv_lies_beside(reported):
     )
 
 
-def test_scores_name_the_model_and_a_refusing_tracker_changes_nothing(
-    ray_local, tmp_path, capsys, monkeypatch
-):
+def test_scores_name_the_model_and_a_refusing_tracker_changes_nothing(tmp_path, capsys, monkeypatch):
     labelmaps, cases, output = where = folders(str(tmp_path))
     cases.put(f"{PERFECT}/{PERFECT}-seg.nii.gz", nifti(TRUTH, RAS))
     labelmaps.put(f"{PERFECT}.nii.gz", nifti(TRUTH, RAS))
@@ -192,7 +190,7 @@ def test_page_shows_best_median_and_worst(reported):
     assert reported.read("montage.png").startswith(b"\x89PNG")
 
 
-def test_each_case_has_a_page(ray_local, five, tmp_path, capsys):
+def test_each_case_has_a_page(five, tmp_path, capsys):
     labelmaps, cases, _ = five
     output = Store(str(tmp_path / "report"))
     run(capsys, labelmaps, cases, output)
@@ -216,12 +214,12 @@ def test_each_case_has_a_page(ray_local, five, tmp_path, capsys):
     assert ASKEW in html and "shape and affine" in html and MISSING in html
 
 
-def test_max_failed(ray_local, five, capsys):
+def test_max_failed(five, capsys):
     assert run(capsys, *five, max_failed="1")[0] == 0
     assert run(capsys, *five, max_failed="5%")[0] == 3
 
 
-def test_again_computes_only_what_changed_and_a_dry_run_says_so(ray_local, tmp_path, capsys):
+def test_again_computes_only_what_changed_and_a_dry_run_says_so(tmp_path, capsys):
     labelmaps, cases, report = where = folders(str(tmp_path))
     for case in (PERFECT, SHIFTED, EMPTY):
         cases.put(f"{case}/{case}-seg.nii.gz", nifti(TRUTH, RAS))
@@ -240,7 +238,7 @@ def test_again_computes_only_what_changed_and_a_dry_run_says_so(ray_local, tmp_p
     assert len(report.list("_scores")) == 1
 
 
-def test_scores_name_the_rules_and_are_not_kept_for_others(ray_local, tmp_path, capsys):
+def test_scores_name_the_rules_and_are_not_kept_for_others(tmp_path, capsys):
     """Two of eight voxels apart: false in 2023, and of no account to the mean in 2026."""
     labelmaps, cases, report = where = folders(str(tmp_path))
     crumb = TRUTH.copy()
@@ -264,7 +262,7 @@ def test_scores_name_the_rules_and_are_not_kept_for_others(ray_local, tmp_path, 
     assert "nothing to compute" in said
 
 
-def test_a_bucket_a_marker_and_a_formula(ray_local, bucket, capsys):
+def test_a_bucket_a_marker_and_a_formula(bucket, capsys):
     labelmaps, cases, report = folders(bucket.uri)
     case = "=1+1"
     cases.put(f"{case}/{case}_seg.nii.gz", nifti(TRUTH))
@@ -277,7 +275,7 @@ def test_a_bucket_a_marker_and_a_formula(ray_local, bucket, capsys):
     assert 'Only case: <a href="cases/%3D1%2B1.html">=1+1</a>' in report.read("index.html").decode()
 
 
-def test_all_failed_is_still_a_report(ray_local, tmp_path, capsys):
+def test_all_failed_is_still_a_report(tmp_path, capsys):
     labelmaps, cases, report = folders(str(tmp_path))
     cases.put(f"{PERFECT}/{PERFECT}-seg.nii.gz", nifti(TRUTH))
     labelmaps.put(f"{PERFECT}.nii.gz", b"")

@@ -42,11 +42,13 @@ def place(tmp_path):
 
 
 def preprocess_all(place, **flags) -> Outcome:
-    return preprocess.main(preprocess.Settings(str(place / "cases"), str(place / "shards"), **flags))
+    folders = [str(place / name) for name in ("cases", "shards")]
+    return preprocess.main(preprocess.Settings(*folders, ray="no", **flags))
 
 
 def segment_all(place, model: str, **flags) -> Outcome:
-    return segment.main(segment.Settings(str(place / "cases"), str(place / "labelmaps"), (model,), **flags))
+    folders = [str(place / name) for name in ("cases", "labelmaps")]
+    return segment.main(segment.Settings(*folders, (model,), ray="no", **flags))
 
 
 def reasons(capsys) -> dict[str, str]:
@@ -59,7 +61,7 @@ def everything(place) -> set[str]:
     return {str(path) for path in place.rglob("*") if path.is_file()}
 
 
-def test_a_bad_case_is_tried_a_few_nights_then_left_aside_until_it_changes(ray_local, place, capsys):
+def test_a_bad_case_is_tried_a_few_nights_then_left_aside_until_it_changes(place, capsys):
     model = make_model(place / "one.safetensors", 1)
     jobs = {
         ".parquet": (2, lambda **flags: preprocess_all(place, retry_failed=2, **flags)),
@@ -87,7 +89,7 @@ def test_a_bad_case_is_tried_a_few_nights_then_left_aside_until_it_changes(ray_l
         assert not mended.output.list("_failed")
 
 
-def test_a_dry_run_says_why_and_writes_nothing(ray_local, place, capsys):
+def test_a_dry_run_says_why_and_writes_nothing(place, capsys):
     one, two = (make_model(place / f"{n}.safetensors", n) for n in (1, 2))
     untouched = everything(place)
     for job in (lambda: preprocess_all(place, dry_run=True), lambda: segment_all(place, one, dry_run=True)):
@@ -112,7 +114,7 @@ def test_a_dry_run_says_why_and_writes_nothing(ray_local, place, capsys):
     assert everything(place) == untouched
 
 
-def test_parts_and_limits_add_up_to_the_whole(ray_local, place):
+def test_parts_and_limits_add_up_to_the_whole(place):
     both = [preprocess_all(place, shard=f"{part}/2").counts for part in (1, 2)]
     assert sum(counts["cases"] for counts in both) == 3
     assert sum(counts["written"] for counts in both) == 2
@@ -122,7 +124,7 @@ def test_parts_and_limits_add_up_to_the_whole(ray_local, place):
     assert (second["cases"], second["unchanged"], second["written"]) == (3, 1, 1)
 
 
-def test_a_case_that_failed_is_a_failure_of_a_run_that_is_too_short_to_try_it_again(ray_local, place):
+def test_a_case_that_failed_is_a_failure_of_a_run_that_is_too_short_to_try_it_again(place):
     preprocess_all(place)
     for path in (place / "shards").glob("*.parquet"):
         path.unlink()
@@ -132,7 +134,7 @@ def test_a_case_that_failed_is_a_failure_of_a_run_that_is_too_short_to_try_it_ag
         assert [(one.case_id, one.stage) for one in short.failed] == [(CASES[2], "read")]
 
 
-def test_since_leaves_cases_without_a_new_file_to_other_runs(ray_local, place, capsys):
+def test_since_leaves_cases_without_a_new_file_to_other_runs(place, capsys):
     assert preprocess_all(place, since="2999-01-01").counts["written"] == 0
     only_first = max(p.stat().st_mtime for p in (place / "cases" / CASES[0]).iterdir()) + 0.005
     for path in (place / "cases" / CASES[1]).glob("*t1*"):
@@ -144,13 +146,13 @@ def test_since_leaves_cases_without_a_new_file_to_other_runs(ray_local, place, c
     assert preprocess_all(place, since="1h").counts["written"] == 2
 
 
-def test_a_case_that_failed_is_tried_again_whatever_since_says(ray_local, place, capsys):
+def test_a_case_that_failed_is_tried_again_whatever_since_says(place, capsys):
     assert preprocess_all(place).counts["written"] == 2
     outcome = preprocess_all(place, since="2999-01-01")
     assert [failure.case_id for failure in outcome.failed] == [CASES[2]]
 
 
-def test_since_on_a_bucket(ray_local, bucket, capsys):
+def test_since_on_a_bucket(bucket, capsys):
     place = f"{bucket.uri}/cases"
     builders.put_all(Store(place), builders.case_files(CASES[0]))
     flags = {"dry_run": True, "cases": place, "shards": f"{bucket.uri}/shards"}
@@ -158,7 +160,7 @@ def test_since_on_a_bucket(ray_local, bucket, capsys):
         assert preprocess.main(preprocess.Settings(since=since, **flags)).counts["todo"] == count
 
 
-def test_an_unreadable_note_is_said_and_never_hides_a_case(ray_local, place):
+def test_an_unreadable_note_is_said_and_never_hides_a_case(place):
     first = preprocess_all(place, retry_failed=0)
     (note,) = first.output.list("_failed")
     first.output.put(note.key, b"[]")
@@ -192,7 +194,7 @@ def test_the_last_line_of_a_dry_run(run_job, place):
     assert json.dumps(run.summary) in run.stdout
 
 
-def test_flagged_labelmaps_are_named_and_held_if_asked_and_come_back_when_they_are_not(ray_local, place):
+def test_flagged_labelmaps_are_named_and_held_if_asked_and_come_back_when_they_are_not(place):
     """The untrained model labels nearly everything: each case is flagged as large."""
     model = make_model(place / "one.safetensors", 1)
     store = Store(str(place / "labelmaps"))
@@ -215,9 +217,9 @@ def test_flagged_labelmaps_are_named_and_held_if_asked_and_come_back_when_they_a
     assert set(builders.results(store, ".nii.gz")) == set(kept)
 
 
-def test_a_marker_tells_enough_to_make_the_same_bytes_again(ray_local, place):
+def test_a_marker_tells_enough_to_make_the_same_bytes_again(place):
     models = {p.digest: p for p in map(Digested, (make_model(place / f"{n}.safetensors", n) for n in (1, 2)))}
-    settings = {"flips": True, "labels": "msd"}
+    settings = {"flips": True, "labels": "msd", "ray": "no"}
     segment.main(
         segment.Settings(
             str(place / "cases"), str(place / "first"), tuple(models[d].path for d in models), **settings
@@ -237,6 +239,7 @@ def test_a_marker_tells_enough_to_make_the_same_bytes_again(ray_local, place):
             f"{again.uri}/labelmaps",
             named,
             labels=marker["labels"],
+            ray="no",
             **marker["options"],
         )
         assert segment.main(made).exit_code == 0

@@ -23,7 +23,7 @@ def run(capsys, labelmaps: Store, cases: Store | None = None) -> tuple[str, dict
     return "\n".join(said), json.loads(last)
 
 
-def test_a_night_in_a_bucket(ray_local, bucket, model, capsys):
+def test_a_night_in_a_bucket(bucket, model, capsys):
     cases, labelmaps = Store(f"{bucket.uri}/cases"), Store(f"{bucket.uri}/labelmaps")
     for n, name in enumerate((GOOD, SECOND, BAD)):
         builders.put_all(cases, builders.case_files(name, seed=n))
@@ -31,7 +31,7 @@ def test_a_night_in_a_bucket(ray_local, bucket, model, capsys):
     said, last = run(capsys, labelmaps, cases)
     assert f"{labelmaps.uri}: 0 cases segmented" in said and (last["segmented"], last["left"]) == (0, 3)
 
-    segment.main(segment.Settings(cases.uri, labelmaps.uri, (model,), hold_flagged=True))
+    segment.main(segment.Settings(cases.uri, labelmaps.uri, (model,), hold_flagged=True, ray="no"))
     builders.put_all(cases, builders.case_files(LATER, seed=9))
     builders.put_all(cases, {k: v for k, v in builders.case_files(SECOND, seed=8).items() if "t1n" in k})
     said, last = run(capsys, labelmaps, cases)
@@ -46,7 +46,7 @@ def test_a_night_in_a_bucket(ray_local, bucket, model, capsys):
     assert "seconds a case: read" in said
 
     cases.put(f"{GOOD}/{GOOD}-t2w.nii.gz", b"\x1f\x8b rubbish")
-    segment.main(segment.Settings(cases.uri, labelmaps.uri, (model,), hold_flagged=True))
+    segment.main(segment.Settings(cases.uri, labelmaps.uri, (model,), hold_flagged=True, ray="no"))
     said, last = run(capsys, labelmaps, cases)
     assert last["noted"] == 2 and f"case {GOOD}" in said, "its labelmap of before does not hide the failure"
 

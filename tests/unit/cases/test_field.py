@@ -337,8 +337,7 @@ def test_a_header_without_a_place_is_flagged(tmp_path):
 
 def test_failures_of_one_cause_are_one_line():
     alike = [
-        Failure(case_id=f"c{n}", stage="list", error="x", mend="y", message=f"c{n}: x; y")
-        for n in range(5)
+        Failure(case_id=f"c{n}", stage="list", error="x", mend="y", message=f"c{n}: x; y") for n in range(5)
     ]
     assert failures_by_cause(alike) == ["failed at list: 5 cases (c0, c1, c2, …): x; y"]
     assert failures_by_cause(alike[:2]) == ["failed at list: c0: x; y", "failed at list: c1: x; y"]

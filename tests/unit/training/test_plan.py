@@ -5,7 +5,7 @@ import pytest
 from bts.errors import UsageError
 from bts.presets import PRESETS
 from bts.shards.catalogue import Shard
-from bts.training.plan import make_plan, patients_of, unnamed
+from bts.training.plan import commit, make_plan, patients_of, unnamed
 
 FAST = PRESETS["fast"]
 
@@ -162,3 +162,8 @@ def test_the_mean_of_the_training_set_counts_background_and_no_held_out_case():
 
 def test_classes_count_cases_and_slices_of_each_group():
     assert make_plan(cases(20), FAST, 0).classes() == {"g": {"cases": 20, "slices": 200}}
+
+
+def test_an_image_tells_the_commit_by_its_environment(monkeypatch):
+    monkeypatch.setenv("BTS_COMMIT", "0123456789ab")
+    assert commit() == "0123456789ab"

@@ -1,0 +1,119 @@
+"""Few cases without Ray: chosen by number and cluster, the same bytes, and no Ray in the process."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bts.storage import Store
+from jobs import evaluate, preprocess, segment
+from jobs.driver import here
+from tests import builders
+from tests.conftest import ROOT
+
+CASES = ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000", "BraTS2021_00003")
+NO_RAY = """
+import sys, runpy
+
+class NoRay:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "ray":
+            raise ImportError(f"{name} is not wanted here")
+
+sys.meta_path.insert(0, NoRay())
+runpy.run_module(f"jobs.{sys.argv.pop(1)}", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> Store:
+    """Three sound cases, one of them of another convention, and one whose T2 is cut short."""
+    store = Store(str(tmp_path_factory.mktemp("cases")))
+    for seed, case in enumerate(CASES):
+        old = {"names": builders.NAMES_2021, "enhancing": 4} if "2021" in case else {}
+        builders.put_all(store, builders.case_files(case, seed=seed, **old))
+    broken = builders.case_files("BraTS-GLI-00004-000", seed=4)
+    broken = {key: data[:100] if "t2w" in key else data for key, data in broken.items()}
+    builders.put_all(store, broken)
+    return store
+
+
+def run_all(folder: Path, cases: Store, model: str, ray: here.UseRay) -> dict[str, bytes]:
+    """{key: bytes} of what the three jobs write, but for their run reports, dates and times."""
+    shards, labelmaps, report = (str(folder / name) for name in ("shards", "labelmaps", "report"))
+    done = [
+        preprocess.main(preprocess.Settings(cases.uri, shards, ray=ray)),
+        segment.main(segment.Settings(cases.uri, labelmaps, (model,), probabilities=True, ray=ray)),
+        evaluate.main(evaluate.Settings(labelmaps, cases.uri, report, ray=ray)),
+    ]
+    assert [(one.counts["cases"], len(one.failed)) for one in done] == [(4, 1), (4, 1), (3, 0)]
+    assert done[0].failed[0].case_id == "BraTS-GLI-00004-000"
+    store = Store(str(folder))
+    found = {e.key: store.read(e.key) for e in store.list() if "_runs/" not in e.key}
+    return {key: without_dates(key, data, folder) for key, data in found.items()}
+
+
+def without_dates(key: str, data: bytes, folder: Path) -> bytes:
+    if "/_done/" in key:
+        marker = json.loads(data)
+        del marker["seconds"], marker["written"]
+        return json.dumps(marker).encode()
+    if key.endswith(".html"):
+        data = re.sub(rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\+00:00)?)?", b"", data)
+        return data.replace(str(folder).encode(), b"")
+    return data if "_scores/" not in key else b""
+
+
+@pytest.mark.slow
+def test_both_ways_give_the_same_bytes(ray_local, cases, model, tmp_path):
+    by_ray = run_all(tmp_path / "ray", cases, model, "yes")
+    in_process = run_all(tmp_path / "here", cases, model, "no")
+    assert len(by_ray) > 20
+    assert [key for key in by_ray.keys() | in_process.keys() if by_ray.get(key) != in_process.get(key)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["preprocess", "segment", "evaluate"])
+def test_a_few_cases_are_done_without_ray(job, cases, model, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    truths = {f"{c}.nii.gz": cases.read(key) for c in CASES for key in [f"{c}/{c}-seg.nii.gz"] if "-" in c}
+    builders.put_all(Store(str(tmp_path / "labelmaps")), truths)
+    flags = {
+        "preprocess": ["--shards", tmp_path / "shards"],
+        "segment": ["--labelmaps", tmp_path / "new", "--model", model],
+        "evaluate": ["--labelmaps", tmp_path / "labelmaps", "--report", tmp_path / "report"],
+    }[job]
+    command = [sys.executable, "-c", NO_RAY, job, "--cases", cases.uri, *map(str, flags)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == {"evaluate": 0}.get(job, 3), done.stderr
+    total = 2 if job == "evaluate" else 4
+    assert re.search(rf"^{job}: {total}/{total} cases", done.stderr, re.MULTILINE)
+
+
+def test_auto_is_by_number_and_cluster(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(here, "cores", lambda: 2)
+    assert [here.fits_here("auto", n) for n in (1, 4, 5)] == [True, True, False]
+    monkeypatch.setattr(here, "cores", lambda: 64)
+    assert [here.fits_here("auto", n) for n in (8, 9)] == [True, False]
+    assert here.fits_here("no", 1000) and not here.fits_here("yes", 1)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert not here.fits_here("auto", 1) and here.fits_here("no", 1)
+
+
+def test_the_first_stage_is_one_row_ahead_and_its_error_is_raised():
+    seen = []
+
+    def read(row: int) -> int:
+        if row == 3:
+            raise OSError("gone")
+        return row * 10
+
+    with pytest.raises(OSError, match="gone"):
+        for result in here.ahead(read, range(6)):
+            seen.append(result)
+    assert seen == [0, 10, 20]
+    assert list(here.ahead(read, range(3))) == [0, 10, 20] and list(here.ahead(read, ())) == []

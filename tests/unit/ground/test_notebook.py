@@ -1,0 +1,126 @@
+"""`import bts` in a notebook: one case read, segmented and scored, as the jobs do it."""
+
+import gzip
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import bts
+from bts.errors import CaseError, UsageError
+from bts.storage import Store
+from jobs import evaluate, segment
+from tests import builders
+from tests.conftest import ROOT
+
+CASE = "BraTS2021_00007"
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> Store:
+    store = Store(str(tmp_path_factory.mktemp("cases")))
+    names = {"names": builders.NAMES_2021, "enhancing": 4}
+    builders.put_all(store, builders.case_files(CASE, matrix=builders.affine("RAS"), **names))
+    builders.put_all(store, builders.case_files("BraTS2021_00008", seed=8, **names))
+    return store
+
+
+def test_import_loads_nothing_heavy():
+    code = "import sys, bts; sys.exit(len({'numpy', 'torch', 'ray', 'nibabel'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert {"segment", "read_case", "open_model", "score", "__version__"} <= set(dir(bts))
+    with pytest.raises(AttributeError, match="nothing_such"):
+        bts.nothing_such  # noqa: B018
+
+
+def test_using_it_starts_and_imports_no_ray():
+    code = "import sys, bts; bts.segment, bts.open_model(); sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def by_the_jobs(cases, model, tmp_path_factory):
+    """Folders of labelmaps and report, by the jobs."""
+    here = tmp_path_factory.mktemp("jobs")
+    done = segment.main(segment.Settings(cases.uri, str(here / "labelmaps"), (model,), ray="no"))
+    assert done.counts["written"] == 2
+    evaluate.main(evaluate.Settings(str(here / "labelmaps"), cases.uri, str(here / "report"), ray="no"))
+    return here
+
+
+@pytest.mark.slow
+def test_segment_gives_the_very_labelmap_of_the_job(cases, model, by_the_jobs):
+    data = gzip.decompress((by_the_jobs / "labelmaps" / f"{CASE}.nii.gz").read_bytes())
+    opened = bts.open_model(model)
+    assert bts.segment(f"{cases.uri}/{CASE}", model).to_bytes() == data
+    assert bts.segment(cases.uri, opened, case=CASE).to_bytes() == data
+    volume = bts.read_case(cases.uri, case=CASE, truth=False)
+    assert volume.mask is None
+    assert bts.segment(volume, opened).to_bytes() == data
+    files = {role: f"{cases.uri}/{CASE}/{CASE}_{role}.nii.gz" for role in ("t1", "t1ce", "t2", "flair")}
+    assert bts.segment(files, [model], case=CASE).to_bytes() == data
+
+
+@pytest.mark.slow
+def test_score_gives_the_scores_of_the_job(cases, by_the_jobs):
+    truth = f"{cases.uri}/{CASE}/{CASE}_seg.nii.gz"
+    labelmap = by_the_jobs / "labelmaps" / f"{CASE}.nii.gz"
+    table = pq.read_table(by_the_jobs / "report" / "scores.parquet").to_pylist()
+    of_the_job: dict = {}
+    for row in table:
+        if row["case_id"] == CASE:
+            of_the_job.setdefault(row["region"], {})[row["metric"]] = row["value"]
+    assert bts.score(truth, labelmap) == of_the_job
+    assert bts.score(nib.load(truth), nib.load(labelmap)) == of_the_job
+
+
+def test_score_knows_a_perfect_labelmap_and_another_convention(cases):
+    truth = f"{cases.uri}/{CASE}/{CASE}_seg.nii.gz"
+    assert bts.score(truth, truth)["ET"]["dice"] == 1
+    image = nib.load(truth)
+    unnamed = nib.Nifti1Image(np.asarray(image.dataobj), image.affine)
+    with pytest.raises(CaseError, match="convention brats2023"):
+        bts.score(unnamed, unnamed)
+    assert bts.score(unnamed, unnamed, labels="brats2021")["ET"]["dice"] == 1
+
+
+def test_score_refuses_another_grid(cases):
+    one, other = (f"{cases.uri}/{c}/{c}_seg.nii.gz" for c in (CASE, "BraTS2021_00008"))
+    with pytest.raises(CaseError, match=r"BraTS2021_00008_seg.nii.gz: its grid .* resample"):
+        bts.score(one, other)
+
+
+def test_read_case_reads_the_truth_of_files_anywhere(cases, tmp_path):
+    files = {}
+    for role in ("t1", "t1ce", "t2", "flair", "seg"):
+        files[role] = tmp_path / role / f"{role}-of-somebody.nii.gz"
+        files[role].parent.mkdir()
+        files[role].write_bytes(Store(cases.uri).read(f"{CASE}/{CASE}_{role}.nii.gz"))
+    found, same = bts.read_case(files, labels="brats2021"), bts.read_case(cases.uri, case=CASE)
+    assert found.case_id == "case" and found.modalities == same.modalities
+    assert np.array_equal(found.mask, same.mask) and np.array_equal(found.images, same.images)
+
+
+def test_what_is_meant_must_be_one_case(cases, tmp_path):
+    with pytest.raises(UsageError, match=r"2 cases .*case="):
+        bts.read_case(cases.uri)
+    with pytest.raises(UsageError, match="0 cases"):
+        bts.read_case(tmp_path)
+    with pytest.raises(UsageError, match="adc is no role"):
+        bts.read_case({"adc": "somewhere.nii.gz"})
+    with pytest.raises(CaseError, match=r"t1ce.*missing"):
+        bts.read_case({"t1": f"{cases.uri}/{CASE}/{CASE}_t1.nii.gz"})
+
+
+def test_a_patient_of_figshare(real_data):
+    volume = bts.read_case(real_data / "figshare", case=_first_patient(real_data))
+    assert volume.modalities == ("t1ce",) and volume.mask.any()
+
+
+def _first_patient(real_data) -> str:
+    with pytest.raises(UsageError) as found:
+        bts.read_case(real_data / "figshare")
+    return str(found.value).partition("(")[2].split(",")[0]
