@@ -82,7 +82,7 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dic
     found, targets = [], {}
     for name in names:
         if name == BUNDLED:
-            say("the bundled model has seen few patients; what it is good for: bts/weights/README.md")
+            say("the bundled model has seen 45 patients; what it is good for: bts/weights/README.md")
         data = read_model(name)
         targets[name] = load_model(data, name).preset.targets
         found.append((name, data))
