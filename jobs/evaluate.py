@@ -13,8 +13,6 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import ray
-
 from bts import tracking
 from bts.colours import Colours
 from bts.errors import Failure, RunError, UsageError
@@ -30,7 +28,8 @@ from jobs.driver.figshare_index import index_figshare
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, check_max_failed, run_job
 from jobs.driver.pictures import draw_cases, draw_comparison, montage, name_folders
-from jobs.driver.progress import examples, say, stream
+from jobs.driver.pipeline import Stage, stream
+from jobs.driver.progress import examples, say
 from jobs.workers.draw import Draw, DrawSide
 from jobs.workers.score import Score, scored_of
 
@@ -208,8 +207,7 @@ def run(pairs: Sequence[Pair], score: Callable[[dict], dict]) -> Iterator[dict]:
         return
     start_ray()
     rows = [pair.to_row() for pair in pairs]
-    cases = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from stream("evaluate", len(rows), cases, score)
+    yield from stream("evaluate", rows, [Stage("score", score)])
 
 
 def print_results(ours: str, contents: page.Contents, output: Store) -> None:

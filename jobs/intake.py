@@ -29,7 +29,8 @@ from bts.storage import Entry, Store, read_file
 from jobs.driver import incremental
 from jobs.driver.cluster import start_ray
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import say, stream
+from jobs.driver.pipeline import Stage, stream
+from jobs.driver.progress import say
 from jobs.driver.scans_index import read_tags
 from jobs.workers.intake import MakeCase
 
@@ -69,9 +70,7 @@ def main(settings: Settings) -> Outcome:
     check_tools(options)
     rules = read_rules(read_file(settings.rules) if settings.rules else None, settings.rules or "")
     identity, where = read_identity(settings.keep_ids)
-    say(
-        f"cases are named {'by Patient ID' if settings.keep_ids else f'by hashes under the key of {where}'}"
-    )
+    say(f"cases are named {'by Patient ID' if settings.keep_ids else f'by hashes under the key of {where}'}")
     there = {entry.key for entry in output.list()}
     studies, listing, failed, others = list_studies(source, output, there, identity, rules, settings)
     incremental.keep_part(listing, settings)
@@ -133,9 +132,7 @@ def list_studies(
     found = find_studies(niftis, dicoms, headers, identity, rules, settings.allow_missing)
     others += sum(not header.study for header in headers)
     images = len(niftis) + sum(bool(header.study) for header in headers)
-    say(
-        f"{source.uri}: {len(found.studies) + len(found.problems)} studies in {images} files of images"
-    )
+    say(f"{source.uri}: {len(found.studies) + len(found.problems)} studies in {images} files of images")
     if not (found.studies or found.problems or failed):
         raise UsageError(
             f"{source.uri}: no study found; expected DICOM files, or NIfTI files such as PATIENT/T1.nii.gz"
@@ -204,8 +201,8 @@ def run(rows: list[dict], make: MakeCase) -> Iterator[dict]:
         return
     start_ray()
     there = int(ray.cluster_resources().get("memory", MEMORY))
-    studies = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from stream("intake", len(rows), studies, make, num_cpus=1, memory=min(MEMORY, there))
+    asked = {"num_cpus": 1, "memory": min(MEMORY, there)}
+    yield from stream("intake", rows, [Stage("intake", make, resources=asked)])
 
 
 if __name__ == "__main__":

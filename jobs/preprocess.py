@@ -11,20 +11,20 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import ray
-
 from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.read import reader_of
 from bts.errors import Failure
 from bts.shards.format import FORMAT, read_metadata
+from bts.shards.holds import retire
 from bts.storage import Store
 from jobs.driver import incremental
 from jobs.driver.cluster import start_ray
 from jobs.driver.figshare_index import index_figshare
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import say, stream
+from jobs.driver.pipeline import Stage, stream
+from jobs.driver.progress import say
 from jobs.workers.shard import MakeShard
 
 CASE_CPUS = 0.5  # two cases a core: one computes while the other waits for the store, or for Ray's next task
@@ -71,8 +71,7 @@ def main(settings: Settings) -> Outcome:
         failed += incremental.foresee(work, settings.allow_missing, truth=True)
         reasons = incremental.explain(work, made_of, lambda key: read_made_of(output, key))
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
-    for key in work.stale:
-        output.delete(key)
+    retire(output, work.stale)
     settled = incremental.settle(
         run(work.todo, MakeShard(source, output, settings.allow_missing)), work, output
     )
@@ -111,8 +110,7 @@ def run(todo: list[worklist.Todo], make: MakeShard) -> Iterator[dict]:
         return
     start_ray()
     rows = [one.to_row() for one in worklist.largest_first(todo)]
-    cases = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from stream("preprocess", len(rows), cases, make, num_cpus=CASE_CPUS)
+    yield from stream("preprocess", rows, [Stage("read", make, resources={"num_cpus": CASE_CPUS})])
 
 
 if __name__ == "__main__":

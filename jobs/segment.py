@@ -14,25 +14,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 import ray
-from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from bts import tracking
 from bts.cases import worklist
 from bts.cases.case import MODALITIES, Case
 from bts.cases.layouts import find_cases
-from bts.errors import Failure, UsageError
+from bts.errors import Failure, RunError, UsageError
 from bts.inference.options import SegmentOptions
+from bts.inference.segmenter import kind_of
 from bts.labels import WRITTEN_AS, can_be_written, spelt
 from bts.model.file import BOX, describe, load_model
 from bts.results import colour_tables
-from bts.results.layout import convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
+from bts.results.files import is_ours
+from bts.results.layout import MARKER, convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
 from bts.storage import Entry, Store, read_file
 from jobs.driver import incremental
 from jobs.driver.cluster import start_ray
 from jobs.driver.figshare_index import index_figshare, set_unfit_aside
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import say, stream
+from jobs.driver.pipeline import Stage, stream
+from jobs.driver.progress import say
 from jobs.workers.predict import Predict
 from jobs.workers.read import Read
 from jobs.workers.write import FORMAT, Write
@@ -65,6 +67,9 @@ class Settings(incremental.Flags, SegmentOptions):
     as room for them comes, also by an autoscaler. None: as many as there is room for now."""
     gpu_share: float = 1.0
     """Of a GPU, for each predicting actor: 0.5 puts two on each, where a network does not fill it."""
+    overwrite: bool = False
+    """Replace labelmaps that jobs.segment did not make, too. Otherwise one of them ends the run before it
+    starts."""
 
     def check(self) -> None:
         """Raise UsageError for values that make no sense."""
@@ -82,15 +87,15 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], str]:
 
     Raises UsageError naming the one that is no model, or those that differ.
     """
-    found, targets = [], {}
+    found, presets = [], {}
     for name in names:
         data = read_model(name)
-        targets[name] = load_model(data, name).preset.targets
+        presets[name] = load_model(data, name).preset
         found.append((name, data))
-    if len(set(targets.values())) > 1:
-        said = ", ".join(f"{name} predicts {kind}" for name, kind in targets.items())
-        raise UsageError(f"--model: {said}; an ensemble needs models of equal targets")
-    return found, next(iter(targets.values()))
+    if len({kind_of(preset) for preset in presets.values()}) > 1:
+        said = ", ".join(f"{name} predicts {kind_of(preset)}" for name, preset in presets.items())
+        raise UsageError(f"--model: {said}; an ensemble needs models of equal targets and output")
+    return found, next(iter(presets.values())).targets
 
 
 def read_model(name: str) -> bytes:
@@ -125,6 +130,8 @@ def main(settings: Settings) -> Outcome:
     present = results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
+    if not settings.overwrite:
+        refuse_foreign((one.case.id for one in work.todo), there, output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside), "unfit": len(unfit)}
     if settings.dry_run:
         failed += incremental.foresee(work, (*settings.allow_missing, *unused(models)), truth=False)
@@ -153,6 +160,22 @@ def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:
     if taken := find_cases(Entry(key, 0, "") for key in keys).cases:
         key = next(iter(taken[0].files.values())).key
         raise UsageError(f"--labelmaps {output.uri}: {key} would count as a truth; give another folder")
+
+
+def refuse_foreign(case_ids: Iterable[str], there: set[str], output: Store) -> None:
+    """Raise UsageError where a labelmap would be replaced that has neither a marker nor our own signature: a
+    truth, an edited labelmap, another tool's."""
+    marked = {named["case"] for named in map(MARKER.fullmatch, there) if named}
+    for case_id in case_ids:
+        if (key := labelmap_key(case_id)) not in there or case_id in marked:
+            continue
+        try:
+            ours = is_ours(output.read(key))
+        except OSError as error:
+            raise RunError(f"{output.uri}/{key}: cannot be read: {error}") from error
+        if not ours:
+            mend = "give --labelmaps another folder, or --overwrite to replace it"
+            raise UsageError(f"{output.uri}/{key}: jobs.segment did not make this labelmap; {mend}")
 
 
 def explain_labels(cases: list[Case], write: Write, there: set[str]) -> None:
@@ -208,23 +231,18 @@ def run(
     gpus = wanted_gpus(settings.gpu, int(ray.cluster_resources().get("GPU", 0)), alone)
     asked = settings.predictors or 0
     tasks = min(max(2, sum(cpus) // 2, IO_TASKS * asked), len(rows))
-    io = {"compute": TaskPoolStrategy(size=tasks), "num_cpus": IO_CPUS}
+    io = {"size": tasks, "resources": {"num_cpus": IO_CPUS}}
     fitting, threads, resources = pool(cpus, gpus, settings.gpu_share)
     actors = min(asked or fitting, len(rows))
     # Told, for an actor that asked for no GPU sees those of its machine all the same.
     device = None if gpus else "cpu"
     how = (ray.put(models), device, threads, settings)
-    predicted = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(Read(source, (*settings.allow_missing, *unused(models))).__call__, **io)
-        .map(
-            Predict,
-            fn_constructor_args=how,
-            compute=ActorPoolStrategy(size=actors),
-            **resources,
-        )
-    )
-    yield from stream("segment", len(rows), predicted, write, **io)
+    stages = [
+        Stage("read", Read(source, (*settings.allow_missing, *unused(models))), **io),
+        Stage("predict", Predict, how, actors, resources),
+        Stage("write", write, **io),
+    ]
+    yield from stream("segment", rows, stages)
 
 
 def wanted_gpus(gpu: str, there: int, alone: bool) -> int:

@@ -1,44 +1,16 @@
-"""What a person sees of a command under way, and the stream of cases that it is told by."""
+"""What a person sees of a command under way."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import ray
-import ray.data
 from ray.util.metrics import Gauge
 from tqdm import tqdm
 
-from bts.errors import RunError
 from jobs.driver.cluster import taken
 
 EVERY_S = 5  # between two lines of progress in a log
-
-
-def stream(
-    name: str, total: int, rows: ray.data.Dataset, last: Callable[[dict], dict], **how
-) -> Iterator[dict]:
-    """Run the last stage of a pipeline, one row a case, and yield its rows with progress lines.
-
-    Ray loses the class of what a task raises, so a RunError (a full disk, a bucket that refuses) travels here
-    as a row; a row with a `failure` counts as a failed case. Raises RunError.
-    """
-    progress = Meter(name, total)
-    for row in rows.map(_or_stop(last), **how).iter_rows():
-        if row["stop"]:
-            raise RunError(row["stop"])
-        progress.step(failed=bool(row.get("failure")))
-        yield row
-
-
-def _or_stop(task: Callable[[dict], dict]) -> Callable[[dict], dict]:
-    def run(row: dict) -> dict:
-        try:
-            return {**task(row), "stop": ""}
-        except RunError as error:
-            return {"stop": str(error)}
-
-    return run
 
 
 class Meter:
