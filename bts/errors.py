@@ -10,12 +10,15 @@ from dataclasses import asdict, dataclass, fields
 class CaseError(Exception):
     """A case's data are bad: this case fails, with its stage and reason, and the run goes on.
 
-    The message names the case, the file, what is wrong and how to mend it.
+    The message names the case, the file, what is wrong and how to mend it. `kind` is as in Failure.
     """
 
-    def __init__(self, problem: str, *, mend: str, file: str = "", case: str = "", stage: str = ""):
-        super().__init__(problem, mend, file, case, stage)
+    def __init__(
+        self, problem: str, *, mend: str, file: str = "", case: str = "", stage: str = "", kind: str = ""
+    ):
+        super().__init__(problem, mend, file, case, stage, kind)
         self.problem, self.mend, self.file, self.case, self.stage = problem, mend, file, case, stage
+        self.kind = kind
 
     def __reduce__(self):
         return _case_error, self.args
@@ -25,9 +28,14 @@ class CaseError(Exception):
         return f"{where}: {self.problem}; {self.mend}" if where else f"{self.problem}; {self.mend}"
 
 
-def _case_error(problem, mend, file, case, stage) -> CaseError:
+def _case_error(problem, mend, file, case, stage, kind) -> CaseError:
     """Unpickle a CaseError, which crosses from Ray's workers to the driver."""
-    return CaseError(problem, mend=mend, file=file, case=case, stage=stage)
+    return CaseError(problem, mend=mend, file=file, case=case, stage=stage, kind=kind)
+
+
+LOST = "worker lost"  # the worker died of the case: killed for its memory, or crashed
+STORE = "store"  # the store is in trouble, or refuses these credentials: no try of the case
+UNREADABLE = "unreadable"  # the store refuses one object that it lists, or all of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +49,9 @@ class Failure:
     mend: str = ""
     message: str = ""
     """All of it in one line, for a person."""
+    kind: str = ""
+    """Empty: the case's own data are bad. Otherwise what may not be its fault: LOST, STORE, UNREADABLE, or
+    the class of an error that nobody foresaw."""
     left_aside: str = ""
     """Key of the note because of which the case is not tried."""
 
@@ -54,12 +65,13 @@ class Failure:
             error=error.problem,
             mend=error.mend,
             message=str(error),
+            kind=error.kind,
         )
 
     def to_dict(self) -> dict[str, str]:
         """For the run report."""
         kept = asdict(self)
-        return kept if self.left_aside else {name: kept[name] for name in kept if name != "left_aside"}
+        return {name: kept[name] for name in kept if kept[name] or name not in ("kind", "left_aside")}
 
     def to_json(self) -> str:
         """For a row, or a note."""

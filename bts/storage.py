@@ -7,6 +7,7 @@ run's (`RunError`), for a store that takes no results ends every case alike.
 
 import io
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -19,10 +20,12 @@ from urllib.parse import urlsplit
 import fsspec
 import pyarrow.fs
 
-from bts.errors import RunError, UsageError
+from bts.errors import STORE, UNREADABLE, RunError, UsageError
 
 ATTEMPTS = 8  # of a request to a throttled or failing store, with exponential backoff by the client itself
 PATIENCE_S = 20  # without a byte
+CREDENTIALS = re.compile("expired|token|credential|signature|AccessKey", re.IGNORECASE)  # in a refusal
+HINT = "; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_NO_SIGN_REQUEST=yes for a public bucket"
 DATES = ("LastModified", "last_modified", "updated", "mtime", "created")  # of S3, Azure, Google, SFTP, memory
 
 
@@ -111,7 +114,7 @@ class Store:
                     key = os.path.relpath(path, self.root).replace(os.sep, "/")
                     yield Entry(key, stat.st_size, f"{stat.st_size}+{stat.st_mtime_ns}", _written(stat))
         except OSError as error:
-            raise RunError(f"{self.uri}: cannot be listed: {_reason(error)}") from error
+            raise RunError(f"{error.filename or self.uri}: cannot be listed: {_reason(error)}") from error
 
     def _walk_remote(self, prefix: str) -> Iterator[Entry]:
         try:
@@ -123,7 +126,8 @@ class Store:
         except FileNotFoundError as error:
             raise RunError(f"{self.uri}: {_reason(error)}") from error
         except Exception as error:  # each store raises its own classes
-            raise RunError(f"{self.uri}: cannot be listed: {_reason(error)}") from error
+            hint = HINT if type(error).__name__ == "NoCredentialsError" else ""
+            raise RunError(f"{self.uri}: cannot be listed: {_reason(error)}{hint}") from error
         for path, info in found.items():
             if info.get("type") != "directory":
                 yield Entry(path[len(self.root) + 1 :], info["size"], *self._version(path, info))
@@ -198,6 +202,16 @@ class Store:
             raise RunError(f"{self.uri}/{key}: cannot be deleted: {_reason(error)}") from error
 
 
+def trouble(error: BaseException) -> str:
+    """Whose trouble it is that an object cannot be read, as Failure.kind has it: empty where it is gone."""
+    if isinstance(error, MemoryError):
+        return type(error).__name__
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        return ""
+    of_credentials = CREDENTIALS.search(f"{error} {getattr(error.__cause__, 'response', '')}")
+    return UNREADABLE if isinstance(error, PermissionError) and not of_credentials else STORE
+
+
 def _s3_options() -> dict:
     """Of s3fs. AWS_MAX_ATTEMPTS of the environment counts, which botocore ignores where a number is given."""
     attempts = max(1, int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS)))
@@ -207,7 +221,8 @@ def _s3_options() -> dict:
         # Many servers that are not Amazon's refuse the checksums that botocore sends since 2025.
         names = ("request_checksum_calculation", "response_checksum_validation")
         config |= {name: os.environ.get(f"AWS_{name.upper()}", "when_required") for name in names}
-    return {"config_kwargs": config, "use_listings_cache": False}
+    unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("yes", "true", "1")
+    return {"config_kwargs": config, "use_listings_cache": False, "anon": unsigned}
 
 
 def split_uri(uri: str) -> tuple[Store, str]:

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import ray
-
 from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.layouts import Listing
@@ -25,9 +23,9 @@ from bts.intake.index import series_files
 from bts.results.layout import RESULT
 from bts.storage import Entry, Store
 from jobs.driver import incremental
-from jobs.driver.cluster import start_ray
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import say, stream
+from jobs.driver.pipeline import Stage, stream
+from jobs.driver.progress import say
 from jobs.workers.deliver import FORMAT, Deliver, native_key, seg_key
 
 
@@ -139,11 +137,9 @@ def run(todo: list[worklist.Todo], cases: Store, deliver: Deliver, settings: Set
         say("nothing to do: every labelmap is delivered")
         return
     scans = find_scans(todo, cases, settings) if settings.dicom_seg else {}
-    start_ray()
     none = json.dumps({"uri": "", "keys": [], "problem": ""})
     rows = [{**one.to_row(), "scans": scans.get(one.case.id, none)} for one in worklist.largest_first(todo)]
-    labelmaps = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from stream("deliver", len(rows), labelmaps, deliver, num_cpus=0.5)
+    yield from stream("deliver", rows, [Stage("deliver", deliver, resources={"num_cpus": 0.5})])
 
 
 def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> dict[str, str]:

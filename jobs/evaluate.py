@@ -24,13 +24,13 @@ from bts.scoring import comparison, tables
 from bts.scoring.score_cache import Scorebook
 from bts.storage import Store
 from jobs.driver import incremental
-from jobs.driver.cluster import one_task_each
 from jobs.driver.figshare_index import index_figshare
-from jobs.driver.here import UseRay, fits_here, run_here
+from jobs.driver.here import UseRay
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, check_max_failed, run_job
 from jobs.driver.pictures import draw_cases, draw_comparison, montage, name_folders
-from jobs.driver.progress import examples, say, stream
+from jobs.driver.pipeline import Stage, stream
+from jobs.driver.progress import examples, say
 from jobs.workers.draw import Draw, DrawSide
 from jobs.workers.score import Score, scored_of
 
@@ -217,10 +217,8 @@ def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) 
 def run(pairs: Sequence[Pair], task: Callable[[dict], dict], ray: UseRay) -> Iterator[dict]:
     """Stream the pairs, one task a case."""
     rows = [pair.to_row() for pair in pairs]
-    if rows and fits_here(ray, len(rows)):
-        yield from run_here("evaluate", rows, task)
-    elif rows:
-        yield from stream("evaluate", len(rows), one_task_each(rows), task)
+    if rows:
+        yield from stream("evaluate", rows, [Stage("score", task)], ray)
 
 
 def print_results(ours: str, contents: page.Contents, output: Store) -> None:

@@ -29,7 +29,8 @@ from bts.storage import Entry, Store, read_file
 from jobs.driver import incremental
 from jobs.driver.cluster import start_ray
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import say, stream
+from jobs.driver.pipeline import Stage, stream
+from jobs.driver.progress import say
 from jobs.driver.scans_index import read_tags
 from jobs.workers.intake import MakeCase
 
@@ -200,8 +201,8 @@ def run(rows: list[dict], make: MakeCase) -> Iterator[dict]:
         return
     start_ray()
     there = int(ray.cluster_resources().get("memory", MEMORY))
-    studies = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from stream("intake", len(rows), studies, make, num_cpus=1, memory=min(MEMORY, there))
+    asked = {"num_cpus": 1, "memory": min(MEMORY, there)}
+    yield from stream("intake", rows, [Stage("intake", make, resources=asked)])
 
 
 if __name__ == "__main__":

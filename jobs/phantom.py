@@ -14,15 +14,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import ray.data
-
-from bts.errors import UsageError
+from bts.errors import Failure, RunError, UsageError
 from bts.phantom.case import LEAST, SIZE, case_keys, write_case
 from bts.phantom.study import make_study, write_dicom, write_nifti
 from bts.storage import Store
-from jobs.driver.cluster import start_ray
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import say, stream
+from jobs.driver.pipeline import Stage, stream
+from jobs.driver.progress import say
 
 
 @dataclass
@@ -104,10 +102,11 @@ def run(todo: list[int], settings: Settings, output: Store) -> Iterator[int]:
     if not todo:
         say("nothing to do: every case is there")
         return
-    start_ray()
-    rows = ray.data.from_items(todo, override_num_blocks=len(todo))
     make = MakeStudy if settings.raw else MakeCase
-    for result in stream("phantom", len(todo), rows, make(settings, output)):
+    rows = [{"case_id": f"phantom {index}", "item": index} for index in todo]
+    for result in stream("phantom", rows, [Stage("draw", make(settings, output))]):
+        if result["failure"]:
+            raise RunError(Failure.from_json(result["failure"]).message)
         yield result["bytes"]
 
 

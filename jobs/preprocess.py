@@ -16,14 +16,15 @@ from bts.cases.case import Case
 from bts.cases.read import reader_of
 from bts.errors import Failure
 from bts.shards.format import FORMAT, read_metadata
+from bts.shards.holds import retire
 from bts.storage import Store
 from jobs.driver import incremental
-from jobs.driver.cluster import one_task_each
 from jobs.driver.figshare_index import index_figshare
-from jobs.driver.here import UseRay, fits_here, run_here
+from jobs.driver.here import UseRay
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import say, stream
+from jobs.driver.pipeline import Stage, stream
+from jobs.driver.progress import say
 from jobs.workers.shard import MakeShard
 
 CASE_CPUS = 0.5  # two cases a core: one computes while the other waits for the store, or for Ray's next task
@@ -70,8 +71,7 @@ def main(settings: Settings) -> Outcome:
         failed += incremental.foresee(work, settings.allow_missing, truth=True)
         reasons = incremental.explain(work, made_of, lambda key: read_made_of(output, key))
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
-    for key in work.stale:
-        output.delete(key)
+    retire(output, work.stale)
     make = MakeShard(source, output, settings.allow_missing)
     settled = incremental.settle(run(work.todo, make, settings.ray), work, output)
     counts["written"] = settled.written
@@ -107,10 +107,8 @@ def run(todo: list[worklist.Todo], make: MakeShard, ray: UseRay) -> Iterator[dic
     rows = [one.to_row() for one in worklist.largest_first(todo)]
     if not rows:
         say("nothing to do: every case has its shard")
-    elif fits_here(ray, len(rows)):
-        yield from run_here("preprocess", rows, make)
-    else:
-        yield from stream("preprocess", len(rows), one_task_each(rows), make, num_cpus=CASE_CPUS)
+        return
+    yield from stream("preprocess", rows, [Stage("read", make, resources={"num_cpus": CASE_CPUS})], ray)
 
 
 if __name__ == "__main__":

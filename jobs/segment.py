@@ -17,19 +17,21 @@ from typing import Literal
 from bts.cases import worklist
 from bts.cases.case import MODALITIES, Case
 from bts.cases.layouts import find_cases
-from bts.errors import Failure, UsageError
+from bts.errors import Failure, RunError, UsageError
 from bts.inference.options import SegmentOptions
 from bts.labels import WRITTEN_AS, can_be_written, spelt
 from bts.results import colour_tables
-from bts.results.layout import convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
+from bts.results.files import is_ours
+from bts.results.layout import MARKER, convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
 from bts.storage import Entry, Store
 from jobs.driver import incremental
-from jobs.driver.cluster import one_task_each
+from jobs.driver.cluster import start_ray
 from jobs.driver.figshare_index import index_figshare, set_unfit_aside
-from jobs.driver.here import cores, fits_here, run_here
+from jobs.driver.here import cores, fits_here
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import say, stream
+from jobs.driver.pipeline import Stage, stream
+from jobs.driver.progress import say
 from jobs.workers.read import Read
 from jobs.workers.write import FORMAT, Write
 
@@ -60,6 +62,9 @@ class Settings(incremental.Flags, SegmentOptions):
     as room for them comes, also by an autoscaler. None: as many as there is room for now."""
     gpu_share: float = 1.0
     """Of a GPU, for each predicting actor: 0.5 puts two on each, where a network does not fill it."""
+    overwrite: bool = False
+    """Replace labelmaps that jobs.segment did not make, too. Otherwise one of them ends the run before it
+    starts."""
 
     def check(self) -> None:
         """Raise UsageError for values that make no sense."""
@@ -77,19 +82,21 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dic
 
     Raises UsageError naming the one that is no model, or those that differ.
     """
-    from bts.model.file import BUNDLED, describe, load_model, read_model  # torch, which --help does without
+    from bts.inference.segmenter import kind_of  # with torch, which --help does without
+    from bts.model.file import BUNDLED, describe, load_model, read_model
 
-    found, targets = [], {}
+    found, presets = [], {}
     for name in names:
         if name == BUNDLED:
             say("the bundled model has seen 45 patients; what it is good for: bts/weights/README.md")
         data = read_model(name)
-        targets[name] = load_model(data, name).preset.targets
+        presets[name] = load_model(data, name).preset
         found.append((name, data))
-    if len(set(targets.values())) > 1:
-        said = ", ".join(f"{name} predicts {kind}" for name, kind in targets.items())
-        raise UsageError(f"--model: {said}; an ensemble needs models of equal targets")
-    return found, [describe(data, name) for name, data in found], next(iter(targets.values()))
+    if len({kind_of(preset) for preset in presets.values()}) > 1:
+        said = ", ".join(f"{name} predicts {kind_of(preset)}" for name, preset in presets.items())
+        raise UsageError(f"--model: {said}; an ensemble needs models of equal targets and output")
+    targets = next(iter(presets.values())).targets
+    return found, [describe(data, name) for name, data in found], targets
 
 
 def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
@@ -117,6 +124,8 @@ def main(settings: Settings) -> Outcome:
     present = results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
+    if not settings.overwrite:
+        refuse_foreign((one.case.id for one in work.todo), there, output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside), "unfit": len(unfit)}
     if settings.dry_run:
         failed += incremental.foresee(work, (*settings.allow_missing, *unused(models)), truth=False)
@@ -145,6 +154,22 @@ def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:
     if taken := find_cases(Entry(key, 0, "") for key in keys).cases:
         key = next(iter(taken[0].files.values())).key
         raise UsageError(f"--labelmaps {output.uri}: {key} would count as a truth; give another folder")
+
+
+def refuse_foreign(case_ids: Iterable[str], there: set[str], output: Store) -> None:
+    """Raise UsageError where a labelmap would be replaced that has neither a marker nor our own signature: a
+    truth, an edited labelmap, another tool's."""
+    marked = {named["case"] for named in map(MARKER.fullmatch, there) if named}
+    for case_id in case_ids:
+        if (key := labelmap_key(case_id)) not in there or case_id in marked:
+            continue
+        try:
+            ours = is_ours(output.read(key))
+        except OSError as error:
+            raise RunError(f"{output.uri}/{key}: cannot be read: {error}") from error
+        if not ours:
+            mend = "give --labelmaps another folder, or --overwrite to replace it"
+            raise UsageError(f"{output.uri}/{key}: jobs.segment did not make this labelmap; {mend}")
 
 
 def explain_labels(cases: list[Case], write: Write, there: set[str]) -> None:
@@ -210,8 +235,9 @@ def predict_here(
 
     gpus = wanted_gpus(settings.gpu, int(pick_device(None).type == "cuda"), alone=True)
     _, threads, _ = pool([cores()], gpus)
-    predict = Predict(lambda: models, None if gpus else "cpu", threads, settings)
-    yield from run_here("segment", rows, read, predict, write)
+    how = (lambda: models, None if gpus else "cpu", threads, settings)
+    stages = [Stage("read", read), Stage("predict", Predict, how), Stage("write", write)]
+    yield from stream("segment", rows, stages, "no")
 
 
 def predict_by_actors(
@@ -219,29 +245,27 @@ def predict_by_actors(
 ) -> Iterator[dict]:
     """By Ray: predicting actors, tasks that read before them and tasks that write after."""
     import ray
-    from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     from jobs.workers.predict import Predict
 
-    cases = one_task_each(rows)
+    start_ray()
     alone = not os.environ.get("RAY_ADDRESS")
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     gpus = wanted_gpus(settings.gpu, int(ray.cluster_resources().get("GPU", 0)), alone)
     asked = settings.predictors or 0
     tasks = min(max(2, sum(cpus) // 2, IO_TASKS * asked), len(rows))
-    io = {"compute": TaskPoolStrategy(size=tasks), "num_cpus": IO_CPUS}
+    io = {"size": tasks, "resources": {"num_cpus": IO_CPUS}}
     fitting, threads, resources = pool(cpus, gpus, settings.gpu_share)
     actors = min(asked or fitting, len(rows))
     # Told, for an actor that asked for no GPU sees those of its machine all the same.
     device = None if gpus else "cpu"
     how = (partial(ray.get, ray.put(models)), device, threads, settings)
-    predicted = cases.map(read.__call__, **io).map(
-        Predict,
-        fn_constructor_args=how,
-        compute=ActorPoolStrategy(size=actors),
-        **resources,
-    )
-    yield from stream("segment", len(rows), predicted, write, **io)
+    stages = [
+        Stage("read", read, **io),
+        Stage("predict", Predict, how, actors, resources),
+        Stage("write", write, **io),
+    ]
+    yield from stream("segment", rows, stages, "yes")
 
 
 def wanted_gpus(gpu: str, there: int, alone: bool) -> int:

@@ -1,13 +1,14 @@
 """Shards → one model file: a preset trained by DDP workers that Ray feeds, checkpointed every epoch.
 
-The same command again goes on at the last epoch after a kill, and does nothing once the model is there. The
-model is registered in MLflow too, its curves beside it.
+The same command again goes on at the last epoch after a kill, with the shards that it began with, and does
+nothing once the model is there. The model is registered in MLflow too, its curves beside it.
 
     python -m jobs.train fast --shards data/shards --models data/models --budget.minutes 10
     ray job submit --working-dir . -- python -m jobs.train fast --workers 8 --gpu yes \\
         --shards s3://b/shards --models s3://b/models
 """
 
+import contextlib
 import os
 import queue
 import re
@@ -15,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import ray
@@ -30,9 +32,11 @@ from bts.model.file import digest, read_header
 from bts.model.nets import build
 from bts.report.curves import draw_classes, draw_curves
 from bts.settings import Preset, to_dict
+from bts.shards import holds
 from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
+from bts.training import pin
 from bts.training.log import best_epoch, final_table, progress_line
 from bts.training.plan import Plan, make_plan, unnamed
 from jobs.driver import cluster, preset_flags
@@ -59,6 +63,9 @@ class Settings:
     """auto: GPUs if the cluster has them now; yes: ask for them, also of an autoscaler that has none yet."""
     fold: Literal[0, 1, 2, 3, 4] = 0
     """Which fifth of the patients is held out for validation."""
+    fresh: bool = False
+    """Start anew with the shards of now. Otherwise the same command goes on with a training that was cut off,
+    with the shards that it began with."""
     preset: Annotated[Preset, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
 
     @property
@@ -73,8 +80,12 @@ class Settings:
 def main(settings: Settings, system: str) -> Outcome:
     """`settings.preset.name` is the model's name by now, `system` the preset's own."""
     name, models = settings.preset.name, Store(settings.models)
-    plan = read_plan(settings, system)
-    if (trained := read_trained(models, name, "run", plan.run)) is not None:
+    asked = pin.asked_for(replace(settings.preset, name=system), settings.fold, Store(settings.shards))
+    plan = read_plan(settings, system, None if settings.fresh else pin.read(models, name, asked))
+    if settings.fresh:
+        forget(settings, asked, plan.run)
+    elif (trained := read_trained(models, name, "run", plan.run)) is not None:
+        let_go(settings, asked, plan.run)
         say(f"nothing to do: {name}.safetensors is the model of these shards and settings")
         return Outcome(models, summary(models, name, trained, epochs=0))
     tracker = Tracker()  # first: it fails early where it cannot be reached
@@ -97,6 +108,7 @@ def main(settings: Settings, system: str) -> Outcome:
             say(progress_line(settings.preset.budget, epoch, minutes, figures))
             tracker.log(run_id, figures, epoch)
 
+        keep_plan(settings, asked, plan)
         result = fit(name, job, settings, told)
         data = result["model"]
         for file, picture in pictures(plan, result).items():
@@ -104,6 +116,7 @@ def main(settings: Settings, system: str) -> Outcome:
             models.put(f"_pictures/{name}/{file}", picture)
         tracker.register(run_id, name, data, digest(data), tags, plan.preset.modalities)
         models.put(f"{name}.safetensors", data)  # last: cut off before this, the next run does the rest
+        let_go(settings, asked, plan.run)
         status = "FINISHED"
     finally:
         tracker.finish(run_id, status)
@@ -118,13 +131,54 @@ def open_queue() -> Queue:
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
-def read_plan(settings: Settings, system: str) -> Plan:
-    """What the shards hold, split. Raises UsageError before anything starts."""
+def keep_plan(settings: Settings, asked: str, plan: Plan) -> None:
+    """Pin the plan beside its checkpoints, and hold its shards, until the model is there."""
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    began = pin.Pin(plan.run, plan.keys, now)
+    models, shards = Store(settings.models), Store(settings.shards)
+    if pin.read(models, settings.preset.name, asked) is None:
+        pin.write(models, settings.preset.name, asked, began)
+    try:
+        holds.hold(shards, plan.run, plan.keys)
+    except RunError as error:  # of shards that may only be read
+        say(f"jobs.preprocess may delete shards of this training: {error}")
+
+
+def let_go(settings: Settings, asked: str, run: str) -> None:
+    """The training is over: its shards may go once they are superseded."""
+    Store(settings.models).delete(pin.key(settings.preset.name, asked))
+    with contextlib.suppress(RunError):  # of shards that may only be read
+        holds.release(Store(settings.shards), run)
+
+
+def forget(settings: Settings, asked: str, run: str) -> None:
+    """Start anew: without the checkpoints and the pin of what the same command began before."""
+    models, name, runs = Store(settings.models), settings.preset.name, {run}
+    with contextlib.suppress(RunError):  # a pin that cannot be read
+        if began := pin.read(models, name, asked):
+            runs.add(began.run)
+    for one in runs:
+        for entry in models.list(f"_checkpoints/{name}-{one}"):
+            models.delete(entry.key)
+        let_go(settings, asked, one)
+
+
+def read_plan(settings: Settings, system: str, pinned: pin.Pin | None = None) -> Plan:
+    """What the shards hold, split; of a training that was cut off, those that it began with.
+
+    Raises UsageError before anything starts.
+    """
     name, shards = settings.preset.name, Store(settings.shards)
     check_name(name)
     read_encoder(settings.preset.layers.weights)  # fails early where it cannot be read
-    catalogue = read_catalogue(shards)
+    catalogue = read_catalogue(shards, pinned.keys if pinned else ())
     plan = make_plan(catalogue, replace(settings.preset, name=system), settings.fold)
+    if pinned:
+        since = {e.key for e in shards.list() if e.key.endswith(".parquet")} - {*pinned.keys}
+        say(
+            f"going on with the training of {pinned.started}, with the {len(catalogue)} shards that it began "
+            f"with; {len(since)} others are left out (--fresh starts anew with the shards of now)"
+        )
     training, held_out = len(plan.training), len(plan.held_out)
     say(f"{shards.uri}: {len(catalogue)} shards, {training} for training, {held_out} held out")
     say_left_out(plan)
@@ -227,6 +281,9 @@ def wants_gpu(gpu: str, workers: int) -> bool:
     have = int(ray.cluster_resources().get("GPU", 0))
     if gpu == "yes" and have < workers and not os.environ.get("RAY_ADDRESS"):
         raise UsageError(f"--gpu yes: this machine has {have} GPUs for {workers} workers")
+    if gpu == "auto" and 0 < have < workers:
+        instead = f"--workers {have} takes them, --gpu yes waits for more"
+        say(f"--gpu auto: {have} GPUs are fewer than {workers} workers, so all train on the CPU; {instead}")
     return gpu == "yes" or (gpu == "auto" and have >= workers)
 
 

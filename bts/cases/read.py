@@ -16,7 +16,7 @@ from bts.images.metaimage import read_mha
 from bts.images.nifti import read_nifti
 from bts.images.nrrd import read_nrrd
 from bts.labels import EXAMPLE, UNKNOWN
-from bts.storage import Store
+from bts.storage import Store, trouble
 
 MSD_CHANNELS = ("flair", "t1", "t1ce", "t2")  # order of the fourth axis of MSD Task01's images
 
@@ -201,4 +201,4 @@ def fetch(key: str, store: Store, size: int = 0) -> bytes:
     except (OSError, MemoryError) as error:
         mend = "check that it is still there and may be read, then run again"
         problem = f"cannot be read: {str(error) or 'no memory for it'}"
-        raise CaseError(problem, mend=mend, file=key, stage="read") from error
+        raise CaseError(problem, mend=mend, file=key, stage="read", kind=trouble(error)) from error

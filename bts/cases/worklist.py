@@ -56,7 +56,8 @@ class Todo:
 
     def to_row(self) -> dict:
         """For a Ray dataset."""
-        return {"case": self.case.to_json(), "fingerprint": self.fingerprint, "older": list(self.older)}
+        named = {"case_id": self.case.id, "case": self.case.to_json()}
+        return {**named, "fingerprint": self.fingerprint, "older": list(self.older)}
 
 
 @dataclass(slots=True)

@@ -23,9 +23,10 @@ from bts.model.nets.own_statistics import with_own_statistics
 from bts.model.normalise import NOTHING, constants, finish, normalise
 from bts.model.resample import resize_images, resize_probabilities, working_size
 from bts.model.targets import decode, probabilities, targets_of
-from bts.settings import Preset
+from bts.settings import Inference, Preset
 
 MARGIN = 8  # pixels around the brain: without any, some labels at its surface change
+LEAST = ("min_et_ml", "min_et_share", "min_tumour_ml", "min_core_ml", "min_et_piece_ml")
 GAUSSIAN = 1 / 8  # standard deviation of a window's weights, as a share of its side (nnU-Net's)
 
 
@@ -40,23 +41,23 @@ class Segmenter:
         batch: int | None = None,
         allow_missing: Collection[str] = (),
     ):
-        """models: their probabilities are averaged, the first one's inference settings count.
+        """models: their probabilities are averaged, each by its own settings; their order changes nothing.
 
         flips: average also over the left-right mirror image, at twice the time.
-        batch: slices (or volumes) predicted at once, None for the preset's.
+        batch: slices (or volumes) predicted at once, None for each preset's.
         allow_missing: modalities that a case may lack; the networks see 0 in their place.
-        Raises UsageError for models that do not predict the same targets.
+        Raises UsageError for models whose probabilities are not of one kind.
         """
         if not models:
             raise ValueError("a Segmenter needs at least one model")
-        if len(kinds := {model.preset.targets for model in models}) > 1:
+        if len(kinds := {kind_of(model.preset) for model in models}) > 1:
             raise UsageError(
                 f"the models predict different targets: {', '.join(sorted(kinds))}; give one kind"
             )
         self.device, self.flips = pick_device(device), flips
         self.models, self.preset = [self._ready(model) for model in models], models[0].preset
-        self.settings = self.preset.inference
-        self.batch, self.allow_missing = batch or self.settings.batch, frozenset(allow_missing)
+        self.settings = shared([model.preset.inference for model in models])
+        self.batch, self.allow_missing = batch, frozenset(allow_missing)
 
     def _ready(self, model: Model) -> Model:
         dims = 3 if model.preset.volumetric else 2
@@ -100,9 +101,11 @@ class Segmenter:
     def expected_dice(
         self, volume: CaseVolume, probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray
     ) -> dict[str, float]:
-        """Dice to expect of the labels, by region, from what the first model's held-out cases got."""
+        """Dice to expect of the labels, by region, from what each model's held-out cases got: their mean."""
         agreed = self.agreement(volume, probabilities_KDHW, labels_DHW)
-        return expected_dice(agreed, self.models[0].meta.get("validation", {}))
+        each = [expected_dice(agreed, model.meta.get("validation", {})) for model in self.models]
+        known = [region for region in each[0] if all(region in of for of in each)]
+        return {region: sum(of[region] for of in each) / len(each) for region in known}
 
     def probabilities(self, volume: CaseVolume) -> torch.Tensor:
         """A case → float32 (K, D, H, W) probabilities of the targets, mean of all models."""
@@ -146,7 +149,7 @@ class Segmenter:
         near, least = model.preset.sampling.neighbours, model.preset.layers.multiple
         rows, columns = multiples
         found = torch.zeros((len(images_DCHW), targets, *images_DCHW.shape[2:]))
-        for indices in torch.arange(len(images_DCHW)).split(self.batch):
+        for indices in torch.arange(len(images_DCHW)).split(self.batch or model.preset.inference.batch):
             seen = images_DCHW[max(0, int(indices[0]) - near) : int(indices[-1]) + near + 1]
             box = _extent(seen) if settings.keeps_zero else _whole(seen)
             above, left = ((at + side.start) % n for at, side, n in zip(place, box, multiples, strict=True))
@@ -176,8 +179,9 @@ class Segmenter:
         weight = _gaussian(size).to(self.device)
         total = torch.zeros((targets_of(model.preset), *images.shape[1:]), device=self.device)
         weights = torch.zeros(images.shape[1:], device=self.device)
-        corners = list(_corners(images.shape[1:], size, self.settings.overlap))
-        for some in (corners[i : i + self.batch] for i in range(0, len(corners), self.batch)):
+        batch = self.batch or model.preset.inference.batch
+        corners = list(_corners(images.shape[1:], size, model.preset.inference.overlap))
+        for some in (corners[i : i + batch] for i in range(0, len(corners), batch)):
             boxes = [tuple(slice(a, a + side) for a, side in zip(at, size, strict=True)) for at in some]
             cuts = torch.stack([images[(slice(None), *box)] for box in boxes]).to(self.device)
             deep = torch.stack([known[:, box[0]] for box in boxes]).to(self.device)
@@ -197,6 +201,20 @@ class Segmenter:
         if mirrored is not None:
             found = (found + probabilities(mirrored, model.preset).flip(-1)) / 2
         return found
+
+
+def kind_of(preset: Preset) -> str:
+    """What the probabilities of a model are of, as a message names it: only equal ones can be averaged."""
+    return f"{preset.targets} ({preset.output})"
+
+
+def shared(settings: Sequence[Inference]) -> Inference:
+    """How the mean of several models becomes labels: their mean threshold, which is each one's own applied to
+    its own share; and what all of them take away or fill."""
+    fewest = {name: min(getattr(one, name) for one in settings) for name in LEAST}
+    threshold = sum(one.threshold for one in settings) / len(settings)
+    filled = all(one.fill_core for one in settings)
+    return replace(settings[0], threshold=threshold, fill_core=filled, **fewest)
 
 
 def pick_modalities(volume, wanted: Sequence[str], allow_missing: Collection[str] = ()) -> tuple:

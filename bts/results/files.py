@@ -7,7 +7,9 @@ rows and columns of the slice's image. The value tells what was found: 0 nothing
 240 pituitary tumour (the label is value // 80); 255 tumour, by a model that knows no types.
 """
 
+import gzip
 import io
+import zlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -19,7 +21,22 @@ from bts.images.nifti import write_labelmap, write_probabilities
 from bts.labels import from_internal
 from bts.results.layout import probability_key, result_keys
 
+SIGNATURE = "bts "  # then the digests of the models: how `descrip` of a labelmap begins
 GREYS = {"figshare": np.array([0, 80, 160, 240], np.uint8), "figshare_tumour": np.array([0, 255], np.uint8)}
+
+
+def is_ours(labelmap: bytes) -> bool:
+    """Whether the header of a .nii.gz says that jobs.segment wrote it."""
+    try:
+        return signed(gzip.GzipFile(fileobj=io.BytesIO(labelmap)).read(540))
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def signed(header: bytes) -> bool:
+    """Whether a NIfTI header has the signature of jobs.segment."""
+    size = {int.from_bytes(header[:4], order) for order in ("little", "big")}
+    return header[240 if 540 in size else 148 :].startswith(SIGNATURE.encode())
 
 
 def encode(case: Case, labels_DHW: np.ndarray, grid: Grid, convention: str, descrip: str) -> dict[str, bytes]:

@@ -20,6 +20,7 @@ from bts.errors import CaseError
 from bts.images.grid import Grid, Volume
 from bts.images.nifti import read_nifti
 from bts.labels import is_known, to_internal
+from bts.results.files import signed
 from bts.results.layout import LABELMAP, MARKER, versions_of
 from bts.results.marker import Marker, digest
 from bts.scoring import metrics
@@ -54,7 +55,8 @@ class Pair:
     def to_row(self) -> dict:
         """For a Ray dataset."""
         named = {"labelmap": self.labelmap, "version": self.version, "rules": self.rules}
-        return {"case": self.case.to_json(), "markers": json.dumps(self.markers), **named}
+        named["markers"] = json.dumps(self.markers)
+        return {"case_id": self.case.id, "case": self.case.to_json(), **named}
 
     @classmethod
     def from_row(cls, row: dict) -> "Pair":
@@ -251,6 +253,12 @@ def _prediction(
     data: bytes, found: Volume, pair: Pair, markers: Sequence[Marker]
 ) -> tuple[np.ndarray, str, list[Marker]]:
     """(labels of the project, convention of the file, its own markers) of a labelmap read from its bytes."""
+    if not pair.markers and signed(found.grid.header):
+        raise CaseError(
+            "jobs.segment wrote this labelmap, and its marker in _done is missing: the run was cut off",
+            mend="run jobs.segment again; a copy needs the folder _done beside it",
+            file=pair.labelmap, stage="labels",
+        )  # fmt: skip
     markers = _speaking_of(data, markers, pair)
     convention = written_in(pair, markers)
     mend = f"write the labelmap in the convention {convention}"

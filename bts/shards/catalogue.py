@@ -1,7 +1,7 @@
 """What a folder of shards holds: case, patient, group and number of slices of each, read from the footers."""
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from bts.cases.case import MODALITIES, STATISTICS
 from bts.cases.worklist import NOTE
 from bts.errors import RunError, UsageError
 from bts.shards.format import metadata_of
+from bts.shards.holds import in_force
 from bts.storage import Store
 
 READERS = 16  # threads; each waits for a few small ranged reads
@@ -58,8 +59,11 @@ class Shard:
         return (self.modalities, self.brain, self.mean, self.std, self.p01, self.p99)
 
 
-def read_catalogue(store: Store) -> list[Shard]:
-    """Every shard below the store's root, sorted by key.
+def read_catalogue(store: Store, only: Collection[str] = ()) -> list[Shard]:
+    """Every shard below the store's root, sorted by key; without those that are superseded, and kept for
+    a training that reads them.
+
+    only: these alone, as they were when a training began: none of them is outdated.
 
     Raises UsageError where there is none, where one cannot be read, and where a case has two: a crash came
     between writing a new shard and deleting the one it replaces.
@@ -69,6 +73,13 @@ def read_catalogue(store: Store) -> list[Shard]:
     failed: dict[str, set[str]] = {}
     for note in filter(None, map(NOTE.fullmatch, there)):
         failed.setdefault(note["case"], set()).add(note["mark"])
+    if only:
+        if gone := sorted({*only} - {*keys}):
+            problem = f"{len(gone)} shards that the training began with are gone, {gone[0]} for one"
+            raise UsageError(f"{store.uri}: {problem}; start anew with those of now (--fresh)")
+        keys, failed = sorted(only), {}
+    else:
+        keys = in_force(keys, there)
     if not keys:
         raise UsageError(f"{store.uri}: no shards there; make them with python -m jobs.preprocess")
     with ThreadPoolExecutor(READERS) as threads:

@@ -34,6 +34,8 @@ class Plan:
     held_out: list[Shard]
     left_out: dict[str, list[str]]
     """Keys of the shards that neither train nor are held out, by the reason."""
+    keys: tuple[str, ...]
+    """Of the shards that the two fingerprints are of."""
     data: str
     """Fingerprint of the shards."""
     run: str
@@ -114,6 +116,7 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
         training=training,
         held_out=held_out,
         left_out=left_out,
+        keys=tuple(keys),
         data=fingerprint(keys, options={}, version=FORMAT),
         run=fingerprint(keys, options=options, version=FORMAT),
     )

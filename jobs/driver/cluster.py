@@ -3,9 +3,11 @@
 The functions import Ray, for a command that runs a few cases in its own process never needs it.
 """
 
+import contextlib
 import logging
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,22 +17,39 @@ if TYPE_CHECKING:
     import ray.data
     from ray.util.metrics import Gauge
 
+from bts.errors import RunError
+
+ANSWER_S = 10  # until a cluster has answered
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
+    (0, 0, 0, 4, 0, 0, 0, 0, 0)
+)  # how a gRPC client begins
+HTTP2_SETTINGS = b"\x04"  # kind of the frame that every server of it answers first
+SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+SOCKET_BYTES = 107  # of a socket's path, at most
+
 
 def start_ray() -> None:
-    """Join the cluster of `ray job submit` (RAY_ADDRESS), or start Ray on this machine alone."""
+    """Join the cluster of `ray job submit` (RAY_ADDRESS), or start Ray on this machine alone.
+
+    Raises RunError within a minute where that cannot be.
+    """
     import ray
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False  # each job prints its own progress
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Workers' own prints stay in Ray's logs: failed cases come as rows, errors as exceptions.
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    # Ray would try a case that runs out of memory without end; here too, RETRIES counts.
+    os.environ.setdefault("RAY_task_oom_retries", "2")
     if cluster := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=cluster, **quiet)
+        check_cluster(cluster)
+        _init(f"the cluster of RAY_ADDRESS={cluster}", address=cluster, **quiet)
         return
+    check_temp()
     # Ray ends workers beyond one a CPU after a second without work, and would start others for the next case.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     # Workers import this checkout wherever the command was started; a submitted job carries its own.
@@ -39,7 +58,46 @@ def start_ray() -> None:
     python = shlex.quote(sys.executable)
     if python != sys.executable:  # Ray hands the path to a shell as it is; a folder's name may have spaces
         quiet["runtime_env"] = {"py_executable": python}
-    ray.init(address="local", include_dashboard=False, **quiet)
+    _init("Ray on this machine", address="local", include_dashboard=False, **quiet)
+
+
+def _init(what: str, **how) -> None:
+    import ray
+
+    try:
+        ray.init(**how)
+    except Exception as error:  # Ray raises this very class where its processes do not come up in time
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        mend = "run again when the machine has less to do, or with more free memory and disk space"
+        raise RunError(f"{what} did not start: {said}; {mend}") from error
+
+
+def check_cluster(address: str) -> None:
+    """Raise RunError where nobody answers at HOST:PORT as Ray does: its own client tries for five minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()) or os.environ.get("RAY_USE_TLS") == "1":
+        return  # auto, local, or what Ray itself makes of it
+    try:
+        with socket.create_connection((host, int(port)), ANSWER_S) as there:
+            there.settimeout(ANSWER_S)
+            there.sendall(HTTP2_HELLO)
+            found = "" if there.recv(9)[3:4] == HTTP2_SETTINGS else "what answers there is no Ray"
+    except OSError as error:
+        found = f"nobody answers: {error}"
+    if found:
+        mend = "check that the cluster is up (ray status), or unset RAY_ADDRESS to run on this machine alone"
+        raise RunError(f"RAY_ADDRESS={address}: {found}; {mend}")
+
+
+def check_temp() -> None:
+    """Raise RunError where the folder of Ray's sockets has a longer path than a socket may have."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if len(os.fsencode(folder + SOCKET)) > SOCKET_BYTES:
+        longest = SOCKET_BYTES - len(SOCKET)
+        problem = f"{folder}: this folder for temporary files has too long a path for Ray's sockets"
+        raise RunError(f"{problem}; set RAY_TMPDIR to one of at most {longest} characters, such as /tmp")
 
 
 def one_task_each(rows: Sequence[dict]) -> "ray.data.Dataset":

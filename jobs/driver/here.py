@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
-from jobs.driver.progress import counted
-
 UseRay = Literal["auto", "yes", "no"]
-Stage = Callable[[dict], dict]
+Task = Callable[[dict], dict]
 FEW = 8  # cases; Ray is up in some ten seconds, in which one process does about as many
 
 
@@ -23,19 +21,17 @@ def fits_here(ray: UseRay, cases: int) -> bool:
     return ray == "no" or (ray == "auto" and few and not os.environ.get("RAY_ADDRESS"))
 
 
-def run_here(name: str, rows: Sequence[dict], *stages: Stage) -> Iterator[dict]:
-    """The rows of the last stage, with progress lines, as jobs.driver.progress.stream yields them.
-
-    Where there are several stages, the first (reading) is one case ahead of the others.
-    """
-    first, *others = stages
+def run_here(rows: Sequence[dict], tasks: Sequence[Task]) -> Iterator[dict]:
+    """The rows of the last task. Where there are several, the first (reading) is a case ahead of the
+    others."""
+    first, *others = tasks
     results = ahead(first, rows) if others else map(first, rows)
-    for stage in others:
-        results = map(stage, results)
-    return counted(name, len(rows), results)
+    for task in others:
+        results = map(task, results)
+    return iter(results)
 
 
-def ahead(task: Stage, rows: Iterable[dict]) -> Iterator[dict]:
+def ahead(task: Task, rows: Iterable[dict]) -> Iterator[dict]:
     """`map` in a thread that works on the next row while the caller uses the last."""
     with ThreadPoolExecutor(1) as thread:
         coming = None

@@ -16,7 +16,7 @@ from bts.cases.case import Case
 from bts.cases.layouts import Listing
 from bts.cases.read import foreseen
 from bts.cases.worklist import Todo, Work, changes, part_of
-from bts.errors import Failure, UsageError
+from bts.errors import STORE, UNREADABLE, Failure, UsageError
 from bts.storage import Store
 from jobs.driver.here import UseRay
 from jobs.driver.outcome import Outcome, check_max_failed
@@ -134,21 +134,44 @@ class Settled:
 
 
 def settle(results: Iterable[dict], work: Work, output: Store) -> Settled:
-    """Sort a stream of results (case_id, failure, flags: JSON or empty); note failures for the next runs."""
+    """Sort a stream of results (case_id, failure, flags: JSON or empty); note failures for the next runs.
+
+    Failures of a kind in a row are held until they are known to be the cases' own: a run that they end adds
+    no try to any of them.
+    """
     todo = {one.case.id: one for one in work.todo}
-    settled = Settled()
+    settled, held = Settled(), []
     for result in results:
         one = todo[result["case_id"]]
-        if result["failure"]:
-            settled.failed.append(Failure.from_json(result["failure"]))
-            output.put(one.note, result["failure"].encode(errors="backslashreplace"))
-        else:
-            settled.written += 1
+        failure = Failure.from_json(result["failure"]) if result["failure"] else None
+        if held and (failure is None or failure.kind != held[-1][1].kind):
+            note(held, output)
+            held = []
+        if failure:
+            settled.failed.append(failure)
+            if failure.kind:
+                held.append((one, failure))
+            else:
+                note([(one, failure)], output)
+            continue
+        settled.written += 1
         if flags := json.loads(result.get("flags") or "[]"):
             settled.flagged[one.case.id] = flags
         for key in one.notes:
             output.delete(key)
+    if not 1 < len(held) == len(work.todo) or held[-1][1].kind != UNREADABLE:  # a store that refuses all
+        note(held, output)
     return settled
+
+
+def note(failures: Iterable[tuple[Todo, Failure]], output: Store) -> None:
+    """One more try of each, for the next runs; none where the store did not give what it lists."""
+    for one, failure in failures:
+        if failure.kind == STORE:
+            continue
+        output.put(one.note, failure.to_json().encode(errors="backslashreplace"))
+        for key in one.notes:
+            output.delete(key)
 
 
 def explain(

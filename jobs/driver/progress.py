@@ -1,55 +1,14 @@
-"""What a person sees of a command under way, and the stream of cases that it is told by."""
+"""What a person sees of a command under way."""
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from bts.errors import RunError
 from jobs.driver.cluster import case_gauge, taken
 
-if TYPE_CHECKING:
-    import ray.data
-
 EVERY_S = 5  # between two lines of progress in a log
-
-
-def stream(
-    name: str, total: int, rows: "ray.data.Dataset", last: Callable[[dict], dict], **how
-) -> Iterator[dict]:
-    """Run the last stage of a pipeline, one row a case, and yield its rows with progress lines.
-
-    Ray loses the class of what a task raises, so a RunError (a full disk, a bucket that refuses) travels here
-    as a row. Raises RunError.
-    """
-
-    def results() -> Iterator[dict]:
-        for row in rows.map(_or_stop(last), **how).iter_rows():
-            if row["stop"]:
-                raise RunError(row["stop"])
-            yield row
-
-    return counted(name, total, results())
-
-
-def counted(name: str, total: int, results: Iterable[dict]) -> Iterator[dict]:
-    """The results, one a case, with progress lines; one with a `failure` counts as a failed case."""
-    progress = Meter(name, total)
-    for row in results:
-        progress.step(failed=bool(row.get("failure")))
-        yield row
-
-
-def _or_stop(task: Callable[[dict], dict]) -> Callable[[dict], dict]:
-    def run(row: dict) -> dict:
-        try:
-            return {**task(row), "stop": ""}
-        except RunError as error:
-            return {"stop": str(error)}
-
-    return run
 
 
 class Meter:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from bts.cases.case import Case, CaseVolume
-from bts.errors import CaseError, Failure
+from bts.cases.case import CaseVolume
+from bts.errors import CaseError
 from bts.inference import confidence, quality
 from bts.inference.options import SegmentOptions
 from bts.inference.segmenter import Segmenter
 from bts.model.device import pick_device
 from bts.model.file import load_model
-from jobs.workers.read import nothing
+
+NOTHING = np.zeros((1, 1, 1, 1), np.uint8)  # where no probabilities are asked for
 
 Models = Callable[[], Sequence[tuple[str, bytes]]]
 
@@ -35,12 +36,8 @@ class Predict:
 
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
-        images, labels, sure, found, expected = row.pop("images"), nothing()[0], nothing(), [], {}
-        if not row["failure"]:
-            try:
-                labels, sure, found, expected = self.predict(CaseVolume.described(images, row["volume"]))
-            except CaseError as error:
-                row["failure"] = Failure.of(error, Case.from_json(row["case"]).id, "predict").to_json()
+        images = row.pop("images")
+        labels, sure, found, expected = self.predict(CaseVolume.described(images, row["volume"]))
         seconds = time.monotonic() - started
         columns = {"labelmap": labels, "probabilities": sure, "flags": json.dumps(found)}
         return {**row, **columns, "expected": json.dumps(expected), "predict_s": seconds}
@@ -54,11 +51,12 @@ class Predict:
             each = self.segmenter.each(volume)
         except torch.OutOfMemoryError as error:
             problem = f"{'×'.join(map(str, volume.images.shape))} voxels do not fit into the GPU's memory"
-            raise CaseError(problem, mend="use a larger GPU", case=volume.case_id) from error
+            kind = type(error).__name__
+            raise CaseError(problem, mend="use a larger GPU", case=volume.case_id, kind=kind) from error
         mean = sum(each) / len(each)
         decoded = self.segmenter.decoded(mean)
         labels = self.segmenter.tidied(volume, decoded)
-        sure = self.segmenter.as_bytes(volume, mean) if self.options.probabilities else nothing()
+        sure = self.segmenter.as_bytes(volume, mean) if self.options.probabilities else NOTHING
         found = quality.of_labels(labels, volume)
         if volume.traits.stripped:
             found += quality.of_doubt(decoded, labels, volume)

@@ -6,7 +6,6 @@ Not a command. Here is no torch: a worker that only scores is up in a second.
 import json
 
 from bts.colours import Colours
-from bts.errors import CaseError, Failure
 from bts.labels import regions_of
 from bts.report import case_page, slices
 from bts.report.page import Scored
@@ -17,7 +16,7 @@ from bts.storage import Store
 
 
 class Score:
-    """Pair → its scores and what else is known of it as JSON, or its failure; and its page."""
+    """Pair → its scores and what else is known of it as JSON; and its page. Raises CaseError, RunError."""
 
     def __init__(
         self, cases: Store, labelmaps: Store, pages: Store | None = None, colours: Colours = "field"
@@ -27,16 +26,11 @@ class Score:
 
     def __call__(self, row: dict) -> dict:
         pair = Pair.from_row(row)
-        try:
-            found = read_pair(pair, self.cases, self.labelmaps)
-        except CaseError as error:
-            failure = Failure.of(error, pair.case.id).to_json()
-            return {"case_id": pair.case.id, "scores": "", "about": "", "failure": failure}
+        found = read_pair(pair, self.cases, self.labelmaps)
         scores, about = _measure(pair, found), self._about(pair, found)
         if self.pages:
             self._write_page(pair, found, scored_of(pair, scores, about))
-        texts = {"scores": json.dumps(scores), "about": json.dumps(about)}
-        return {"case_id": pair.case.id, **texts, "failure": ""}
+        return {"scores": json.dumps(scores), "about": json.dumps(about)}
 
     def _about(self, pair: Pair, found: Labels) -> dict:
         known = pair.case.traits.spaced

@@ -11,7 +11,7 @@ from bts.cases.case import Case, CaseVolume
 from bts.cases.worklist import Todo
 from bts.inference.options import SegmentOptions
 from bts.labels import TARGETS, spelt
-from bts.results.files import encode, encode_probabilities
+from bts.results.files import SIGNATURE, encode, encode_probabilities
 from bts.results.layout import convention_of, held, marker_key, versions_of
 from bts.results.marker import Marker, describe
 from bts.storage import Store
@@ -36,20 +36,18 @@ class Write:
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
         case = Case.from_json(row["case"])
-        if row["failure"]:
-            return {"case_id": case.id, "failure": row["failure"], "flags": ""}
         volume = CaseVolume.described(row["labelmap"][None], row["volume"])
         whole = volume.whole(volume.images[0])
         convention = convention_of(case, self.labels, self.targets)
         digests = "+".join(m["digest"] for m in self.models)
-        files = encode(case, whole, volume.grid, convention, f"bts {digests}")
+        files = encode(case, whole, volume.grid, convention, SIGNATURE + digests)
         flags, expected = json.loads(row["flags"]), json.loads(row["expected"])
         if self.options.hold_flagged and flags:
             files = {held(key): data for key, data in files.items()}
         place = next(iter(files.items()))
         if self.sure_of:
             sure = volume.whole(row["probabilities"])
-            files |= encode_probabilities(case, sure, self.sure_of, volume.grid, f"bts {digests}")
+            files |= encode_probabilities(case, sure, self.sure_of, volume.grid, SIGNATURE + digests)
         # A marker of older voxels must be gone before they are replaced, or a crash would leave it lying.
         for key in row["older"]:
             self.output.delete(key)
@@ -69,7 +67,7 @@ class Write:
         )
         key = marker_key(case.id, row["fingerprint"])
         self.output.put(key, marker.to_json())
-        return {"case_id": case.id, "failure": "", "flags": row["flags"]}
+        return {"flags": row["flags"]}
 
     def put(self, files: dict[str, bytes], present: Iterable[str]) -> None:
         """Write them all; what else is present of the case is outdated, and goes."""

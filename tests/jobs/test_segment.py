@@ -1,9 +1,19 @@
+import gzip
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from bts.cases.layouts import find_cases
 from bts.errors import UsageError
+from bts.images.nifti import read_nifti, write_labelmap
+from bts.model.file import save_model
+from bts.model.nets import build
+from bts.settings import Budget, Layers, Loss, Preset
 from bts.storage import Entry, Store
+from jobs import segment
 from jobs.segment import check_apart, pool, wanted_gpus
+from tests import builders
 
 
 def test_labelmaps_never_go_where_they_would_count_as_truths(tmp_path):
@@ -42,3 +52,44 @@ def test_gpus_are_asked_for():
     assert [wanted_gpus(gpu, 3, alone=True) for gpu in ("auto", "yes", "no")] == [3, 3, 0]
     with pytest.raises(UsageError, match="no GPU"):
         wanted_gpus("yes", 0, alone=True)
+
+
+def test_a_labelmap_of_others_is_never_replaced_unless_asked_for(tmp_path, model):
+    name = "BraTS-SSA-00000-000"
+    cases, labelmaps = Store(tmp_path / "cases"), Store(tmp_path / "labelmaps")
+    files = builders.case_files(name)
+    builders.put_all(cases, files)
+    truth = files[f"{name}/{name}-seg.nii.gz"]
+    settings = segment.Settings(
+        cases=cases.uri, labelmaps=labelmaps.uri, model=(model,), dry_run=True, overwrite=False
+    )
+    for foreign in (truth, b"no NIfTI", gzip.compress(b"short")):
+        labelmaps.put(f"{name}.nii.gz", foreign)
+        with pytest.raises(UsageError, match=rf"{name}.nii.gz: jobs.segment did not make .*--overwrite"):
+            segment.main(settings)
+        assert segment.main(replace(settings, overwrite=True)).counts["todo"] == 1
+    grid = read_nifti(truth, "truth").grid
+    labelmaps.put(f"{name}.nii.gz", write_labelmap(np.zeros(grid.shape, np.uint8), grid, "bts 0123"))
+    assert segment.main(settings).counts["todo"] == 1  # cut off before its marker was written
+    labelmaps.put(f"{name}.nii.gz", truth)
+    labelmaps.put(f"_done/{name}.{'0' * 12}.json", b"{}")  # one of ours, edited since
+    assert segment.main(settings).counts["todo"] == 1
+
+
+def test_an_ensemble_is_of_one_kind(tmp_path):
+    names = []
+    for output, loss in (("sigmoid", Loss(bce=1)), ("softmax", Loss(ce=1))):
+        preset = Preset(
+            name=output,
+            targets="labels",
+            output=output,
+            size=(32, 32),
+            layers=Layers(widths=(4, 8)),
+            budget=Budget(epochs=1),
+            loss=loss,
+        )
+        names.append(str(tmp_path / output))
+        (tmp_path / output).write_bytes(save_model(build(preset), preset, {}))
+    with pytest.raises(UsageError, match=r"labels \(sigmoid\).*labels \(softmax\)"):
+        segment.read_models(names)
+    assert segment.read_models(names[:1])[2] == "labels"

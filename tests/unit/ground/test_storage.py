@@ -122,3 +122,32 @@ def test_a_full_disk_ends_the_run_and_leaves_nothing(tmp_path):
         assert list(tmp_path.iterdir()) == []
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def refused(path):  # as of root's own; tests may run as root
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(RunError, match=rf"{tmp_path}/lost\+found: cannot be listed: Permission denied"):
+        Store(tmp_path).list()
+
+
+def test_a_bucket_without_credentials_gets_a_hint(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody is asked: there is nothing to sign
+    with pytest.raises(RunError, match=r"AWS_ACCESS_KEY_ID .*AWS_NO_SIGN_REQUEST=yes"):
+        Store("s3://a-public-bucket/cases").list()
+    monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "yes")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(RunError, match="cannot be listed") as asked:
+        Store("s3://a-public-bucket/cases2").list()
+    assert "NO_SIGN" not in str(asked.value)

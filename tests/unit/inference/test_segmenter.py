@@ -302,7 +302,7 @@ def test_every_normalisation_feeds_the_network(kind):
 
 def test_models_of_different_targets_are_no_ensemble():
     other = replace(PRESET, targets="labels")
-    with pytest.raises(UsageError, match="different targets: labels, regions"):
+    with pytest.raises(UsageError, match=r"different targets: labels \(sigmoid\), regions \(sigmoid\)"):
         Segmenter([bright(), bright(other)])
 
 
@@ -331,3 +331,44 @@ def test_empty_surroundings_are_left_out_and_nothing_moves():
     labels = Segmenter([Model(Watch(), preset, {}, "")])(Volume(images))
     assert np.array_equal(labels == 3, images[0] == 400) and not labels[images[0] == 100].any()
     assert len(seen) == 6 and max(seen) < 96 * 80 / 2
+
+
+def differing() -> list[Model]:
+    """A 2D and a 3D model of one kind, with inference settings of their own."""
+    deep = replace(PRESET, size=(4, 8, 8), sampling=Sampling(kind="volumes"), layers=Layers(widths=(4, 8)))
+    settings = Inference(batch=1, overlap=0.25, threshold=0.4, min_et_ml=0.01, fill_core=True)
+    torch.manual_seed(5)
+    return [untrained(4), Model(build(deep), replace(deep, inference=settings), {}, "")]
+
+
+def test_the_order_of_an_ensemble_changes_nothing():
+    case, models = volume(), differing()
+    assert np.array_equal(Segmenter(models)(case), Segmenter(models[::-1])(case))
+    there, back = Segmenter(models), Segmenter(models[::-1])
+    assert there.settings.threshold == pytest.approx(0.45)
+    for name in ("threshold", "min_et_ml", "fill_core"):
+        assert getattr(there.settings, name) == getattr(back.settings, name)
+
+
+def test_each_model_of_an_ensemble_keeps_its_batch_and_overlap():
+    case, models = volume(), differing()
+    alone = [Segmenter([model]).each(case)[0] for model in models]
+    assert all(map(torch.equal, Segmenter(models).each(case), alone))
+    seen = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            return torch.zeros((len(x), 3, *x.shape[2:]))
+
+    watched = replace(models[1], network=Watched())
+    Segmenter([models[0], watched]).each(case)
+    assert set(seen) == {1}
+
+
+def test_sigmoid_and_softmax_are_not_averaged():
+    labels = replace(PRESET, targets="labels")
+    soft = replace(labels, output="softmax", loss=Loss(ce=1))
+    models = [Model(build(preset), preset, {}, "") for preset in (labels, soft)]
+    with pytest.raises(UsageError, match=r"labels \(sigmoid\), labels \(softmax\)"):
+        Segmenter(models)

@@ -11,8 +11,9 @@ import pytest
 from bts.cases.layouts import find_cases
 from bts.cases.read import read_role
 from bts.errors import CaseError
+from bts.images.nifti import write_labelmap
 from bts.results.marker import digest
-from bts.results.match import Labels, Pair, match, read_images, read_markers, read_pair
+from bts.results.match import Labels, Pair, match, read_images, read_markers, read_pair, read_prediction
 from bts.storage import Entry, Store
 from tests.builders import LPS, NAMES_2021, affine, case_files, nifti, put_all, voxels
 
@@ -227,3 +228,23 @@ def test_images_of_msd_are_in_one_file(tmp_path):
     case = find_cases(source.list()).cases[0]
     found = dict(read_images(case, source, read_role(case, source, "seg").grid, ("flair", "t1ce")))
     assert all(np.array_equal(found[m], images[m].T) for m in ("flair", "t1ce"))
+
+
+def test_our_own_labelmap_without_its_marker_is_refused(tmp_path):
+    """A run was cut off between the two: nobody knows in which convention it was written."""
+    store = Store(tmp_path)
+    put_all(store, case_files(ONE, names=NAMES_2021, enhancing=4))
+    case = find_cases(store.list()).cases[0]
+    truth = read_role(case, store, "seg")
+    for descrip, refused in (("bts 0123456789ab", True), ("another tool", False)):
+        store.put("lab.nii.gz", write_labelmap(truth.voxels.astype(np.uint8), truth.grid, descrip))
+        pair = Pair(case, "lab.nii.gz", (), "v")
+        for read in (
+            lambda pair=pair: read_pair(pair, store, store),
+            lambda pair=pair: read_prediction(pair, store),
+        ):
+            if refused:
+                with pytest.raises(CaseError, match="marker in _done is missing"):
+                    read()
+            else:
+                read()

@@ -1,0 +1,146 @@
+"""The stream of a command's cases through its stages: on Ray, or a few in this process.
+
+On Ray a task whose worker dies is tried twice more, then Ray Data drops its case without a word. The cases
+that no row came back for are done one at a time, each stage a task of its own: a case that dies there as well has
+failed at that stage; one that only shared a worker with it is done. In this process a case that kills it kills
+the command; what was done before stays done.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bts.errors import LOST, STORE, UNREADABLE, Failure, RunError
+from jobs.driver.cluster import start_ray
+from jobs.driver.here import UseRay, fits_here, run_here
+from jobs.driver.progress import Meter, say
+from jobs.workers.guard import Guard, call
+
+if TYPE_CHECKING:
+    import ray.data
+
+RETRIES = 2  # of a task after its worker's death, among others; alone it is tried once more
+LEAST_LOST, SHARE_LOST = 20, 0.05  # cases that may be lost with their workers, before the run ends
+ALIKE = 3  # failures of one kind in a row that no data explain: the run ends
+ALIKE_READING = 5  # the same, of what the store does not give
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of every case, and what Ray is asked for it."""
+
+    name: str
+    task: Callable[[dict], dict] | type
+    """A function of a row; or a class that makes one, in actors, of `args`."""
+    args: tuple = ()
+    size: int | None = None
+    """Tasks or actors at a time; None: tasks, as many as there is room for."""
+    resources: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def guard(self) -> Guard:
+        return Guard(self.name, self.task, self.args)
+
+    def over(self, rows: "ray.data.Dataset") -> "ray.data.Dataset":
+        """All rows through this stage."""
+        from ray.data import ActorPoolStrategy, TaskPoolStrategy
+        from ray.util.annotations import RayDeprecationWarning
+
+        with warnings.catch_warnings():  # Ray 2.60 has no other way to bound the retries
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            if isinstance(self.task, type):
+                return rows.map(
+                    Guard,
+                    fn_constructor_args=(self.name, self.task, self.args),
+                    compute=ActorPoolStrategy(size=self.size),
+                    max_task_retries=RETRIES,
+                    **self.resources,
+                )
+            pool = {"compute": TaskPoolStrategy(size=self.size)} if self.size else {}
+            return rows.map(self.guard.__call__, max_retries=RETRIES, **pool, **self.resources)
+
+
+def stream(name: str, rows: list[dict], stages: list[Stage], ray: UseRay = "yes") -> Iterator[dict]:
+    """Each row (`case_id`, and what the first stage takes) through all stages, with progress lines; a row of
+    the last stage each, in the order in which they are done. Those with a `failure` are failed cases.
+
+    Raises RunError, for instance where cases fail one after another of what is no fault of theirs.
+    """
+    here = fits_here(ray, len(rows))
+    if not here:
+        start_ray()
+    progress, alike = Meter(name, len(rows)), Alike()
+    left = {row["case_id"]: row for row in rows}
+    together = run_here(rows, [stage.guard for stage in stages]) if here else _together(rows, stages)
+    for row in together:
+        yield _counted(row, progress)
+        left.pop(row["case_id"])
+        alike.add(row["failure"])
+    if left:
+        say(f"{name}: {len(left)} cases were lost with their workers; they are done one at a time")
+    for row in left.values():
+        yield _counted(alone(row, stages), progress)
+
+
+def _counted(row: dict, progress: Meter) -> dict:
+    """Raises RunError where a stage said that the run must stop."""
+    if row["stop"]:
+        raise RunError(row["stop"])
+    progress.step(failed=bool(row["failure"]))
+    return row
+
+
+def _together(rows: list[dict], stages: list[Stage]) -> Iterator[dict]:
+    import ray.data
+    from ray.exceptions import RayError
+
+    cases = ray.data.from_items(rows, override_num_blocks=len(rows))
+    cases.context.max_errored_blocks = bound = max(LEAST_LOST, int(SHARE_LOST * len(rows)))
+    for stage in stages:
+        cases = stage.over(cases)
+    try:
+        yield from cases.iter_rows()
+    except RayError as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        problem = f"more than {bound} cases were lost with their workers, the last one by: {said}"
+        raise RunError(f"{problem}; likely there is too little memory: use a larger machine") from error
+
+
+def alone(row: dict, stages: list[Stage]) -> dict:
+    """The row of the last stage, made while nothing else of this run is at work."""
+    import ray
+    from ray.exceptions import RayError
+
+    case_id = row["case_id"]
+    for stage in stages:
+        task = ray.remote(call).options(max_retries=1, retry_exceptions=False, **stage.resources)
+        try:
+            row = ray.get(task.remote(stage.guard, row))
+        except RayError:
+            return {"case_id": case_id, "failure": lost(case_id, stage.name).to_json(), "stop": ""}
+    return row
+
+
+def lost(case_id: str, stage: str) -> Failure:
+    """Of a case whose worker dies whenever it does it."""
+    problem = f"its worker was killed or crashed each time at {stage}, likely for want of memory"
+    mend = "give it a machine with more memory, or look at the size of its files; then run again"
+    message = f"case {case_id}: {problem}; {mend}"
+    return Failure(case_id=case_id, stage=stage, error=problem, mend=mend, message=message, kind=LOST)
+
+
+class Alike:
+    """Watches for failures of one kind in a row that no data explain: then nothing will go better."""
+
+    def __init__(self):
+        self.kind, self.count = "", 0
+
+    def add(self, failure: str) -> None:
+        """The next case's: JSON of a Failure, or empty. Raises RunError."""
+        found = Failure.from_json(failure) if failure else None
+        kind = found.kind if found else ""
+        self.count = self.count + 1 if kind == self.kind else 1
+        self.kind = kind
+        if kind and self.count >= (ALIKE_READING if kind in (STORE, UNREADABLE) else ALIKE):
+            raise RunError(f"{self.count} cases in a row failed alike, the last one: {found.message}")

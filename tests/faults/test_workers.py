@@ -1,0 +1,68 @@
+"""A case that kills its worker in a stage fails alone there; the others are written, and the run ends."""
+
+import os
+
+import pytest
+
+from bts.errors import LOST, Failure
+from bts.storage import Store
+from jobs import preprocess, segment
+from jobs.driver.outcome import guarded
+from jobs.workers.predict import Predict
+from jobs.workers.read import Read
+from jobs.workers.shard import MakeShard
+from jobs.workers.write import Write
+from tests import builders
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+NAMES = [f"BraTS-SSA-{n:05d}-000" for n in range(4)]
+POISON = NAMES[1]
+
+
+def deadly(kind: type) -> type:
+    """A stage of this kind that dies of one case, as of an out-of-memory kill or a crash in C."""
+
+    class Deadly(kind):
+        def __call__(self, row: dict) -> dict:
+            if row["case_id"] == POISON:
+                os.kill(os.getpid(), 9)
+            return super().__call__(row)
+
+    return Deadly
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> str:
+    folder = str(tmp_path_factory.mktemp("cases"))
+    for n, name in enumerate(NAMES):
+        builders.put_all(Store(folder), builders.case_files(name, seed=n))
+    return folder
+
+
+def check(output: str, suffix: str, stage: str, capsys) -> None:
+    """All but the poison are written, and its note names the stage and the likely reason."""
+    assert sorted(builders.results(Store(output), suffix)) == sorted({*NAMES} - {POISON})
+    notes = Store(output).list("_failed")
+    assert [note.key.split("/")[1].split(".")[0] for note in notes] == [POISON]
+    failure = Failure.from_json(Store(output).read(notes[0].key))
+    assert (failure.stage, failure.kind) == (stage, LOST) and "memory" in failure.message
+    said = capsys.readouterr().err
+    assert f"failed at {stage}: case {POISON}" in said and "Traceback" not in said
+
+
+def test_preprocess_of_a_case_that_kills_its_worker(ray_local, cases, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard))
+    settings = preprocess.Settings(cases=cases, shards=str(tmp_path))
+    assert guarded("preprocess", lambda: preprocess.main(settings)) == 3
+    check(str(tmp_path), ".parquet", "read", capsys)
+
+
+@pytest.mark.parametrize(("kind", "stage"), [(Read, "read"), (Predict, "predict"), (Write, "write")])
+def test_segment_of_a_case_that_kills_its_worker(
+    ray_local, cases, model, tmp_path, monkeypatch, capsys, kind, stage
+):
+    monkeypatch.setattr(segment, kind.__name__, deadly(kind))
+    settings = segment.Settings(cases=cases, labelmaps=str(tmp_path), model=(model,))
+    assert guarded("segment", lambda: segment.main(settings)) == 3
+    check(str(tmp_path), ".nii.gz", stage, capsys)
+    assert len(Store(str(tmp_path)).list("_done")) == len(NAMES) - 1
