@@ -3,7 +3,7 @@
 import gzip
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import nibabel as nib
 
@@ -98,14 +98,22 @@ def segment(
     return nib.Nifti1Image.from_bytes(gzip.decompress(write_labelmap(values_DHW, volume.grid, made_by)))
 
 
-def score(truth: Image, prediction: Image, *, labels: str = "auto") -> dict[str, dict[str, float]]:
+def score(
+    truth: Image,
+    prediction: Image,
+    *,
+    labels: str = "auto",
+    rules: Literal["auto", "2023", "2024", "2026"] = "auto",
+) -> dict[str, dict[str, float]]:
     """{region: {metric: value}} of a labelmap against the ground truth, as jobs.evaluate has it.
 
     truth, prediction: each a NIfTI file by path or URI, or a nibabel image; on one grid. labels: the label
     convention of both; auto: the one that the name of the truth's file tells, BraTS 2023's where it does not.
+    rules: year of BraTS whose rules score; auto: the one that the same name, or the convention, tells.
     Raises CaseError where the grids differ or values are not of the convention.
     """
-    from bts.scoring import lesions, metrics
+    from bts.scoring import metrics
+    from bts.scoring.rules import rules_of, year_of
 
     dataset, told = _told_by_name(truth)
     convention = spelt(labels) if labels != "auto" else told or "brats2023"
@@ -117,8 +125,9 @@ def score(truth: Image, prediction: Image, *, labels: str = "auto") -> dict[str,
     both = [to_internal(volume.voxels, convention) for volume in (wanted, found)]
     if convention in WRITTEN_AS.values():  # of figshare, whose pixels have no known size
         return metrics.score(*both, *regions_of(convention))
-    rules = lesions.RULES.get(dataset, lesions.GLIOMA)
-    return metrics.measure(*both, *regions_of(convention), spacing=wanted.grid.zooms, rules=rules)
+    by = rules_of(dataset, year_of(dataset, convention) if rules == "auto" else rules)
+    spacing = wanted.grid.zooms
+    return metrics.measure(*both, by.regions, by.where_present, spacing=spacing, rules=by)
 
 
 def _find(place: Place | Files, case: str, labels: str) -> tuple[Store, Case]:

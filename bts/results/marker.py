@@ -16,7 +16,6 @@ from bts.cases.case import Case
 from bts.images.grid import Grid
 from bts.labels import REGIONS, WRITTEN_AS
 from bts.results.layout import inputs_of
-from bts.scoring.metrics import volumes_ml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,5 +134,7 @@ def _amounts(labels_DHW: np.ndarray, grid: Grid, convention: str) -> dict[str, d
         types = {name: int(counts[label]) for label, name in figshare.TUMOURS.items()}
         total = {"total": int(counts[1:].sum())}
         return {"tumour_px": total if convention == "figshare_tumour" else types | total}
+    from bts.scoring.metrics import volumes_ml  # SciPy, which a reader of markers does without
+
     volumes = volumes_ml(labels_DHW, REGIONS, grid.zooms)
     return {"volumes_ml": {region: round(ml, 3) for region, ml in volumes.items()}}

@@ -52,8 +52,7 @@ def touches(own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     there = np.pad(other, 1)
     near = np.argwhere((own > 0) & dilate(other > 0, 1))
     pairs = [
-        np.stack((own[tuple(near.T)], there[tuple((near + 1 + step).T)]))
-        for step in ((0, 0, 0), *NEIGHBOURS)
+        np.stack((own[tuple(near.T)], there[tuple((near + 1 + step).T)])) for step in ((0, 0, 0), *NEIGHBOURS)
     ]
     found = np.unique(np.concatenate(pairs, axis=1), axis=1)
     return tuple(found[:, found[1] > 0])

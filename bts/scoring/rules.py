@@ -121,13 +121,9 @@ RULES: dict[str, dict[str, Rules]] = {
             farthest=337.0,
         ),
         "ssa": replace(_2024, joined_by=_BY_NETC),
-        "met": replace(
-            _2024, where_present=CAVITY, reach=1, smallest=2, joined_by=_BY_NETC, farthest=None
-        ),
+        "met": replace(_2024, where_present=CAVITY, reach=1, smallest=2, joined_by=_BY_NETC, farthest=None),
         "men": replace(_2024, reach=1, grouped=""),
-        "men-rt": replace(
-            _2024, regions=TARGET, reach=1, grouped="mm3", unmatched="missed", farthest=None
-        ),
+        "men-rt": replace(_2024, regions=TARGET, reach=1, grouped="mm3", unmatched="missed", farthest=None),
         "ped": replace(_2024, where_present=PAEDIATRIC, reach=5, smallest=10, note=_CYST),
         "goat": replace(_2024, grouped="", note="The code of 2024 has no GoAT: its lesions are as in 2023."),
     },

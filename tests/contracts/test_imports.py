@@ -40,7 +40,8 @@ def test_workers_that_read_write_or_score_load_no_torch():
     [
         ("bts.model.nets", ("scipy", "PIL", "matplotlib")),
         ("bts.training.loop", ("matplotlib", "jinja2")),
-        ("bts.results.marker", ("matplotlib", "torch")),
+        ("bts.results.marker", ("matplotlib", "torch", "scipy.ndimage")),
+        ("jobs.segment", ("ray", "torch", "scipy.ndimage", "matplotlib", "mlflow")),
     ],
 )
 def test_what_a_module_does_without(module, without):
