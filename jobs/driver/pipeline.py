@@ -1,9 +1,9 @@
 """The stream of a command's cases through its stages: on Ray, or a few in this process.
 
 On Ray a task whose worker dies is tried twice more, then Ray Data drops its case without a word. The cases
-that no row came back for are done one at a time, each stage a task of its own: a case that dies there as well has
-failed at that stage; one that only shared a worker with it is done. In this process a case that kills it kills
-the command; what was done before stays done.
+that no row came back for are done one at a time, each stage a task of its own: a case that dies there as well
+has failed at that stage; one that only shared a worker with it is done. In this process a case that kills it
+kills the command; what was done before stays done.
 """
 
 import warnings

@@ -8,6 +8,7 @@ from bts.errors import LOST, Failure
 from bts.storage import Store
 from jobs import preprocess, segment
 from jobs.driver.outcome import guarded
+from jobs.workers import predict
 from jobs.workers.predict import Predict
 from jobs.workers.read import Read
 from jobs.workers.shard import MakeShard
@@ -52,7 +53,7 @@ def check(output: str, suffix: str, stage: str, capsys) -> None:
 
 def test_preprocess_of_a_case_that_kills_its_worker(ray_local, cases, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard))
-    settings = preprocess.Settings(cases=cases, shards=str(tmp_path))
+    settings = preprocess.Settings(cases=cases, shards=str(tmp_path), ray="yes")
     assert guarded("preprocess", lambda: preprocess.main(settings)) == 3
     check(str(tmp_path), ".parquet", "read", capsys)
 
@@ -61,8 +62,9 @@ def test_preprocess_of_a_case_that_kills_its_worker(ray_local, cases, tmp_path, 
 def test_segment_of_a_case_that_kills_its_worker(
     ray_local, cases, model, tmp_path, monkeypatch, capsys, kind, stage
 ):
-    monkeypatch.setattr(segment, kind.__name__, deadly(kind))
-    settings = segment.Settings(cases=cases, labelmaps=str(tmp_path), model=(model,))
+    holder = predict if kind is Predict else segment
+    monkeypatch.setattr(holder, kind.__name__, deadly(kind))
+    settings = segment.Settings(cases=cases, labelmaps=str(tmp_path), model=(model,), ray="yes")
     assert guarded("segment", lambda: segment.main(settings)) == 3
     check(str(tmp_path), ".nii.gz", stage, capsys)
     assert len(Store(str(tmp_path)).list("_done")) == len(NAMES) - 1
