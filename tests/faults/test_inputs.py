@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import h5py
@@ -35,23 +34,11 @@ MOST_S = 20.0
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True)
 
 
-@pytest.fixture(autouse=True)
-def serial_index(monkeypatch):
-    """figshare's files are indexed here and now, without Ray."""
-
-    def read_index(slices, source, output, keep):
-        results = [figshare_index.IndexSlice(source)(asdict(entry)) for entry in slices]
-        rows = [figshare.IndexRow(**result["row"]) for result in results if result["row"]]
-        return rows, [Failure.from_json(result["failure"]) for result in results if result["failure"]]
-
-    monkeypatch.setattr(figshare_index, "read_index", read_index)
-
-
 def list_all(folder: Path) -> tuple[list[Case], list[Failure]]:
     """(cases, failures) of a folder, as jobs list it."""
     store = Store(folder)
     listing = find_cases(store.list())
-    failures = figshare_index.index_figshare(listing, store, store)
+    failures = figshare_index.index_figshare(listing, store, store, "no")
     return listing.cases, failures + [Failure.of(problem) for problem in listing.problems]
 
 
