@@ -132,7 +132,7 @@ def test_a_folder_whose_name_is_no_text_stops_nobody(ray_local, tmp_path):
 IDS = (
     "<script>alert(1)<", "<img src=x onerror=alert(2)>", '" onload="alert(3)', "' onload='alert(4)", "]]><u>",
     "=cmd()", "+1+1", "-2", "@SUM(A1)", "a,b;c", 'say "no"', "{{ 7 * 7 }}", "{% raw %}", "&lt;u&gt;",
-    "Frau Müller 脳", "%41%0a", "\\", "a' OR 1=1 --",
+    "Frau Müller 脳", "%41%0a", "a' OR 1=1 --",
 )  # fmt: skip
 FAILS, NOBODY = "<u>fails", "<s>nobody"
 
