@@ -1,8 +1,8 @@
 """Every system as one value of bts.settings.Preset: what goes in, which network, how it trains and segments.
 
 A preset is data: it travels as JSON inside each model file, and the command line can override each field.
-`unet2d`, `figshare2d`, `figshare3d`, `unet3d` and `resunet2d` carry on published systems, with what defines
-them; docs/systems.md says what was mended. `fast` and `best` are ours.
+`unet2d`, `figshare2d`, `figshare3d`, `unet3d` and `resunet2d` reproduce published systems, with what defines
+them; docs/systems.md says what was fixed. `fast`, `fast3d` and `best` are ours.
 """
 
 from bts.settings import (

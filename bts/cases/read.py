@@ -169,7 +169,7 @@ def foreseen(case: Case, allow_missing: Collection[str] = (), *, truth: bool = F
         mend = f"add the missing files, or go without them: --allow-missing {' '.join(missing)}"
         return CaseError(problem, mend=mend, case=case.id, stage="list")
     if truth and reader.has_truth(case) and case.labels == UNKNOWN:
-        known = "|".join(case.traits.conventions) or "NAME (README.md lists them)"
+        known = "|".join(case.traits.conventions) or "NAME (docs/reference/data.md lists them)"
         mend = f"say so with --labels {known}, or spell them out: --labels {EXAMPLE}"
         problem = "the name does not tell which labels its truth uses"
         return CaseError(problem, mend=mend, case=case.id, file=reader.truth_key(case), stage="list")

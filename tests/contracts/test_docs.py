@@ -19,7 +19,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 COMMAND = re.compile(r"python -m (jobs\.\w+) ((?:[^\n`|\\]|\\\n)*)")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_files_that_it_names_are_there(document):
     text = document.read_text("utf-8")
     missing = [name for name in FILE.findall(text) if not (ROOT / name).exists()]
@@ -27,7 +27,7 @@ def test_files_that_it_names_are_there(document):
     assert missing == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_its_jobs_take_the_flags_that_it_gives(document):
     for name, flags in COMMAND.findall(document.read_text("utf-8")):
         words = shlex.split(flags.replace("\\\n", " "), comments=True)
@@ -39,6 +39,10 @@ def test_its_jobs_take_the_flags_that_it_gives(document):
         else:
             settings = tyro.cli(job.Settings, args=[word for word in words if word not in ("&", ">")])
         assert isinstance(settings, job.Settings)
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 700
 
 
 def test_the_example_of_a_network_is_one():
