@@ -39,8 +39,13 @@ class Stage:
     resources: dict[str, float] = field(default_factory=dict)
 
     @property
+    def kind(self) -> type[Guard]:
+        """Guard under the task's own name, by which Ray's dashboard and metrics tell the stages apart."""
+        return type(getattr(self.task, "__name__", type(self.task).__name__), (Guard,), {})
+
+    @property
     def guard(self) -> Guard:
-        return Guard(self.name, self.task, self.args)
+        return self.kind(self.name, self.task, self.args)
 
     def over(self, rows: "ray.data.Dataset") -> "ray.data.Dataset":
         """All rows through this stage."""
@@ -51,7 +56,7 @@ class Stage:
             warnings.simplefilter("ignore", RayDeprecationWarning)
             if isinstance(self.task, type):
                 return rows.map(
-                    Guard,
+                    self.kind,
                     fn_constructor_args=(self.name, self.task, self.args),
                     compute=ActorPoolStrategy(size=self.size),
                     max_task_retries=RETRIES,
