@@ -101,9 +101,9 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dic
 
 def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
     """Modalities that none of the models looks at: a case may lack them."""
-    from bts.model.file import load_model
+    from bts.model.file import read_header
 
-    used = {m for name, data in models for m in load_model(data, name).preset.modalities}
+    used = {m for name, data in models for m in read_header(data, name)["modalities"]}
     return [m for m in MODALITIES if m not in used]
 
 

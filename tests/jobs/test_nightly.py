@@ -188,8 +188,8 @@ def test_the_last_line_of_a_dry_run(run_job, place):
     run = run_job("preprocess", "--cases", place / "cases", "--shards", place / "shards", "--dry-run")
     assert run.code == 0, run.stderr
     assert run.summary == {
-        "job": "preprocess", "cases": 3, "unchanged": 0, "left_aside": 0, "todo": 3, "failed": 0,
-        "dry_run": True, "seconds": run.summary["seconds"],
+        "job": "preprocess", "cases": 3, "unchanged": 0, "left_aside": 0, "without_truth": 0, "todo": 3,
+        "failed": 0, "dry_run": True, "seconds": run.summary["seconds"],
     }  # fmt: skip
     assert json.dumps(run.summary) in run.stdout
 
