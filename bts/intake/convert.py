@@ -17,7 +17,6 @@ from bts.intake import tools
 from bts.intake.grids import Image, Lattice
 
 PATIENCE_S = 300
-MOST_SLICES = 4096
 MEND = "look at this series on the scanner, or export it again"
 
 

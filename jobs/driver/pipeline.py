@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bts.errors import LOST, STORE, UNREADABLE, Failure, RunError
-from jobs.driver.cluster import start_ray
+from jobs.driver.cluster import one_task_each, start_ray
 from jobs.driver.here import UseRay, fits_here, run_here
 from jobs.driver.progress import Meter, say
 from jobs.workers.guard import Guard, call
@@ -97,10 +97,9 @@ def _counted(row: dict, progress: Meter) -> dict:
 
 
 def _together(rows: list[dict], stages: list[Stage]) -> Iterator[dict]:
-    import ray.data
     from ray.exceptions import RayError
 
-    cases = ray.data.from_items(rows, override_num_blocks=len(rows))
+    cases = one_task_each(rows)
     cases.context.max_errored_blocks = bound = max(LEAST_LOST, int(SHARE_LOST * len(rows)))
     for stage in stages:
         cases = stage.over(cases)
