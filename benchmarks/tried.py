@@ -100,7 +100,7 @@ def traced(volume: CaseVolume) -> Iterator[tuple[str, float]]:
         with warnings.catch_warnings(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             warnings.simplefilter("ignore")
             frozen = torch.jit.freeze(torch.jit.trace(model.network, example, check_trace=False))
-        one.models = [Model(frozen, model.preset, {}, "")]
+        model.network = frozen
         yield f"{name}, traced and frozen", seconds(lambda one=one: one(volume))
 
 

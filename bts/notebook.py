@@ -58,16 +58,17 @@ def open_model(
 ) -> "Segmenter":
     """A model, loaded once, for `segment` of many cases.
 
-    model: "box", the bundled model; a file of jobs.train by path or URI; models:/NAME@ALIAS of the registry;
-    or several of them, whose probabilities are averaged. flips: average each prediction with that of its
-    mirror image. allow_missing: modalities that a case may lack. device: "cpu" or "cuda"; None: the GPU where
-    there is one. Raises UsageError for what is no model.
+    model: "box", the bundled model; a file of jobs.train or jobs.adopt by path or URI; models:/NAME@ALIAS of
+    the registry; or several of them, whose probabilities are averaged. flips: average each prediction with
+    that of its mirror image. allow_missing: modalities that a case may lack. device: "cpu" or "cuda"; None:
+    the GPU where there is one. Raises UsageError for what is no model.
     """
     from bts.inference.segmenter import Segmenter
-    from bts.model.file import load_model, read_model
+    from bts.model.file import read_model
+    from bts.model.load import load
 
     names = [str(name) for name in ([model] if isinstance(model, Place) else model)]
-    loaded = [load_model(read_model(name), name) for name in names]
+    loaded = [load(read_model(name), name) for name in names]
     return Segmenter(loaded, device, flips=flips, allow_missing=allow_missing)
 
 
@@ -89,12 +90,12 @@ def segment(
         model = open_model(model or "box")
     volume = place
     if not isinstance(place, CaseVolume):
-        used = {modality for one in model.models for modality in one.preset.modalities}
+        used = {modality for one in model.models for modality in one.card.modalities}
         allowed = model.allow_missing | {modality for modality in MODALITIES if modality not in used}
         volume = read_case(place, case=case, truth=False, allow_missing=allowed)
-    convention = convention_of(volume, spelt(labels), model.preset.targets)
+    convention = convention_of(volume, spelt(labels), model.predicts.targets)
     values_DHW = from_internal(volume.whole(model(volume)), convention)
-    made_by = "bts " + "+".join(one.digest for one in model.models)
+    made_by = "bts " + "+".join(one.card.digest for one in model.models)
     return nib.Nifti1Image.from_bytes(gzip.decompress(write_labelmap(values_DHW, volume.grid, made_by)))
 
 

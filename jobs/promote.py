@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 import tyro
 
 from bts.errors import UsageError
-from bts.model.file import digest, read_header
+from bts.model.file import digest
+from bts.model.load import read_card
 from bts.report.page import Scored
 from bts.scoring import comparison, metrics, tables
 from bts.scoring.statistics import FEWEST, Paired
@@ -165,8 +166,10 @@ def scores_of(version: Version, scored: Sequence[Scored]) -> dict[str, Scored]:
 
 def trained_on(tracker: Tracker, version: Version) -> set[str]:
     """Patients, as the model's own header names them, in lower case: a set may write them either way."""
-    header = read_header(tracker.read(version.uri), version.uri)
-    return {patient.lower() for patient in header["provenance"].get("training_patients", ())}
+    patients = read_card(tracker.read(version.uri), version.uri).training_patients
+    if patients is None:
+        say(f"{version.uri}: does not tell what it was trained on; give reports of cases that it never saw")
+    return {patient.lower() for patient in patients or ()}
 
 
 def figures(paired: Paired, metric: str, holder: Version) -> str:

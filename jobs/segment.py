@@ -78,32 +78,28 @@ class Settings(incremental.Flags, SegmentOptions):
 
 
 def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dict], str]:
-    """((name, bytes) of each model, checked; what a result says of each; what all predict: Preset.targets).
-
-    Raises UsageError naming the one that is no model, or those that differ.
+    """((name, bytes) of each model, checked; what a result says of each; what they predict together: a key of
+    TARGETS). Raises UsageError naming the one that is no model, or what differs.
     """
-    from bts.inference.segmenter import kind_of  # with torch, which --help does without
-    from bts.model.file import BUNDLED, describe, load_model, read_model
+    from bts.inference.segmenter import Segmenter  # with torch, which --help does without
+    from bts.model.file import BUNDLED, read_model
+    from bts.model.load import describe, load
 
-    found, presets = [], {}
+    found = []
     for name in names:
         if name == BUNDLED:
             say("the bundled model has seen 45 patients; what it is good for: bts/weights/README.md")
         data = read_model(name)
-        presets[name] = load_model(data, name).preset
         found.append((name, data))
-    if len({kind_of(preset) for preset in presets.values()}) > 1:
-        said = ", ".join(f"{name} predicts {kind_of(preset)}" for name, preset in presets.items())
-        raise UsageError(f"--model: {said}; an ensemble needs models of equal targets and output")
-    targets = next(iter(presets.values())).targets
-    return found, [describe(data, name) for name, data in found], targets
+    together = Segmenter([load(data, name) for name, data in found], "cpu")  # refuses now, not in an actor
+    return found, [describe(data, name) for name, data in found], together.predicts.targets
 
 
 def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
     """Modalities that none of the models looks at: a case may lack them."""
-    from bts.model.file import read_header
+    from bts.model.load import read_card
 
-    used = {m for name, data in models for m in read_header(data, name)["modalities"]}
+    used = {modality for name, data in models for modality in read_card(data, name).modalities}
     return [m for m in MODALITIES if m not in used]
 
 

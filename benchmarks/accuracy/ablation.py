@@ -45,7 +45,7 @@ def scores_of(
     probable = {flips: segmenter.probabilities(volume) for flips, segmenter in segmenters.items()}
     for name, (flips, settings) in VARIANTS.items():
         segmenter = segmenters[flips]
-        segmenter.settings = replace(PRESETS[segmenter.preset.name].inference, **settings)
+        segmenter.settings = replace(PRESETS[segmenter.models[0].card.name].inference, **settings)
         labels = segmenter.tidied(volume, segmenter.decoded(probable[flips]))
         for year in years:
             rules = rules_of(volume.dataset, year)

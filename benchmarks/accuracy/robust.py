@@ -105,8 +105,8 @@ def judge(segmenter: Segmenter, volume: CaseVolume) -> tuple[dict[str, float], s
     probable = segmenter.probabilities(volume)
     labels = segmenter.tidied(volume, segmenter.decoded(probable))
     expected = segmenter.expected_dice(volume, probable, labels)
-    found = [*quality.of_labels(labels, volume), *quality.of_missing(volume, model.preset.modalities)]
-    found += [*quality.of_input(volume, model.meta.get("inputs", {})), *confidence.flag(expected)]
+    found = [*quality.of_labels(labels, volume), *quality.of_missing(volume, model.card.modalities)]
+    found += [*quality.of_input(volume, model.card.inputs), *confidence.flag(expected)]
     scores = metrics.score(volume.mask, labels)
     return {r: scores[r]["dice"] for r in REGIONS}, {flag.partition(":")[0] for flag in found}
 

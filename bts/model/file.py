@@ -16,12 +16,14 @@ from safetensors import SafetensorError
 from bts import tracking
 from bts.errors import UsageError
 from bts.labels import TARGETS
+from bts.model.card import ModelCard, Predicts
 from bts.model.device import channels_last
+from bts.model.header import parse_header, read_metadata
 from bts.model.nets import build
 from bts.settings import Preset, from_dict, to_dict
 from bts.storage import read_file
 
-FORMAT = 2
+FORMAT, KEY = 2, "bts"
 BUNDLED = "box"
 """The name of the model that comes with the project."""
 BOX = Path(__file__).parents[1] / "weights" / "fast3d.safetensors"  # README.md beside it is its card
@@ -36,6 +38,11 @@ class Model:
     meta: dict
     digest: str
 
+    @property
+    def card(self) -> ModelCard:
+        """What is known of it without running it."""
+        return _card(self.preset, self.meta, self.digest)
+
 
 def save_model(network: torch.nn.Module, preset: Preset, meta: dict) -> bytes:
     """The model as bytes; equal weights, preset and meta (JSON values) give equal bytes."""
@@ -48,7 +55,7 @@ def save_model(network: torch.nn.Module, preset: Preset, meta: dict) -> bytes:
         "provenance": meta,
     }
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    return safetensors.torch.save(weights, metadata={"bts": json.dumps(header, sort_keys=True)})
+    return safetensors.torch.save(weights, metadata={KEY: json.dumps(header, sort_keys=True)})
 
 
 def load_model(data: bytes, name: str) -> Model:
@@ -61,16 +68,23 @@ def load_model(data: bytes, name: str) -> Model:
     try:
         preset = from_dict(header["preset"])
         network = build(preset)
-        weights = safetensors.torch.load(data)
+        weights = read_weights(data, name)
         network.load_state_dict(weights)
-    except SafetensorError as error:
-        raise UsageError(f"{name}: damaged or truncated ({error}); copy the model file again") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{name}: weights and preset do not match ({error}); train it again") from None
-    if broken := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
-        raise UsageError(f"{name}: {broken[0]} holds values that are no numbers; train it again")
     network.eval().to(memory_format=channels_last(3 if preset.volumetric else 2))
     return Model(network, preset, header.get("provenance", {}), digest(data))
+
+
+def read_weights(data: bytes, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a model file. Raises UsageError where they are damaged, or no numbers."""
+    try:
+        weights = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise UsageError(f"{name}: damaged or truncated ({error}); copy the model file again") from None
+    if broken := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
+        raise UsageError(f"{name}: {broken[0]} holds values that are no numbers; make the model again")
+    return weights
 
 
 def read_model(name: str) -> bytes:
@@ -96,30 +110,29 @@ def digest(data: bytes) -> str:
     return hashlib.blake2b(data).hexdigest()[:12]
 
 
-def describe(data: bytes, name: str) -> dict[str, str]:
-    """What a result says of the model that made it: the name it was asked for by, digest, preset."""
-    return {"name": name, "digest": digest(data), "preset": read_header(data, name)["preset"]["name"]}
-
-
 def read_header(data: bytes, name: str) -> dict:
     """The `bts` part of a model file's header. Raises UsageError that says what the file is instead."""
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 10 or data[8:9] != b"{":
-        raise UsageError(f"{name}: no .safetensors file; give a model of jobs.train")
-    if 8 + length > len(data):
-        raise UsageError(f"{name}: truncated within its header; copy the model file again")
+    return parse_header(read_metadata(data, name), KEY, FORMAT, name)
+
+
+def card_of(header: dict, digest: str, name: str) -> ModelCard:
+    """The card that a header of this project's own models gives. Raises UsageError."""
     try:
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        header = json.loads(metadata["bts"])
-        version = int(header["format"])
-    except (KeyError, TypeError):
-        raise UsageError(
-            f"{name}: a .safetensors file, but not by jobs.train; give one of its models"
-        ) from None
-    except ValueError:
-        raise UsageError(f"{name}: no .safetensors file, or damaged; give a model of jobs.train") from None
-    if version > FORMAT:
-        raise UsageError(f"{name}: its format {version} is newer than {FORMAT}; update the project")
-    if version < FORMAT:
-        raise UsageError(f"{name}: its format {version} is older than {FORMAT}; train it again")
-    return header
+        preset = from_dict(header["preset"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{name}: its preset is not known here ({error}); train it again") from None
+    return _card(preset, header.get("provenance", {}), digest)
+
+
+def _card(preset: Preset, meta: dict, digest: str) -> ModelCard:
+    patients = meta.get("training_patients")
+    return ModelCard(
+        name=preset.name,
+        digest=digest,
+        modalities=preset.modalities,
+        predicts=Predicts(preset.targets, preset.output),
+        inference=preset.inference,
+        validation=meta.get("validation", {}),
+        inputs=meta.get("inputs", {}),
+        training_patients=None if patients is None else tuple(patients),
+    )

@@ -26,7 +26,7 @@ def score_case(segmenter: Segmenter, volume: CaseVolume) -> dict[str, float]:
 
     A tumour type that neither truth nor prediction has is left out: it would score 1.
     """
-    targets = segmenter.preset.targets
+    targets = segmenter.predicts.targets
     probable, truth = segmenter.probabilities(volume), volume.mask
     prediction = segmenter.tidied(volume, segmenter.decoded(probable))
     if targets == "tumour":

@@ -13,7 +13,7 @@ from bts.inference import confidence, quality
 from bts.inference.options import SegmentOptions
 from bts.inference.segmenter import Segmenter
 from bts.model.device import pick_device
-from bts.model.file import load_model
+from bts.model.load import load
 
 NOTHING = np.zeros((1, 1, 1, 1), np.uint8)  # where no probabilities are asked for
 
@@ -29,7 +29,7 @@ class Predict:
         """
         if pick_device(device).type == "cpu":
             torch.set_num_threads(threads)
-        loaded = [load_model(data, name) for name, data in models()]
+        loaded = [load(data, name) for name, data in models()]
         how = {"flips": options.flips, "allow_missing": options.allow_missing}
         self.segmenter = Segmenter(loaded, device, **how)
         self.options = options
@@ -65,8 +65,8 @@ class Predict:
             found += quality.of_ensemble([self.segmenter.tidied(volume, labels) for labels in members])
         found += quality.of_noise(volume) + quality.of_place(volume)
         for one in self.segmenter.models:
-            found += quality.of_missing(volume, one.preset.modalities)
-            found += quality.of_input(volume, one.meta.get("inputs", {}))
+            found += quality.of_missing(volume, one.card.modalities)
+            found += quality.of_input(volume, one.card.inputs)
         expected = self.segmenter.expected_dice(volume, mean, labels)
         found += confidence.flag(expected)
         return labels, sure, list(dict.fromkeys(found)), expected

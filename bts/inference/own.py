@@ -1,0 +1,227 @@
+"""The predictor of this project's own models: slices with their neighbours, or windows of a volume.
+
+Axes: B batch, C channel (modality), K target, D z slices, H rows (y), W columns (x).
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from bts.cases.case import CaseVolume
+from bts.inference.predictor import How, Predictor, pick_modalities
+from bts.model.device import autocast, channels_last
+from bts.model.file import Model
+from bts.model.frame import place_in_frame
+from bts.model.nets.folding import folded
+from bts.model.nets.own_statistics import with_own_statistics
+from bts.model.normalise import NOTHING, constants, finish, normalise
+from bts.model.resample import resize_images, resize_probabilities, working_size
+from bts.model.targets import probabilities, targets_of
+from bts.settings import Preset
+
+MARGIN = 8  # pixels around the brain: without any, some labels at its surface change
+GAUSSIAN = 1 / 8  # standard deviation of a window's weights, as a share of its side (nnU-Net's)
+
+
+class OwnPredictor(Predictor):
+    """A model of jobs.train, by its preset."""
+
+    def __init__(self, model: Model, how: How):
+        self.model, self.how, self.card = model, how, model.card
+        dims, share = 3 if model.preset.volumetric else 2, model.preset.inference.own_statistics
+        ready = with_own_statistics(model.network, share) if share else folded(model.network)
+        self.network = ready.to(how.device, memory_format=channels_last(dims))
+
+    def probabilities(self, volume: CaseVolume) -> torch.Tensor:
+        """Raises CaseError for a case that lacks a modality."""
+        model, allowed = self.model, self.how.allow_missing
+        images, mean, std = pick_modalities(volume, model.preset.modalities, allowed)
+        images = _at_working_size(_signed(images), volume, model.preset)
+        slices = images.transpose(0, 1)  # (D, C, H, W)
+        known = constants(slices.numpy(), mean, std, model.preset.normalisation, model.preset.frame)
+        known = torch.from_numpy(known)
+        if model.preset.volumetric:
+            found = self._windows(images, known.transpose(0, 1))
+        else:
+            found = self._slices(slices, known, *_place(volume, model.preset, slices.shape[2:]))
+        return _at_source_size(found, volume, model.preset)
+
+    def _slices(
+        self,
+        images_DCHW: torch.Tensor,
+        known_DC4: torch.Tensor,
+        place: tuple[int, int],
+        multiples: tuple[int, int],
+    ) -> torch.Tensor:
+        """Slice by slice, with the neighbours that a 2.5D network sees → (K, D, H, W).
+
+        place: row and column of the first pixel in the whole slice, or in the frame. multiples: of which the
+        network sees rows and columns: what pooling needs, or the frame.
+        """
+        preset = self.model.preset
+        settings, targets = preset.normalisation, targets_of(preset)
+        near, least = preset.sampling.neighbours, preset.layers.multiple
+        rows, columns = multiples
+        found = torch.zeros((len(images_DCHW), targets, *images_DCHW.shape[2:]))
+        for indices in torch.arange(len(images_DCHW)).split(self.how.batch or preset.inference.batch):
+            seen = images_DCHW[max(0, int(indices[0]) - near) : int(indices[-1]) + near + 1]
+            box = _extent(seen) if settings.keeps_zero else _whole(seen)
+            above, left = ((at + side.start) % n for at, side, n in zip(place, box, multiples, strict=True))
+            images = _with_neighbours(images_DCHW[(..., *box)], indices, near)
+            known = _with_neighbours(known_DC4, indices, near)
+            height, width = images.shape[2:]
+            # Before normalising: what is added is background, as in training.
+            right, below = -(left + width) % columns, -(above + height) % rows
+            tiny = left + width + right == above + height + below == least
+            if tiny and preset.layers.norm == "instance":
+                right += least  # at its deepest it would norm single values, which PyTorch refuses
+            images = functional.pad(images, (left, right, above, below))
+            images, known = images.to(self.how.device), known.to(self.how.device)
+            images = finish(normalise(images, known), known, settings)
+            probable = self._forward(images).cpu()
+            found[(indices, slice(None), *box)] = probable[..., above : above + height, left : left + width]
+        return found.transpose(0, 1)
+
+    def _windows(self, images_CDHW: torch.Tensor, known_CD4: torch.Tensor) -> torch.Tensor:
+        """Overlapping windows, blended by a Gaussian → (K, D, H, W)."""
+        preset = self.model.preset
+        settings, shape = preset.normalisation, images_CDHW.shape[1:]
+        size = _window_size(preset, shape)
+        short = [max(0, side - n) for n, side in zip(shape, size, strict=True)]
+        images = functional.pad(images_CDHW, (0, short[2], 0, short[1], 0, short[0]))
+        nothing = torch.tensor(NOTHING, dtype=known_CD4.dtype).expand(len(known_CD4), short[0], 4)
+        known = torch.cat([known_CD4, nothing], dim=1)
+        weight = _gaussian(size).to(self.how.device)
+        total = torch.zeros((targets_of(preset), *images.shape[1:]), device=self.how.device)
+        weights = torch.zeros(images.shape[1:], device=self.how.device)
+        batch = self.how.batch or preset.inference.batch
+        corners = list(_corners(images.shape[1:], size, preset.inference.overlap))
+        for some in (corners[i : i + batch] for i in range(0, len(corners), batch)):
+            boxes = [tuple(slice(a, a + side) for a, side in zip(at, size, strict=True)) for at in some]
+            cuts = torch.stack([images[(slice(None), *box)] for box in boxes]).to(self.how.device)
+            deep = torch.stack([known[:, box[0]] for box in boxes]).to(self.how.device)
+            cuts = finish(normalise(cuts, deep), deep, settings)
+            for box, found in zip(boxes, self._forward(cuts), strict=True):
+                total[(slice(None), *box)] += found * weight
+                weights[box] += weight
+        return (total / weights)[:, : shape[0], : shape[1], : shape[2]].cpu()
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images, each side a multiple of what the network wants → probabilities (B, K, …)."""
+        memory = channels_last(images.ndim - 2)
+        with autocast(self.how.device):
+            logits = self.network(images.contiguous(memory_format=memory))
+            mirrored = (
+                self.network(images.flip(-1).contiguous(memory_format=memory)) if self.how.flips else None
+            )
+        found = probabilities(logits, self.model.preset)
+        if mirrored is not None:
+            found = (found + probabilities(mirrored, self.model.preset).flip(-1)) / 2
+        return found
+
+
+def _place(volume, preset: Preset, size: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(row and column of the first pixel, multiples of rows and columns) as `_slices` takes them, for slices
+    of that size."""
+    multiples = (preset.layers.multiple,) * 2
+    # Where nothing was resampled, pooling falls on the same pixels wherever the crop begins.
+    place = volume.origin[1:] if tuple(size) == np.shape(volume.images)[2:] else (0, 0)
+    if preset.frame is None:
+        return place, multiples
+    grid = volume.grid
+    framed = place_in_frame(preset.frame, size, volume.origin[1:], grid.shape[1:], grid.zooms[1:])
+    both = zip(framed, preset.frame, place, multiples, strict=True)
+    return tuple(zip(*((old, least) if at is None else (at, n) for at, n, old, least in both), strict=True))
+
+
+def _at_working_size(images_CDHW: torch.Tensor, volume, preset: Preset) -> torch.Tensor:
+    """Voxels as the network wants them: 1 mm, or the whole slice at the preset's own size.
+
+    A 2D network never looks along z, and needs no slices that were not scanned: z stays as it is.
+    """
+    if preset.resize:
+        whole = torch.from_numpy(volume.whole(images_CDHW.numpy())[:, _depth(volume)])
+        return resize_images(whole.transpose(0, 1), preset.resize).transpose(0, 1)
+    if preset.volumetric:
+        return resize_images(images_CDHW[None], working_size(images_CDHW.shape[1:], volume.grid.zooms))[0]
+    work = working_size(images_CDHW.shape[2:], volume.grid.zooms[1:])
+    return resize_images(images_CDHW.transpose(0, 1), work).transpose(0, 1)
+
+
+def _at_source_size(found_KDHW: torch.Tensor, volume, preset: Preset) -> torch.Tensor:
+    """Probabilities back on the volume's own grid."""
+    depth, height, width = np.shape(volume.images)[1:]
+    if preset.resize:
+        _, y, x = volume.origin
+        whole = resize_probabilities(found_KDHW.transpose(0, 1), volume.grid.shape[1:]).transpose(0, 1)
+        return whole[:, :, y : y + height, x : x + width]
+    if preset.volumetric:
+        return resize_probabilities(found_KDHW[None], (depth, height, width))[0]
+    return resize_probabilities(found_KDHW.transpose(0, 1), (height, width)).transpose(0, 1)
+
+
+def _depth(volume) -> slice:
+    return slice(volume.origin[0], volume.origin[0] + np.shape(volume.images)[1])
+
+
+def _with_neighbours(slices: torch.Tensor, indices: torch.Tensor, near: int) -> torch.Tensor:
+    """(D, C, …) → (B, C·(2·near + 1), …): each slice of `indices` with those around it, 0 beyond the ends."""
+    if not near:
+        return slices[indices]
+    around = indices[:, None] + torch.arange(-near, near + 1)
+    there = (around >= 0) & (around < len(slices))
+    found = slices[around.clamp(0, len(slices) - 1)]  # (B, 2·near + 1, C, …)
+    found = found * there.reshape(*there.shape, *[1] * (found.ndim - 2))
+    return found.transpose(1, 2).flatten(1, 2)
+
+
+def _extent(images_BCHW: torch.Tensor) -> tuple[slice, slice]:
+    """(rows, columns) that hold all that is not 0: slices near the crown have half the brain's extent."""
+    lines, box = images_BCHW.any(dim=0).any(dim=0), []
+    for axis in (1, 0):
+        brain = torch.nonzero(lines.any(dim=axis)).flatten().tolist() or [0]
+        box.append(slice(max(0, brain[0] - MARGIN), min(brain[-1] + 1 + MARGIN, lines.shape[1 - axis])))
+    return tuple(box)
+
+
+def _whole(images_BCHW: torch.Tensor) -> tuple[slice, slice]:
+    return tuple(slice(0, side) for side in images_BCHW.shape[2:])
+
+
+def _window_size(preset: Preset, shape: Sequence[int]) -> tuple[int, ...]:
+    """The training size, or the largest window allowed, cut down to what holds the whole shape."""
+    if preset.inference.window is None:
+        return preset.size
+    multiple = preset.layers.multiple
+    return tuple(
+        min(most, -(-side // multiple) * multiple)
+        for most, side in zip(preset.inference.window, shape, strict=True)
+    )
+
+
+def _corners(shape, size, overlap: float) -> Iterator[tuple[int, ...]]:
+    """First voxels of windows that cover the shape, evenly spaced, overlapping by at least that share."""
+    axes = []
+    for n, side in zip(shape, size, strict=True):
+        steps = max(1, round(side * (1 - overlap)))
+        count = 1 + -(-(n - side) // steps)
+        axes.append(sorted({round(i * (n - side) / max(1, count - 1)) for i in range(count)}))
+    return itertools.product(*axes)
+
+
+def _gaussian(size: tuple[int, ...]) -> torch.Tensor:
+    """Weights of a window, 1 in its middle and never 0."""
+    weight = torch.ones(())
+    for side in size:
+        x = (torch.arange(side) - (side - 1) / 2) / (GAUSSIAN * side)
+        weight = weight[..., None] * torch.exp(-0.5 * x**2)
+    return weight.clamp(min=1e-3)
+
+
+def _signed(images: np.ndarray) -> torch.Tensor:
+    """Pixels as a contiguous type that torch computes with: uint16 has few operations there."""
+    dtype = np.float32 if images.dtype == np.uint16 else images.dtype
+    return torch.from_numpy(np.ascontiguousarray(images, dtype=dtype))

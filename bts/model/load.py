@@ -1,0 +1,26 @@
+"""A model file of either origin: our own (`file`) or adopted from another tool (`adopted`)."""
+
+from bts.model import adopted, file
+from bts.model.adopted import Adopted
+from bts.model.card import ModelCard
+from bts.model.file import Model
+
+
+def load(data: bytes, name: str) -> Model | Adopted:
+    """The model of a file's bytes, on the CPU; `name` is for messages. Raises UsageError for what is none."""
+    return (adopted.load_adopted if adopted.is_adopted(data, name) else file.load_model)(data, name)
+
+
+def read_card(data: bytes, name: str) -> ModelCard:
+    """What a model file says of itself; its weights are not looked at. Raises UsageError."""
+    if adopted.is_adopted(data, name):
+        return adopted.card_of(adopted.read_adopted(data, name), file.digest(data), name)
+    return file.card_of(file.read_header(data, name), file.digest(data), name)
+
+
+def describe(data: bytes, name: str) -> dict[str, str]:
+    """What a result says of the model that made it: the name it was asked for by, digest, preset; of an
+    adopted one its kind too."""
+    card = read_card(data, name)
+    kind = {"kind": adopted.read_adopted(data, name)["kind"]} if adopted.is_adopted(data, name) else {}
+    return {"name": name, "digest": card.digest, "preset": card.name, **kind}
