@@ -37,7 +37,7 @@ from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.tracking import Tracker, flatten, without_login
 from bts.training import pin
-from bts.training.log import best_epoch, final_table, progress_line
+from bts.training.log import best_epoch, final_table, progress_line, step_line
 from bts.training.plan import Plan, make_plan, unnamed
 from jobs.driver import cluster, preset_flags
 from jobs.driver.outcome import Outcome
@@ -105,6 +105,9 @@ def main(settings: Settings, system: str) -> Outcome:
         )
 
         def told(epoch: int, minutes: float, figures: dict[str, float]) -> None:
+            if "steps" in figures:
+                say(step_line(epoch, minutes, figures))
+                return
             say(progress_line(settings.preset.budget, epoch, minutes, figures))
             tracker.log(run_id, figures, epoch)
 
@@ -223,6 +226,8 @@ def start_ray() -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # an epoch lasts at least that long
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")  # nodes take minutes to start
     if not os.environ.get("RAY_ADDRESS"):
+        # Ray's workers give way to all else (15); a training beside anything would hardly move.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody reclaims this machine
     cluster.start_ray()
 

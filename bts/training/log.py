@@ -1,4 +1,4 @@
-"""How a training goes, for those who watch: a line an epoch, a table at the end."""
+"""How a training goes, for those who watch: a line an epoch, lines within long ones, a table at the end."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,6 +13,15 @@ def progress_line(budget: Budget, epoch: int, minutes: float, figures: Mapping[s
     return (
         f"epoch {epoch}{epochs}, {minutes:.1f}{bound} min: loss {figures['loss']:.4f}{dice} "
         f"{figures['samples_per_second']:.0f} samples/s, wait {figures['wait_share']:.0%}"
+    )
+
+
+def step_line(epoch: int, minutes: float, figures: Mapping[str, float | None]) -> str:
+    """Within an epoch: steps, loss so far, speed and the time that is left of the budget."""
+    left = figures["minutes_left"]
+    return (
+        f"epoch {epoch + 1}, step {figures['steps']}, {minutes:.1f} min: loss {figures['loss']:.4f} "
+        f"{figures['samples_per_second']:.3g} samples/s" + ("" if left is None else f", {left:.0f} min left")
     )
 
 

@@ -27,6 +27,8 @@ from bts.training.state import Progress, start
 
 CHECK_EVERY = 16
 """Steps between looks at the loss: each look makes the CPU wait for a GPU."""
+TELL_S = 30
+"""Seconds between two calls of `on_look`."""
 
 
 def train(
@@ -35,6 +37,7 @@ def train(
     batches: Callable[[int], Iterable[dict]],
     on_epoch: Callable[[Progress], None],
     on_part: Callable[[Progress], None] = lambda progress: None,
+    on_look: Callable[[Progress, dict], None] = lambda progress, figures: None,
     validate: Callable[[Segmenter], dict[str, float]] | None = None,
     checkpoint: bytes | None = None,
     encoder: bytes | None = None,
@@ -54,6 +57,8 @@ def train(
       count, others may pass None.
     on_epoch(progress): called by every rank after every epoch.
     on_part(progress): likewise within an epoch, every `budget.checkpoint_minutes` of it.
+    on_look(progress, figures): within an epoch, every TELL_S by this rank's own clock: loss, steps (of the
+      epoch), samples_per_second, seconds (as in `Progress`), minutes_left (None before that can be told).
     encoder: pretrained weights of encoder_unet's encoder, the bytes of a .safetensors file.
     checkpoint: `Progress.state()` to go on from. With world > 1 torch.distributed must be initialised.
     Equal seeds and batches give equal losses. Raises RunError when the loss is not finite.
@@ -63,7 +68,7 @@ def train(
     stepper = replicated(progress, parts) if world > 1 else progress.network
     progress.done = clock.share(clock.agree(0)[1]) >= 1 or progress.stalled
     while not progress.done:  # asked once an epoch: the one that ends the budget is validated
-        run_epoch(progress, stepper, batches(progress.epoch), clock, parts, on_part)
+        run_epoch(progress, stepper, batches(progress.epoch), clock, parts, on_part, on_look)
         progress.share = min(1.0, clock.share(clock.agree(0)[1]))
         progress.done = progress.share >= 1
         if progress.done or progress.epoch % preset.budget.validate_every == 0:
@@ -104,6 +109,7 @@ def run_epoch(
     clock: "Clock",
     parts: int,
     on_part: Callable[[Progress], None],
+    on_look: Callable[[Progress, dict], None],
 ) -> None:
     """One pass over the batches, or what of it the budget allows (at least a step); updates the progress."""
     part = progress.begin_epoch(clock.world, parts)
@@ -116,6 +122,7 @@ def run_epoch(
     device = next(progress.network.parameters()).device
     generator, latest = torch.Generator(device), []
     samples, waited, began = 0, 0.0, time.perf_counter()
+    looked = began
     while True:
         asked = time.perf_counter()
         step = list(islice(batches, mine))
@@ -137,6 +144,9 @@ def run_epoch(
         if part.steps % CHECK_EVERY == 0:
             _check(latest, progress)
             latest = []
+        if (now := time.perf_counter()) - looked >= TELL_S:
+            looked = now
+            on_look(progress, _seen(progress, clock, samples / (now - began)))
         if clock.is_due(seconds):
             progress.seconds = clock.seconds()
             on_part(progress)
@@ -250,6 +260,16 @@ class Clock:
         by_time = seconds / (60 * minutes) if minutes else 0.0
         return max(by_epochs, by_time)
 
+    def minutes_left(self) -> float | None:
+        """Until the budget is spent, as it goes now; None in a first epoch without a bound on minutes."""
+        progress, seconds, known = self.progress, self.seconds(), []
+        if self.budget.minutes:
+            known.append(self.budget.minutes - seconds / 60)
+        if self.budget.epochs and progress.epoch:
+            steps = (progress.step - progress.part.steps) / progress.epoch * self.budget.epochs
+            known.append(seconds / 60 * (steps - progress.step) / progress.step)
+        return max(0.0, min(known)) if known else None
+
     def agree(self, batches: int) -> tuple[int, float]:
         """(batches of all ranks together, rank 0's seconds): one small collective of all ranks."""
         if self.world == 1:
@@ -265,6 +285,18 @@ class Clock:
         if due or self.kept is None:
             self.kept = seconds
         return due
+
+
+def _seen(progress: Progress, clock: Clock, samples_per_second: float) -> dict:
+    """What `on_look` gets."""
+    part = progress.part
+    return {
+        "loss": float(part.loss) / max(1, part.batches),
+        "steps": part.steps,
+        "samples_per_second": samples_per_second,
+        "seconds": clock.seconds(),
+        "minutes_left": clock.minutes_left(),
+    }
 
 
 def _validate(progress: Progress, validate: Callable | None, world: int) -> None:

@@ -49,7 +49,8 @@ class Job:
     parts: int
     """Batches of a step, of all workers together: as many as there may be workers."""
     news: Queue
-    """From rank 0 to the driver: (epoch, minutes, figures) once an epoch's checkpoint is in the store."""
+    """From rank 0 to the driver: (epochs done, minutes, figures) once an epoch's checkpoint is in the store,
+    and now and then within an epoch; then the figures have `steps`."""
 
 
 def work(config: dict) -> dict:
@@ -63,9 +64,16 @@ def work(config: dict) -> dict:
     def on_epoch(progress: Progress) -> None:
         figures = {**progress.metrics, "samples_per_second": progress.metrics["samples_per_second"] * world}
         keep(progress, figures, rank, f"epoch-{progress.epoch:05d}")
+        tell(progress, figures, progress.seconds)
+
+    def tell(progress: Progress, figures: dict, seconds: float) -> None:
         if rank == 0:
             with contextlib.suppress(RayActorError):  # the driver is gone, or will say what it lost
-                job.news.put((progress.epoch, progress.seconds / 60, figures))
+                job.news.put((progress.epoch, seconds / 60, figures))
+
+    def on_look(progress: Progress, figures: dict) -> None:
+        figures = {**figures, "samples_per_second": figures["samples_per_second"] * world}
+        tell(progress, figures, figures.pop("seconds"))
 
     feed = Feed(job, rank, world)
     progress = loop.train(
@@ -73,6 +81,7 @@ def work(config: dict) -> dict:
         batches=feed.batches,
         validate=lambda segmenter: validate(job, segmenter, rank, world),
         on_epoch=on_epoch,
+        on_look=on_look,
         on_part=lambda p: keep(p, {}, rank, f"epoch-{p.epoch:05d}-step-{p.part.steps:06d}"),
         checkpoint=read_state(ray.train.get_checkpoint()),
         encoder=read_encoder(job.plan.preset.layers.weights),

@@ -1,7 +1,7 @@
 """bts.training.log: which epoch is kept, and what is said of each."""
 
 from bts.settings import Budget
-from bts.training.log import best_epoch, final_table, progress_line
+from bts.training.log import best_epoch, final_table, progress_line, step_line
 
 LOW, HIGH = {"dice/WT": 0.5, "dice/ET": 0.1}, {"dice/WT": 0.7, "dice/ET": 0.3}
 
@@ -41,3 +41,10 @@ def test_a_line_an_epoch():
     assert line == "epoch 3/8, 1.2 min: loss 0.5000 72 samples/s, wait 3%"
     line = progress_line(Budget(minutes=10), 3, 1.23, {**figures, **LOW})
     assert line == "epoch 3, 1.2/10 min: loss 0.5000 WT 0.500 ET 0.100 72 samples/s, wait 3%"
+
+
+def test_a_line_within_an_epoch():
+    figures = {"loss": 0.5, "steps": 40, "samples_per_second": 1.234, "minutes_left": None}
+    assert step_line(0, 1.26, figures) == "epoch 1, step 40, 1.3 min: loss 0.5000 1.23 samples/s"
+    line = step_line(2, 1.26, {**figures, "minutes_left": 12.4})
+    assert line == "epoch 3, step 40, 1.3 min: loss 0.5000 1.23 samples/s, 12 min left"

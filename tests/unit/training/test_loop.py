@@ -12,6 +12,7 @@ from bts.errors import RunError, UsageError
 from bts.model.device import pick_device
 from bts.model.file import load_model
 from bts.settings import Augmentation, Budget, Layers, Loss, Normalisation, Optimiser, Preset, Sampling
+from bts.training import loop
 from bts.training.loop import learning_rate, train, train_step, vary
 from bts.training.state import start
 
@@ -80,6 +81,24 @@ def test_resuming_equals_never_having_stopped():
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
     again, nothing = run(checkpoint=seen[-1][1])
     assert not nothing and again.epoch == 3
+
+
+def test_within_an_epoch_it_says_how_it_goes(monkeypatch):
+    monkeypatch.setattr(loop, "TELL_S", 0)
+    looks = []
+    progress, _ = run(on_look=lambda p, figures: looks.append((p.epoch, figures)))
+    assert [(epoch, seen["steps"]) for epoch, seen in looks] == [
+        (e, n) for e in range(3) for n in range(1, 5)
+    ]
+    assert all(seen["minutes_left"] is None for epoch, seen in looks if epoch == 0)
+    assert looks[-1][1]["minutes_left"] == 0 and looks[4][1]["minutes_left"] > 0
+    assert looks[3][1]["loss"] == pytest.approx(progress.losses[0])
+    looks.clear()
+    run(
+        replace(PRESET, budget=Budget(minutes=0.01)),
+        on_look=lambda p, figures: looks.append((p.epoch, figures)),
+    )
+    assert 0 <= looks[-1][1]["minutes_left"] < looks[0][1]["minutes_left"] <= 0.01
 
 
 @pytest.mark.parametrize("parts_now", [1, 2])
