@@ -5,6 +5,8 @@ Axes: B batch, C channel (modality), D slices (z), H rows (front to back), W col
 """
 
 import dataclasses
+import math
+import types
 import typing
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -14,6 +16,8 @@ NETWORKS = Literal[
 ]
 
 
+LARGEST = 4096
+"""Voxels of a side, or samples of a batch: more is a mistake, or a model file made to fill the memory."""
 TAKERS = {
     "place": ("unet", "attention_unet", "fcn"),
     "down": ("unet", "attention_unet", "fcn", "residual_unet", "isensee", "vnet"),
@@ -316,8 +320,8 @@ class Inference:
     """Whatever the tumour core encloses within an axial slice becomes necrosis."""
 
     def __post_init__(self):
-        if not (0 <= self.overlap < 1 and self.batch >= 1):
-            raise ValueError("inference.overlap must be in [0, 1), inference.batch at least 1")
+        if not (0 <= self.overlap < 1 and 1 <= self.batch <= LARGEST):
+            raise ValueError(f"inference.overlap must be in [0, 1), inference.batch from 1 to {LARGEST}")
         if not 0 <= self.own_statistics <= 1:
             raise ValueError("inference.own_statistics is a share from 0 to 1")
         least = (self.min_et_ml, self.min_tumour_ml, self.min_core_ml, self.min_et_piece_ml)
@@ -372,8 +376,8 @@ class Preset:
     def __post_init__(self):
         if not self.modalities or len(set(self.modalities)) != len(self.modalities):
             raise ValueError("modalities must name each input once, at least one")
-        if self.batch < 1:
-            raise ValueError("batch must be at least 1")
+        if not 1 <= self.batch <= LARGEST:
+            raise ValueError(f"batch must be at least 1 and at most {LARGEST}")
         checks = (_check_size, _check_frame, _check_network, _check_window, _check_output, _check_sampling)
         for refuse in checks:
             if problem := refuse(self):
@@ -392,13 +396,16 @@ class Preset:
 
 def _check_size(preset: Preset) -> str:
     sides = 3 if preset.volumetric else 2
+    for name in ("size", "resize", "frame"):
+        if any(not 0 < side <= LARGEST for side in getattr(preset, name) or ()):
+            return f"{name} {getattr(preset, name)}: sides are of 1 to {LARGEST} voxels"
     if len(preset.size) != sides:
         shown = "×".join(map(str, preset.size))
         return (
             f"size {shown} and sampling.kind {preset.sampling.kind} do not go together: "
             f"give {'slices, height and width' if sides == 3 else 'height and width'}"
         )
-    if any(side < 1 or side % preset.layers.multiple for side in preset.size):
+    if any(side % preset.layers.multiple for side in preset.size):
         return (
             f"size {preset.size} and layers.widths, layers.stem do not go together: this network needs "
             f"multiples of {preset.layers.multiple}"
@@ -452,8 +459,8 @@ def _check_window(preset: Preset) -> str:
     window, multiple = preset.inference.window, preset.layers.multiple
     if window and not preset.volumetric:
         return f"inference.window and sampling.kind {preset.sampling.kind} do not go together: it is of 3D"
-    if window and any(side < 1 or side % multiple for side in window):
-        return f"inference.window {window}: this network needs multiples of {multiple}"
+    if window and any(not 0 < side <= LARGEST or side % multiple for side in window):
+        return f"inference.window {window}: this network needs multiples of {multiple}, up to {LARGEST}"
     return ""
 
 
@@ -499,16 +506,45 @@ def to_dict(settings) -> dict:
 
 
 def from_dict(values: dict) -> Preset:
-    """The preset that `to_dict` wrote. Raises ValueError for a field that this version does not know."""
-    return _build(Preset, values)
+    """The preset that `to_dict` wrote. Raises ValueError for a field or a value that this version does not
+    know."""
+    return _build(Preset, values, "preset")
 
 
-def _build(kind, values):
-    """Rebuild a value of type `kind` from JSON, which knows neither dataclasses nor tuples."""
+def _build(kind, value, name: str):
+    """Rebuild a value of type `kind` from JSON, which has neither dataclasses nor tuples. name: its flag."""
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        unknown = set(values) - set(hints)
-        if unknown:
-            raise ValueError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
-        return kind(**{key: _build(hints[key], value) for key, value in values.items()})
-    return tuple(values) if isinstance(values, list) else values
+        return _build_group(kind, value, name)
+    origin, of = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        fits = value in of and not isinstance(value, bool)
+    elif origin is tuple:
+        fits = isinstance(value, (list, tuple)) and (of[-1] is ... or len(value) == len(of))
+    elif origin is types.UnionType:
+        chosen = [one for one in of if one is not types.NoneType]
+        return None if value is None else _build(chosen[0], value, name)
+    else:
+        fits = _is_plain(kind, value)
+    if not fits:
+        raise ValueError(f"{name} is {str(value)[:60]!r}")
+    if origin is tuple:
+        parts = [of[0]] * len(value) if of[-1] is ... else of
+        return tuple(_build(one, v, name) for one, v in zip(parts, value, strict=True))
+    return value
+
+
+def _build_group(kind, values, name: str):
+    if not isinstance(values, dict):
+        raise ValueError(f"{name} is {str(values)[:60]!r}")
+    hints = typing.get_type_hints(kind)
+    if unknown := set(values) - set(hints):
+        raise ValueError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
+    within = "" if kind is Preset else f"{name}."
+    return kind(**{key: _build(hints[key], value, f"{within}{key}") for key, value in values.items()})
+
+
+def _is_plain(kind: type, value) -> bool:
+    """Whether a JSON value is of this type: whole numbers count as float, true and false not as numbers."""
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)

@@ -1,6 +1,7 @@
 """The one door to buckets: list, read, put, delete below one prefix, local or in any fsspec store.
 
-`put` is atomic everywhere: a reader sees the old object, the new one or none, never half of one.
+`put` is atomic on local disks and in object stores (S3, Google, Azure): a reader sees the old object, the new
+one or none, never half of one. Over SFTP, SMB and HDFS fsspec writes in place, and a reader may see a part.
 Reading trouble is the case's (`OSError`, turned into a `CaseError` by who reads); writing trouble is the
 run's (`RunError`), for a store that takes no results ends every case alike.
 """
@@ -157,12 +158,12 @@ class Store:
             raise OSError(_reason(error)) from error
 
     def put(self, key: str, data: bytes) -> None:
-        """Write the whole object at once, replacing what was there. Raises RunError."""
+        """Write the whole object, replacing what was there: at once where the store can. Raises RunError."""
         try:
             if self.local:
                 self._put_local(self.path(key), io.BytesIO(data))
             else:
-                self.fs.pipe_file(self.path(key), data)  # one PUT, or a multipart upload: both atomic
+                self.fs.pipe_file(self.path(key), data)  # S3: one PUT, or a multipart upload: both atomic
         except Exception as error:
             raise RunError(f"{self.uri}/{key}: cannot be written: {_reason(error)}") from error
 

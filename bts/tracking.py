@@ -5,8 +5,8 @@ logs (the driver of a job): many processes on one SQLite file would lock each ot
 MLFLOW_TRACKING_URI all goes to `mlflow.db` and `mlartifacts/` in the current directory.
 """
 
+import contextlib
 import functools
-import logging
 import os
 import re
 import tempfile
@@ -14,9 +14,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from bts.errors import RunError, UsageError
+from bts.mlflow_client import local_folder, lost_file, open_client, reason, without_login
 
 EXPERIMENT = "bts"
 FINGERPRINT = "bts.fingerprint"  # tag by which a resumed training finds its run again
@@ -50,7 +50,7 @@ def _or_run_error(method):
         except (RunError, UsageError):
             raise
         except Exception as error:
-            raise RunError(f"MLflow at {self.place}: {self._reason(error)}") from None
+            raise RunError(f"MLflow at {self.place}: {reason(error, self.uri)}") from None
 
     return asked
 
@@ -61,7 +61,7 @@ class Tracker:
     @_or_run_error
     def __init__(self, uri: str | None = None):
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{os.path.abspath('mlflow.db')}"
-        self.client = _client(self.uri)
+        self.client = open_client(self.uri, EXPERIMENT)
 
     @_or_run_error
     def start(
@@ -160,7 +160,7 @@ class Tracker:
                 return _version(self.client.get_model_version_by_alias(name, alias))
             return _version(self.client.get_model_version(name, number))
         except MlflowException as error:
-            raise UsageError(f"{uri}: not found in {self.place}: {self._reason(error)}") from None
+            raise UsageError(f"{uri}: not found in {self.place}: {reason(error, self.uri)}") from None
 
     @_or_run_error
     def holder(self, name: str, alias: str) -> Version | None:
@@ -185,6 +185,11 @@ class Tracker:
         found = self.version(uri)
         try:
             source = self.client.get_model_version_download_uri(found.name, found.number)
+            if gone := lost_file(source):
+                raise UsageError(
+                    f"{uri}: its file is to lie in {gone}, and nothing is there; if the project folder was "
+                    f"moved, move it back, or give the model's file itself, MODELS/{found.name}.safetensors"
+                )
             with tempfile.TemporaryDirectory() as here:
                 folder = download_artifacts(artifact_uri=source, dst_path=here, tracking_uri=self.uri)
                 files = sorted(Path(folder).rglob("*.safetensors"))
@@ -192,16 +197,12 @@ class Tracker:
                     raise UsageError(f"{uri}: holds {len(files)} .safetensors files, a model of ours has one")
                 return files[0].read_bytes()
         except (MlflowException, OSError) as error:
-            raise UsageError(f"{uri}: not found in {self.place}: {self._reason(error)}") from None
+            raise UsageError(f"{uri}: not found in {self.place}: {reason(error, self.uri)}") from None
 
     @property
     def place(self) -> str:
         """Its URI, as it may be shown."""
         return without_login(self.uri)
-
-    def _reason(self, error: Exception) -> str:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        return first.replace(self.uri, self.place)
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(EXPERIMENT)
@@ -209,9 +210,15 @@ class Tracker:
             return found.experiment_id
         # A tracking server knows its own artifact store; a local database must be told, or it would use the
         # working directory of whichever process asks.
-        local = self.uri.removeprefix("sqlite:///") if self.uri.startswith("sqlite:///") else ""
-        place = Path(local).resolve().parent.joinpath("mlartifacts").as_uri() if local else None
-        return self.client.create_experiment(EXPERIMENT, artifact_location=place)
+        local = local_folder(self.uri)
+        place = Path(local, "mlartifacts").resolve().as_uri() if local else None
+        try:
+            return self.client.create_experiment(EXPERIMENT, artifact_location=place)
+        except Exception:
+            # Another training may have made it since it was looked for.
+            if found := self.client.get_experiment_by_name(EXPERIMENT):
+                return found.experiment_id
+            raise
 
     def _registered(self, name: str):
         from mlflow.exceptions import MlflowException
@@ -219,7 +226,9 @@ class Tracker:
         try:
             return self.client.get_registered_model(name)
         except MlflowException:
-            return self.client.create_registered_model(name)
+            with contextlib.suppress(MlflowException):  # another training may have made it since
+                return self.client.create_registered_model(name)
+            return self.client.get_registered_model(name)
 
     def _log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         from mlflow.entities import Param
@@ -243,12 +252,6 @@ def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, objec
     return flat
 
 
-def without_login(uri: str) -> str:
-    """The URI with neither user nor password, which must not reach a log or a tag."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
-
-
 def _version(of) -> Version:
     return Version(of.name, str(of.version), of.tags.get("digest", ""), of.run_id or "")
 
@@ -265,17 +268,3 @@ def _description(run_id: str, name: str, digest: str, modalities: Sequence[str])
     described = Model(f"model-{digest}", run_id, signature=ModelSignature(inputs, outputs))
     described.add_flavor("bts", model=f"{name}.safetensors")
     return described.to_yaml().encode()
-
-
-def _client(uri: str):
-    """MLflow's client, without telemetry, migration chatter and progress bars; it takes seconds to import."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # 30 s; its own 7 take minutes to give up
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    client.get_experiment_by_name(EXPERIMENT)
-    return client

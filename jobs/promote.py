@@ -1,7 +1,8 @@
 """A registered model becomes the champion if it is better than the present one on cases that both segmented.
 
-jobs.segment and jobs.evaluate come first, for both models; a case whose patient either of them was trained on
-does not count. It moves an alias of the registry, and writes nothing else.
+jobs.segment and jobs.evaluate come first, for both models. A case does not count where either of them was
+trained on its patient, or chose by it which epoch's weights to keep. It moves an alias of the registry, and
+writes nothing else.
 
     python -m jobs.promote models:/fast/2 --if-better-than champion --on data/reports/v2 data/reports/champion
     ray job submit --working-dir . -- python -m jobs.promote models:/fast/2 --on s3://b/reports/v2 s3://b/reports/v1
@@ -103,14 +104,18 @@ def compare(
         said = " and ".join(sorted(f"--{one}" if one else "none" for one in options))
         raise UsageError(f"--on: labelmaps were made with different options ({said}); segment all alike")
     both = first.keys() & second.keys()
-    seen = trained_on(tracker, candidate) | trained_on(tracker, holder)
-    usable = sorted(case_id for case_id in both if first[case_id].patient.lower() not in seen)
-    if len(usable) < len(both):
-        say(f"{len(both) - len(usable)} of {len(both)} common cases were used in training: left out")
+    known = [patients_of(tracker, version) for version in (candidate, holder)]
+    trained, chose = (set().union(*of) for of in zip(*known, strict=True))
+    patients = {case_id: first[case_id].patient.lower() for case_id in both}
+    usable = sorted(case_id for case_id in both if patients[case_id] not in trained | chose)
+    for seen, why in ((trained, "were used in training"), (chose - trained, "chose the epoch that was kept")):
+        if count := sum(patient in seen for patient in patients.values()):
+            say(f"{count} of {len(both)} common cases {why}: left out")
     if len(usable) < FEWEST:
         raise UsageError(
             f"--on: too few cases: {len(both)} are scored for both {candidate.uri} and {holder.uri}, "
-            f"{len(usable)} of them of patients that neither was trained on; {FEWEST} are needed"
+            f"{len(usable)} of them of patients that neither was trained on or chose by; {FEWEST} are "
+            "needed: segment and evaluate labelled cases of other patients with both models"
         )
     pairs = [(first[case_id], second[case_id]) for case_id in usable]
     refuse_other_truths(pairs)
@@ -164,12 +169,16 @@ def scores_of(version: Version, scored: Sequence[Scored]) -> dict[str, Scored]:
     return found
 
 
-def trained_on(tracker: Tracker, version: Version) -> set[str]:
-    """Patients, as the model's own header names them, in lower case: a set may write them either way."""
-    patients = read_card(tracker.read(version.uri), version.uri).training_patients
-    if patients is None:
+def patients_of(tracker: Tracker, version: Version) -> tuple[set[str], set[str]]:
+    """(patients that it was trained on, patients that chose what was kept of it), in lower case.
+
+    As the model's own header names them: a set may write them either way. Scores on both are too good.
+    """
+    card = read_card(tracker.read(version.uri), version.uri)
+    if card.training_patients is None:
         say(f"{version.uri}: does not tell what it was trained on; give reports of cases that it never saw")
-    return {patient.lower() for patient in patients or ()}
+    both = card.training_patients or (), card.validation_patients
+    return tuple({patient.lower() for patient in patients} for patients in both)
 
 
 def figures(paired: Paired, metric: str, holder: Version) -> str:

@@ -28,6 +28,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bts.errors import RunError, UsageError
+from bts.mlflow_client import without_login
 from bts.model.file import digest, read_header
 from bts.model.nets import build
 from bts.report.curves import draw_classes, draw_curves
@@ -35,7 +36,7 @@ from bts.settings import Preset, to_dict
 from bts.shards import holds
 from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
-from bts.tracking import Tracker, flatten, without_login
+from bts.tracking import Tracker, flatten
 from bts.training import pin
 from bts.training.log import best_epoch, final_table, progress_line, step_line
 from bts.training.plan import Plan, make_plan, unnamed

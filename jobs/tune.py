@@ -21,11 +21,12 @@ from ray.util.queue import Queue
 
 from bts.errors import CaseError, Failure, RunError, UsageError
 from bts.fingerprint import fingerprint
+from bts.mlflow_client import without_login
 from bts.model.file import digest, read_header
 from bts.settings import Preset, to_dict
 from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
-from bts.tracking import Tracker, flatten, without_login
+from bts.tracking import Tracker, flatten
 from bts.training import search_space
 from bts.training.plan import make_plan
 from jobs import train

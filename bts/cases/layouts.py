@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from bts.cases.case import MODALITIES, Case
 from bts.cases.datasets import identify, knows_patient
+from bts.cases.keys import data_of, with_slashes
 from bts.cases.names import ANYWHERE, CHANNEL, IMAGE, LAYOUTS, Layout, place_of
 from bts.errors import CaseError
 from bts.storage import Entry
@@ -20,8 +21,6 @@ OURS = {"_runs", "_index", "_done", "_failed", "_held", "_scores", "_labels", "_
 OURS |= {"_masks", "_checks"}
 SLICE = re.compile(r"(^|/)\d+\.mat$")  # of figshare
 GRADE = re.compile(r"(^|/)(HGG|LGG)(/|$)")
-HIDDEN = re.compile(r"(^|/)\.[^./][^/]*/")  # what a system keeps beside data: .AppleDouble, .Trash-1000
-FOLDER_MARKER = re.compile(r"(^|/|_\$folder\$)$")  # some tools put an empty object where a folder shall be
 TRUTH = re.compile(r"seg|mask|label|truth|gtv|roi|annot|lesion", re.IGNORECASE)  # in names of truths
 SEPARATORS = "_-."
 PROCESSED = ("brain",)  # what the images' names have behind the case's, and the truth's may lack
@@ -80,10 +79,7 @@ def find_cases(
     A case in two folders, or with a file twice, becomes a problem, for guessing would drop one.
     """
     listing, found, layouts = Listing(), {}, (*layouts, *LAYOUTS)
-    for entry in entries:
-        key = entry.key.replace("\\", "/")  # a zip of Windows unpacked elsewhere
-        if HIDDEN.search(key) or (not entry.size and FOLDER_MARKER.search(key)):
-            continue
+    for entry, key in data_of(entries):
         hidden = key.rpartition("/")[2].startswith(".")
         layout, place = (None, None) if hidden else place_of(key, layouts)
         if OURS & set(key.split("/")):
@@ -152,7 +148,7 @@ def _set_derived_aside(found: Groups, listing: Listing) -> None:
     stray image (100001_flair_subtraction and 100001_flair_subtraction_seg) in a folder with whole cases.
     """
     whole = {folder for (folder, _), one in found.items() if one.count > 1}
-    stems = {IMAGE.sub("", key.replace("\\", "/")) for key in listing.strays if IMAGE.search(key)}
+    stems = {IMAGE.sub("", with_slashes(key)) for key in listing.strays if IMAGE.search(key)}
     derived = []
     for (folder, case_id), one in found.items():
         if one.count > 1 or folder not in whole:
@@ -180,7 +176,7 @@ def _look_for_truths(found: Groups, listing: Listing) -> None:
     for folder, case_id in found:
         by_folder.setdefault(folder, []).append(case_id)
     for key in listing.strays:
-        folder, _, name = key.replace("\\", "/").rpartition("/")
+        folder, _, name = with_slashes(key).rpartition("/")
         if not (IMAGE.search(name) and TRUTH.search(name)):
             continue
         alone = by_folder.get(folder, [])
@@ -243,7 +239,7 @@ def _unsafe(case_id: str, files: dict[str, list[Entry]]) -> CaseError | None:
 
 def unsafe_key(key: str, case_id: str) -> CaseError | None:
     """Refuse a key that leaves its folder, garbles a terminal, or is bytes that are no text."""
-    if not _garbles(key) and ".." not in key.replace("\\", "/").split("/"):
+    if not _garbles(key) and ".." not in with_slashes(key).split("/"):
         return None
     return CaseError(
         "its key has control characters, is no text, or leaves its folder ('..')",

@@ -88,6 +88,8 @@ def card_of(header: dict, digest: str, name: str) -> ModelCard:
         raise UsageError(f"{name}: its header does not say what the model predicts; adopt it again")
     if not isinstance(modalities, list) or not modalities or not all(m in MODALITIES for m in modalities):
         raise UsageError(f"{name}: its header names no modalities of ours; adopt it again")
+    if not isinstance(patients, (list, type(None))):
+        raise UsageError(f"{name}: its header does not list its training_patients; adopt it again")
     return ModelCard(
         name=header["name"],
         digest=digest,

@@ -39,3 +39,5 @@ class ModelCard:
     """bts.inference.quality.Ranges of the training cases."""
     training_patients: tuple[str, ...] | None = None
     """None: not told."""
+    validation_patients: tuple[str, ...] = ()
+    """Those whose scores chose what was kept: one of several epochs, or one of a sweep's trials."""

@@ -67,11 +67,13 @@ def load_model(data: bytes, name: str) -> Model:
     header = read_header(data, name)
     try:
         preset = from_dict(header["preset"])
-        network = build(preset)
         weights = read_weights(data, name)
+        _refuse_other_shapes(preset, weights)
+        network = build(preset)
         network.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{name}: weights and preset do not match ({error}); train it again") from None
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise UsageError(f"{name}: weights and preset do not match ({why}); train it again") from None
     network.eval().to(memory_format=channels_last(3 if preset.volumetric else 2))
     return Model(network, preset, header.get("provenance", {}), digest(data))
 
@@ -85,6 +87,16 @@ def read_weights(data: bytes, name: str) -> dict[str, torch.Tensor]:
     if broken := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
         raise UsageError(f"{name}: {broken[0]} holds values that are no numbers; make the model again")
     return weights
+
+
+def _refuse_other_shapes(preset: Preset, weights: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError where the preset's network has other weights, before memory is asked for them."""
+    with torch.device("meta"):
+        wanted = {key: tuple(value.shape) for key, value in build(preset).state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in weights.items()}
+    for key in [*wanted, *found]:
+        if wanted.get(key) != found.get(key):
+            raise ValueError(f"{key} is to have the shape {wanted.get(key)} and has {found.get(key)}")
 
 
 def read_model(name: str) -> bytes:
@@ -112,15 +124,44 @@ def digest(data: bytes) -> str:
 
 def read_header(data: bytes, name: str) -> dict:
     """The `bts` part of a model file's header. Raises UsageError that says what the file is instead."""
-    return parse_header(read_metadata(data, name), KEY, FORMAT, name)
+    header = parse_header(read_metadata(data, name), KEY, FORMAT, name)
+    if not _is_described(header):
+        raise UsageError(f"{name}: its header lacks what jobs.train writes; copy the model file again")
+    return header
+
+
+def _is_described(header: dict) -> bool:
+    """Whether those parts of a header are what they should be that no dataclass checks."""
+    provenance = header.get("provenance", {})
+    if not (isinstance(header.get("preset"), dict) and isinstance(provenance, dict)):
+        return False
+    validation, inputs = provenance.get("validation", {}), provenance.get("inputs", {})
+    patients = [provenance.get(f"{kind}_patients") or [] for kind in ("training", "held_out")]
+    return (
+        isinstance(validation, dict)
+        and all(isinstance(value, (int, float)) for value in validation.values())
+        and isinstance(inputs, dict)
+        and all(_are_ranges(value) for value in inputs.values())
+        and all(isinstance(some, list) and all(isinstance(one, str) for one in some) for some in patients)
+        and isinstance(provenance.get("epochs", 0), int)
+    )
+
+
+def _are_ranges(value: object) -> bool:
+    """Pairs of numbers, a low and a high one."""
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(end, (int, float)) for end in pair)
+        for pair in value
+    )
 
 
 def card_of(header: dict, digest: str, name: str) -> ModelCard:
     """The card that a header of this project's own models gives. Raises UsageError."""
     try:
         preset = from_dict(header["preset"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{name}: its preset is not known here ({error}); train it again") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise UsageError(f"{name}: its preset is not known here ({why}); train it again") from None
     return _card(preset, header.get("provenance", {}), digest)
 
 
@@ -135,4 +176,11 @@ def _card(preset: Preset, meta: dict, digest: str) -> ModelCard:
         validation=meta.get("validation", {}),
         inputs=meta.get("inputs", {}),
         training_patients=None if patients is None else tuple(patients),
+        validation_patients=_choosers(preset, meta),
     )
+
+
+def _choosers(preset: Preset, meta: dict) -> tuple[str, ...]:
+    """The held-out patients, unless the training validated once, at its end, and was of no sweep."""
+    once = meta.get("epochs", 0) <= preset.budget.validate_every and "sweep" not in meta
+    return () if once else tuple(meta.get("held_out_patients") or ())

@@ -30,7 +30,7 @@ def parse_header(metadata: dict[str, str], key: str, newest: int, name: str) -> 
     try:
         header = json.loads(metadata[key])
         version = int(header["format"])
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         made = "jobs.adopt" if key == "adopted" else "jobs.train"
         raise UsageError(f"{name}: a .safetensors file, but not by {made}; {GIVE}") from None
     if version > newest:

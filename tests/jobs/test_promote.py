@@ -146,6 +146,31 @@ def test_cases_of_the_training_do_not_count(tracker, registry, tmp_path, capsys)
     assert code == 0 and line["n"] == 7 and "2 of 9 common cases were used in training" in said
 
 
+@pytest.mark.parametrize(
+    ("provenance", "left"),
+    [
+        ({"epochs": 30}, 18),
+        ({"epochs": 1}, 20),
+        ({"epochs": 1, "sweep": "0123"}, 18),
+    ],
+    ids=["best of 30 epochs", "one validation", "best of a sweep"],
+)
+def test_patients_that_chose_the_weights_do_not_count(
+    tracker, tmp_path, capsys, monkeypatch, provenance, left
+):
+    """The old model was validated by the patients P10 and P11, of cases 10 and 11; the new one by none."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    name = f"chosen-{left}-{len(provenance)}-{provenance['epochs']}"
+    old = tiny_model(1, of=name, held_out_patients=["P10", "P11"], **provenance)
+    new = tiny_model(2, of=name)
+    for number, data in enumerate((old, new), start=1):
+        tracker.register(tracker.start(name, f"{name}{number}", {}, {}), name, data, digest(data))
+    scores = report(tmp_path / "b", new, 0.8), report(tmp_path / "w", old, 0.7)
+    code, line, said = run(capsys, f"models:/{name}/2", *scores)
+    assert code == 0 and line["n"] == left
+    assert ("2 of 20 common cases chose the epoch that was kept: left out" in said) == (left == 18)
+
+
 def test_what_cannot_be_compared_is_a_mistake(tracker, registry, tmp_path, capsys):
     name, (old, new) = registry
     ours, theirs = report(tmp_path / "b", new, 0.8), report(tmp_path / "w", old, 0.7)

@@ -112,6 +112,9 @@ def test_what_is_beside_the_data_is_no_data():
     assert roles(listing) == {"P": WHOLE} and not listing.strays
     markers = [Entry("P/", 0, "v"), Entry("P_$folder$", 0, "v"), Entry("Q/", 1, "v")]
     assert find_cases(markers).strays == ["Q/"]
+    named = [Entry("A", 0, "v"), Entry("A/P", 0, "v"), *(Entry(f"A/{key}", 9, "v") for key in keys)]
+    listing = find_cases([*named, Entry("B", 0, "v")])
+    assert roles(listing) == {"P": WHOLE} and listing.strays == ["B"], "an empty object of a folder's name"
 
 
 def test_images_computed_from_a_case_are_strays():

@@ -1,9 +1,15 @@
 import os
+import sqlite3
+import subprocess
+import sys
+import time
 
 import pytest
 
 from bts.errors import RunError, UsageError
-from bts.tracking import Tracker, flatten, without_login
+from bts.mlflow_client import without_login
+from bts.tracking import Tracker, flatten
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +121,73 @@ def test_an_unreachable_server_is_named_without_its_login(monkeypatch):
     with pytest.raises(RunError, match=r"MLflow at http://127\.0\.0\.1:9:") as caught:
         Tracker("http://me:secret@127.0.0.1:9")
     assert "secret" not in str(caught.value)
+
+
+TRAINING = """
+import sys, time
+from bts.tracking import Tracker
+import mlflow
+print("ready", flush=True)
+sys.stdin.readline()
+tracker = Tracker()
+run_id = tracker.start("fast", sys.argv[1], {"lr": 0.1}, {"data": "d", "commit": "c"})
+print(tracker.register(run_id, "fast", sys.argv[1].encode(), sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_two_trainings_start_at_once_in_a_new_folder(tmp_path):
+    """Both make MLflow's tables, its experiment and the registered model, unless one waits for the other."""
+    command = [sys.executable, "-c", TRAINING]
+    env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    env["PYTHONPATH"] = str(ROOT)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([*command, mark], cwd=tmp_path, env=env, **pipes) for mark in ("a", "b")]
+    for one in both:
+        assert one.stdout.readline() == "ready\n"
+    for one in both:
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    said = [one.communicate(timeout=100) for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert sorted(out.strip() for out, _ in said) == ["1", "2"]
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db")
+    assert tracker.read("models:/fast@champion") == tracker.read("models:/fast/1")
+    assert sorted(os.listdir(tmp_path)) == ["mlartifacts", "mlflow.db"]
+
+
+@pytest.mark.slow  # MLflow waits 20 s for a lock
+def test_a_locked_database_is_one_line(tmp_path, capfd):
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db")
+    with sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        with pytest.raises(RunError, match="locked by another program: run this again when") as caught:
+            start(tracker, "x")
+        assert time.monotonic() - began > 5  # it was waited for
+        other.execute("ROLLBACK")
+    assert "\n" not in str(caught.value) and "Traceback" not in capfd.readouterr().err
+    start(tracker, "x")
+
+
+def test_a_model_whose_folder_was_moved_says_so(tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    tracker = Tracker(f"sqlite:///{before}/mlflow.db")
+    tracker.register(start(tracker, "m"), "fast", b"bytes", "1")
+    before.rename(after)
+    with pytest.raises(UsageError, match=r"models:/fast@champion: .* folder was moved") as caught:
+        Tracker(f"sqlite:///{after}/mlflow.db").read("models:/fast@champion")
+    assert f"{before}/mlartifacts/" in str(caught.value) and "MODELS/fast.safetensors" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_whose_file_is_gone_says_what_is_missing(tracker, folder):
+    tracker.register(start(tracker, "v"), "model-v", b"bytes", "1")
+    for path in folder.rglob("model-v.safetensors"):
+        path.unlink()
+    with pytest.raises(UsageError, match=r"models:/model-v/1: holds 0 \.safetensors files"):
+        tracker.read("models:/model-v/1")
 
 
 def test_logins_are_taken_out():

@@ -10,6 +10,7 @@ import torch
 
 from bts.errors import UsageError
 from bts.model.file import digest, load_model, read_header, save_model
+from bts.model.load import read_card
 from bts.model.nets import build
 from bts.settings import Budget, Layers, Loss, Preset
 
@@ -85,9 +86,59 @@ def of_unknown_setting(header: dict) -> None:
     header["__metadata__"]["bts"] = json.dumps(metadata)
 
 
+def with_value(path: str, value):
+    """A change of the header: the project's own part has `value` at group.group.field."""
+
+    def change(header: dict) -> None:
+        ours = group = json.loads(header["__metadata__"]["bts"])
+        *groups, field = path.split(".")
+        for name in groups:
+            group = group[name]
+        group[field] = value
+        header["__metadata__"]["bts"] = json.dumps(ours)
+
+    return lambda data: with_header(data, change)
+
+
+def nested(data: bytes) -> bytes:
+    """A header that is JSON, and too deep for any reader of it."""
+    text = b'{"__metadata__": ' + b'{"a": ' * 200_000 + b"1" + b"}" * 200_001
+    return len(text).to_bytes(8, "little") + text
+
+
+def nested_within(header: dict) -> None:
+    header["__metadata__"]["bts"] = "[" * 200_000 + "]" * 200_000
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
+        (nested, "no .safetensors file, or damaged"),
+        (lambda data: with_header(data, nested_within), "not by jobs.train"),
+        (lambda data: with_header(data, lambda it: it.update(__metadata__=None)), "not by jobs.train"),
+        (with_value("format", float("inf")), "not by jobs.train"),
+        (with_value("preset", []), "header lacks what jobs.train writes"),
+        (with_value("provenance.training_patients", [3]), "header lacks what jobs.train writes"),
+        (with_value("preset.name", {}), "name is '{}'"),
+        (with_value("preset.modalities", 4), "modalities is '4'"),
+        (with_value("provenance", "mine"), "header lacks what jobs.train writes"),
+        (with_value("provenance.inputs", {"t1": [3]}), "header lacks what jobs.train writes"),
+        (with_value("provenance.validation", {"dice/WT": "good"}), "header lacks what jobs.train writes"),
+        (with_value("preset.normalisation.kind", "magic"), "normalisation.kind is 'magic'"),
+        (with_value("preset.network", "gpt"), "network is 'gpt'"),
+        (with_value("preset.layers", ""), "layers is ''"),
+        (with_value("preset.layers.widths", "abc"), "layers.widths is 'abc'"),
+        (with_value("preset.layers.widths", [10**5, 10**5]), "is to have the shape"),
+        (with_value("preset.layers.widths", [10**12, 10**12]), "do not match"),
+        (with_value("preset.layers.widths", [10**300, 8]), "do not match"),
+        (with_value("preset.layers.widths", [4] * 4000), "multiples"),
+        (with_value("preset.layers.stem", 10**40), "multiples"),
+        (with_value("preset.size", [2**40, 2**40]), "sides are of 1 to 4096 voxels"),
+        (with_value("preset.resize", [10**9, 10**9]), "sides are of 1 to 4096 voxels"),
+        (with_value("preset.inference.batch", 10**12), "inference.batch from 1 to 4096"),
+        (with_value("preset.inference.batch", 1.5), "inference.batch is '1.5'"),
+        (with_value("preset.inference.overlap", float("nan")), "inference.overlap is 'nan'"),
+        (with_value("preset.inference.threshold", True), "inference.threshold is 'True'"),
         (lambda data: b"", "no .safetensors file"),
         (lambda data: b"\x80\x04pickled rubbish of some length", "no .safetensors file"),
         (lambda data: b'PK\x03\x04\x00\x00\x00\x00{"a": 1}', "truncated"),
@@ -109,6 +160,27 @@ def test_other_files_are_refused_by_name_and_reason(data, damage, words):
     assert "\n" not in str(error.value)
 
 
+HOSTILE = (None, True, 10**40, float("nan"), "magic", [[]], {"a": 1})
+
+
+def paths(values: dict, above: str = "") -> list[str]:
+    """Of every value in a header, those of groups too."""
+    inner = [paths(v, f"{above}{k}.") for k, v in values.items() if isinstance(v, dict) and v]
+    return [f"{above}{key}" for key in values] + [path for within in inner for path in within]
+
+
+def test_no_value_of_a_header_gives_anything_but_a_model_or_one_line(data):
+    for path in paths(read_header(data, "m")):
+        for value in HOSTILE:
+            hostile = with_value(path, value)(data)
+            try:
+                read_card(hostile, "models/m.safetensors")
+                load_model(hostile, "models/m.safetensors")
+            except UsageError as error:
+                said = str(error)
+                assert said.startswith("models/m.safetensors: ") and "\n" not in said, (path, value)
+
+
 def test_weights_that_are_no_numbers_are_refused(network):
     """A network that says NaN finds no tumour, and nothing else would show it."""
     broken = copy.deepcopy(network)
@@ -120,5 +192,6 @@ def test_weights_that_are_no_numbers_are_refused(network):
 
 def test_weights_of_another_shape_are_refused(network):
     other = replace(PRESET, modalities=("t1",))
-    with pytest.raises(UsageError, match="do not match"):
+    with pytest.raises(UsageError, match="m: weights and preset do not match") as error:
         load_model(save_model(network, other, {}), "m")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,38 @@
+"""Which keys of a listing are data: neither what a system hides beside data, nor what marks a folder."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from bts.storage import Entry
+
+HIDDEN = re.compile(r"(^|/)\.[^./][^/]*/")  # what a system keeps beside data: .AppleDouble, .Trash-1000
+FOLDER_MARKER = re.compile(r"(^|/|_\$folder\$)$")  # some tools put an empty object where a folder shall be
+
+
+def with_slashes(key: str) -> str:
+    """The key as it would be without Windows: its zips, unpacked elsewhere, leave backslashes."""
+    return key.replace("\\", "/")
+
+
+def data_of(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str]]:
+    """The entries that are data, each with its key in slashes.
+
+    An empty object is a folder's marker where its name ends as one, or where others lie below it.
+    """
+    keyed = [(entry, with_slashes(entry.key)) for entry in entries]
+    above = _folders(key for _, key in keyed) if any(not entry.size for entry, _ in keyed) else set()
+    for entry, key in keyed:
+        marker = not entry.size and (FOLDER_MARKER.search(key) or key in above)
+        if not (marker or HIDDEN.search(key)):
+            yield entry, key
+
+
+def _folders(keys: Iterable[str]) -> set[str]:
+    """Every folder that some key lies in, and those above it."""
+    found: set[str] = set()
+    for key in keys:
+        folder = key.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
