@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024): momentum made orthogonal, so that a step moves all directions of a kernel alike.
 
 Adam's steps, and SGD's, go mostly along the few directions in which a kernel's gradients are largest. On few
-steps, which is what minutes on a CPU are, the others count: docs/accuracy.md has the figures.
+steps, which is what minutes on a CPU are, the others count: docs/log.md has the figures.
 """
 
 import torch

@@ -13,9 +13,11 @@ from bts.settings import Layers
 from jobs.driver import preset_flags
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FILE = re.compile(r"`((?:bts|jobs|tests|benchmarks|docs|kubernetes)/[\w./-]+\.\w+)")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
+SECTION = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 COMMAND = re.compile(r"python -m (jobs\.\w+) ((?:[^\n`|\\]|\\\n)*)")
 
 
@@ -25,6 +27,27 @@ def test_files_that_it_names_are_there(document):
     missing = [name for name in FILE.findall(text) if not (ROOT / name).exists()]
     missing += [name for name in LINK.findall(text) if not (document.parent / name).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_sections_that_it_links_to_are_there(document):
+    for file, section in SECTION.findall(document.read_text("utf-8")):
+        other = (document.parent / file) if file else document
+        names = {anchor(heading) for heading in HEADING.findall(other.read_text("utf-8"))}
+        assert section in names, f"{file}#{section}"
+
+
+def anchor(heading: str) -> str:
+    """The name that GitHub gives a heading's section."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_index_names_every_document():
+    index = (ROOT / "docs" / "README.md").read_text("utf-8")
+    listed = {(ROOT / "docs" / name).resolve() for name in LINK.findall(index)}
+    assert {path for path in DOCUMENTS if path.is_relative_to(ROOT / "docs")} - listed == {
+        ROOT / "docs" / "README.md"
+    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -47,7 +70,7 @@ def test_the_readme_is_short():
 
 def test_the_example_of_a_network_is_one():
     (code,) = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text("utf-8"), re.DOTALL
+        r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "extend.md").read_text("utf-8"), re.DOTALL
     )
     made = {}
     exec(code, made)
