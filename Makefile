@@ -26,7 +26,8 @@ venv: .venv/installed
 	@$(COMPILE) .venv/lib || true
 	@touch $@
 
-.venv/installed-test: requirements-test.txt requirements-encoders.txt requirements-intake.txt .venv/installed
+.venv/installed-test: requirements-test.txt requirements-encoders.txt requirements-intake.txt \
+    requirements-foreign.txt .venv/installed
 	@echo "installing requirements-test.txt into .venv"
 	@$(PIP) -r requirements-test.txt
 	@$(COMPILE) .venv/lib || true

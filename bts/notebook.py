@@ -94,7 +94,7 @@ def segment(
         allowed = model.allow_missing | {modality for modality in MODALITIES if modality not in used}
         volume = read_case(place, case=case, truth=False, allow_missing=allowed)
     convention = convention_of(volume, spelt(labels), model.predicts.targets)
-    values_DHW = from_internal(volume.whole(model(volume)), convention)
+    values_DHW = from_internal(model.seen(volume).whole(model(volume)), convention)
     made_by = "bts " + "+".join(one.card.digest for one in model.models)
     return nib.Nifti1Image.from_bytes(gzip.decompress(write_labelmap(values_DHW, volume.grid, made_by)))
 

@@ -1,7 +1,7 @@
 """What everybody passes: a case as it is listed, and one case's voxels."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -91,6 +91,11 @@ class CaseVolume:
         full = np.zeros((*cropped.shape[:-3], *self.grid.shape), cropped.dtype)
         full[(..., *self.box)] = cropped
         return full
+
+    def uncropped(self) -> "CaseVolume":
+        """The same case over the whole canonical grid."""
+        mask = None if self.mask is None else self.whole(self.mask)
+        return replace(self, images=self.whole(self.images), mask=mask, origin=(0, 0, 0))
 
     def source(self, modality: str) -> np.ndarray:
         """The file's own values of a modality, over the whole canonical grid (D, H, W)."""

@@ -29,10 +29,12 @@ class Predictor(ABC):
     """One model, ready on its device. Axes: K target, D z slices, H rows (y), W columns (x)."""
 
     card: ModelCard
+    whole: bool = False
+    """Whether its probabilities are of the whole canonical grid, not of the crop alone."""
 
     @abstractmethod
     def probabilities(self, volume: CaseVolume) -> torch.Tensor:
-        """A case → float32 (K, D, H, W) on its crop, on the CPU: what card.predicts says, each 0 to 1.
+        """A case → float32 (K, D, H, W) on its crop (see `whole`), on the CPU: what card.predicts says.
 
         Raises CaseError for a case that it cannot predict.
         """
@@ -43,19 +45,24 @@ def pick_modalities(volume, wanted: Sequence[str], allow_missing: Collection[str
 
     Raises CaseError for another missing one.
     """
-    missing = [name for name in wanted if name not in volume.modalities]
-    if not set(missing) <= set(allow_missing):
-        raise CaseError(
-            f"lacks {', '.join(missing)}, which the model needs",
-            mend="add the missing modality, allow it to be missing (segment --allow-missing), or use a model "
-            "trained without it",
-            case=getattr(volume, "case_id", ""),
-            stage="predict",
-        )
-    channels = [volume.modalities.index(name) for name in wanted if name not in missing]
-    there = np.array([name not in missing for name in wanted])
+    there = ~np.isin(wanted, missing_of(volume, wanted, allow_missing))
+    channels = [volume.modalities.index(name) for name in np.array(wanted)[there]]
     images = np.zeros((len(wanted), *np.shape(volume.images)[1:]), volume.images.dtype)
     mean, std = np.zeros(len(wanted), np.float32), np.ones(len(wanted), np.float32)
     for found, of in zip((images, mean, std), (volume.images, volume.mean, volume.std), strict=True):
         found[there] = np.asarray(of)[channels]
     return images, mean, std
+
+
+def missing_of(volume, wanted: Sequence[str], allow_missing: Collection[str] = ()) -> list[str]:
+    """The wanted modalities that a case lacks. Raises CaseError for one that may not be missing."""
+    missing = [name for name in wanted if name not in volume.modalities]
+    if set(missing) <= set(allow_missing):
+        return missing
+    raise CaseError(
+        f"lacks {', '.join(missing)}, which the model needs",
+        mend="add the missing modality, allow it to be missing (segment --allow-missing), or use a model "
+        "trained without it",
+        case=getattr(volume, "case_id", ""),
+        stage="predict",
+    )

@@ -52,13 +52,19 @@ class Segmenter:
         cards = [model.card for model in self.models]
         self.settings = shared([card.inference for card in cards])
         self.brain_only = any(card.brain_only for card in cards)
+        self.whole = not self.brain_only and any(model.whole for model in self.models)
 
     def __call__(self, volume: CaseVolume) -> np.ndarray:
-        """A case → uint8 (D, H, W) labels of the project on its own grid.
+        """A case → uint8 (D, H, W) labels of the project on the grid of `seen`.
 
         Raises CaseError when the case lacks a modality that a model needs.
         """
-        return self.tidied(volume, self.decoded(self.probabilities(volume)))
+        return self.tidied(self.seen(volume), self.decoded(self.probabilities(volume)))
+
+    def seen(self, volume: CaseVolume) -> CaseVolume:
+        """The case on the grid of its results: the crop to the brain, or the whole where a model of another
+        tool labels what lies around the brain too."""
+        return volume.uncropped() if self.whole else volume
 
     def tidied(self, volume: CaseVolume, labels_DHW: np.ndarray) -> np.ndarray:
         """What `decoded` labels amount to, seen as a whole, as uint8 (D, H, W)."""
@@ -99,7 +105,7 @@ class Segmenter:
         return {region: sum(of[region] for of in each) / len(each) for region in known}
 
     def probabilities(self, volume: CaseVolume) -> torch.Tensor:
-        """A case → float32 (K, D, H, W) probabilities of the targets, mean of all models."""
+        """A case → float32 (K, D, H, W) probabilities of the targets as `seen`, mean of all models."""
         return sum(self.each(volume)) / len(self.models)
 
     @torch.inference_mode()
@@ -113,6 +119,10 @@ class Segmenter:
             problem = f"the network {model.card.name} ({model.card.digest}) gives no numbers"
             mend = "look at the images, and at the GPU"
             raise CaseError(problem, mend=mend, case=volume.case_id, stage="predict")
+        if model.whole and not self.whole:
+            found = found[(slice(None), *volume.box)]
+        elif self.whole and not model.whole:
+            found = torch.from_numpy(volume.whole(found.numpy()))
         return converted(found, model.card.predicts, self.predicts)
 
 

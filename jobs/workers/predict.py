@@ -21,7 +21,7 @@ Models = Callable[[], Sequence[tuple[str, bytes]]]
 
 
 class Predict:
-    """Voxels → labels of the project on the crop, and flags. One actor a GPU, or a few CPU threads."""
+    """Voxels → labels of the project, and flags. One actor a GPU, or a few CPU threads."""
 
     def __init__(self, models: Models, device: str | None, threads: int, options: SegmentOptions):
         """models: gives name and bytes of each, which are too large to travel with every actor. device: "cpu"
@@ -36,14 +36,16 @@ class Predict:
 
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
-        images = row.pop("images")
-        labels, sure, found, expected = self.predict(CaseVolume.described(images, row["volume"]))
+        volume = CaseVolume.described(row.pop("images"), row["volume"])
+        labels, sure, found, expected = self.predict(volume)
         seconds = time.monotonic() - started
         columns = {"labelmap": labels, "probabilities": sure, "flags": json.dumps(found)}
+        columns["volume"] = self.segmenter.seen(volume).describe()
         return {**row, **columns, "expected": json.dumps(expected), "predict_s": seconds}
 
     def predict(self, volume: CaseVolume) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, float]]:
-        """(labels on the crop, probabilities as bytes if they are asked for, flags, expected Dice by region).
+        """(labels as Segmenter.seen has the case, probabilities as bytes if they are asked for, flags,
+        expected Dice by region).
 
         Raises CaseError.
         """
@@ -53,6 +55,7 @@ class Predict:
             problem = f"{'×'.join(map(str, volume.images.shape))} voxels do not fit into the GPU's memory"
             kind = type(error).__name__
             raise CaseError(problem, mend="use a larger GPU", case=volume.case_id, kind=kind) from error
+        volume = self.segmenter.seen(volume)
         mean = sum(each) / len(each)
         decoded = self.segmenter.decoded(mean)
         labels = self.segmenter.tidied(volume, decoded)

@@ -7,6 +7,7 @@ that it gives: a kind reads descriptions against lists of its own, and refuses w
 from typing import Protocol
 
 from bts.errors import UsageError
+from bts.inference.foreign import bundle
 from bts.inference.foreign.source import Asked, Source
 from bts.inference.predictor import How, Predictor
 from bts.model.adopted import Adopted
@@ -25,7 +26,7 @@ class Kind(Protocol):
         """The adopted model, ready. Raises UsageError where its description makes no sense."""
 
 
-KINDS: dict[str, Kind] = {}
+KINDS: dict[str, Kind] = {"monai": bundle}
 """By the name that the file of an adopted model carries."""
 
 

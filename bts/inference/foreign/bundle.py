@@ -1,0 +1,166 @@
+"""MONAI bundles: configs/inference.json, configs/metadata.json and models/model.pt, as in the model zoo.
+
+Nothing of the bundle is run: its config is read by `bundle_config`, its steps are recognised one by one, its
+weights come without a pickle's code, and its network is MONAI's own class of that name.
+"""
+
+import io
+import pickle
+import re
+
+import torch
+
+from bts.cases.case import MODALITIES, CaseVolume
+from bts.cases.names import role_of_channel
+from bts.errors import UsageError
+from bts.inference.foreign import monai_networks
+from bts.inference.foreign.bundle_config import BundleConfig, arguments_of
+from bts.inference.foreign.bundle_finish import read_postprocessing
+from bts.inference.foreign.bundle_prepare import read_inferer, read_preprocessing
+from bts.inference.foreign.recipe import BACKGROUND, check_outputs, read_recipe
+from bts.inference.foreign.source import Asked, Source
+from bts.inference.predictor import How, Predictor
+from bts.model.adopted import Adopted, save_adopted
+
+CONFIG, WEIGHTS, METADATA = "configs/inference.json", "models/model.pt", "configs/metadata.json"
+OUTPUTS = {
+    "WT": r"wt|whole.*", "TC": r"tc|tumou?r ?core", "ET": r"et|enhanc.*|gd.*",
+    "NCR": r"ncr|net|netc|ncr/net|necro.*|non.?enhanc.*", "ED": r"ed|snfh|o?edema.*",
+    BACKGROUND: r"bg|background",
+}  # fmt: skip
+"""What metadata.json may call an output channel, in small letters."""
+IN_NETWORK = re.compile(r"\$\s*@(\w+)\.to\(@device\)")
+
+
+def recognises(source: Source) -> bool:
+    """Whether there is a config for inference."""
+    return any(name == CONFIG or name.endswith(f"/{CONFIG}") for name in source.names)
+
+
+def convert(source: Source, asked: Asked) -> bytes:
+    """The bundle as one model file. Raises UsageError for what it refuses, naming it."""
+    root = next(name for name in source.names if name.endswith(CONFIG)).removesuffix(CONFIG)
+    config = BundleConfig(source.read(root + CONFIG), CONFIG)
+    metadata = (
+        BundleConfig(source.read(root + METADATA), METADATA) if root + METADATA in source.names else None
+    )
+    name, arguments = read_network(config)
+    steps = read_preprocessing(config)
+    activation, painted = read_postprocessing(config, steps)
+    outputs = outputs_of(metadata, painted)
+    recipe = {"steps": steps, "window": read_inferer(config), "outputs": outputs, "activation": activation}
+    modalities = asked.channels or channels_of(metadata)
+    if root + WEIGHTS not in source.names:
+        raise UsageError(f"{source.uri}: has no {WEIGHTS}; download the whole bundle")
+    weights = read_checkpoint(source.read(root + WEIGHTS), WEIGHTS)
+    description = {
+        "network": {"name": name, "arguments": arguments},
+        "recipe": recipe,
+        "amp": amp_of(config),
+    }
+    version = metadata.tree.get("version", "") if metadata else ""
+    made = {"source": source.uri, "version": str(version)[:80]}
+    predicts = read_recipe(recipe, asked.name).predicts
+    return save_adopted("monai", asked.name, modalities, predicts, description, weights, made)
+
+
+def read_network(config: BundleConfig) -> tuple[str, dict]:
+    """Its name and its arguments. Raises UsageError for one that is not on the list."""
+    place = config.first("network_def", "network")
+    told = config.tree[place]
+    if isinstance(told, str) and (within := IN_NETWORK.fullmatch(told)):
+        told = f"@{within[1]}"
+    network = config.component(told, place)
+    if network is None:
+        raise UsageError(f"{config.name}: {place} is switched off")
+    monai_networks.check_network(network.name, {}, f"{config.name}: {place}")
+    known = monai_networks.NETWORKS[network.name]
+    arguments = arguments_of(network, config, known, monai_networks.FORGOTTEN)
+    monai_networks.check_network(network.name, arguments, f"{config.name}: {place}")
+    return network.name, arguments
+
+
+def amp_of(config: BundleConfig) -> bool:
+    """Whether its evaluator computes in half precision on a GPU."""
+    evaluator = config.tree.get("evaluator")
+    told = evaluator.get("amp", False) if isinstance(evaluator, dict) else False
+    return config.value(told, "evaluator::amp") is True
+
+
+def channels_of(metadata: BundleConfig | None) -> tuple[str, ...]:
+    """Modality of ours of each input channel, as metadata.json names them."""
+    named = _channel_def(metadata, "inputs", "image")
+    found = tuple(role_of_channel(name) for name in named)
+    if not found or not set(found) <= set(MODALITIES):
+        said = f"names its channels {', '.join(named)}" if named else "does not name its channels"
+        raise UsageError(f"{METADATA}: {said}; say which they are: --channels t1ce t1 t2 flair")
+    return found
+
+
+def outputs_of(metadata: BundleConfig | None, painted: tuple[str, ...] | None) -> tuple[str, ...]:
+    """What each output channel is: as its labels are painted, else as metadata.json names them."""
+    if painted:
+        return painted
+    named = _channel_def(metadata, "outputs", "pred")
+    found = [
+        next((to for to, like in OUTPUTS.items() if re.fullmatch(like, one.lower())), one) for one in named
+    ]
+    return check_outputs(found, METADATA)
+
+
+def _channel_def(metadata: BundleConfig | None, side: str, item: str) -> list[str]:
+    """Names of the channels of an item in their order; empty where metadata.json has none."""
+    try:
+        told = metadata.tree["network_data_format"][side][item]["channel_def"]
+        return [str(told[str(n)]) for n in range(len(told))]
+    except (AttributeError, KeyError, TypeError):
+        return []
+
+
+def read_checkpoint(data: bytes, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint of torch.save, in float32. Raises UsageError for one that holds more."""
+    try:
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"{name}: no plain weights, and nothing else is loaded ({reason})") from None
+    for key in ("model", "state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if (
+        not isinstance(found, dict)
+        or not found
+        or not all(isinstance(v, torch.Tensor) for v in found.values())
+    ):
+        raise UsageError(f"{name}: holds no state dict of a network")
+    return dict(found)
+
+
+def predictor(model: Adopted, how: How) -> Predictor:
+    """The adopted bundle, ready. Raises UsageError where its description makes no sense."""
+    return BundlePredictor(model, how)
+
+
+class BundlePredictor(Predictor):
+    """MONAI's network within its bundle's steps."""
+
+    whole = True
+
+    def __init__(self, model: Adopted, how: How):
+        told, name = model.description, model.card.name
+        self.card, self.how = model.card, how
+        self.recipe = read_recipe(told.get("recipe"), name)
+        network = told.get("network")
+        network = network if isinstance(network, dict) else {}
+        arguments = network.get("arguments")
+        monai_networks.check_network(network.get("name"), arguments, name)
+        self.recipe.check(model.card, arguments.get("in_channels"), arguments.get("out_channels"))
+        self.network = monai_networks.build(network["name"], arguments, model.weights, name).to(how.device)
+        self.half = told.get("amp") is True and how.device.type == "cuda"
+
+    def probabilities(self, volume: CaseVolume) -> torch.Tensor:
+        return self.recipe.probabilities(volume, self.card.modalities, self._forward, self.how)
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.how.device.type, torch.float16, enabled=self.half):
+            return self.network(images)

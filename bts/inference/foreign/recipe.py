@@ -1,0 +1,130 @@
+"""What stands around a foreign network: from a case's volume to its input, from its output to probabilities.
+
+The description of an adopted MONAI or ONNX model has it as JSON under `recipe`, read and checked here.
+Axes: C channel (modality), K target, X Y Z of the file or of the network, D H W canonical.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bts.cases.case import CaseVolume
+from bts.errors import UsageError
+from bts.inference.foreign.fields import read_fields
+from bts.inference.foreign.steps import Placed, Step, read_step
+from bts.inference.foreign.windows import Window, slide
+from bts.inference.predictor import How, missing_of
+from bts.labels import TARGETS
+from bts.model.card import ModelCard, Predicts
+from bts.model.targets import LABELS, REGIONAL
+
+BACKGROUND = "background"
+OVER_HALF = float(np.nextafter(np.float32(0.5), np.float32(1)))
+MOST_STEPS = 16
+RECIPE = ("steps", "window", "outputs", "activation")
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Steps before the network, its window, and what its outputs mean."""
+
+    steps: tuple[Step, ...]
+    window: Window
+    outputs: tuple[str, ...]
+    """What each output channel is: WT, TC and ET, or background, NCR, ED and ET, in any order."""
+    activation: str
+    """sigmoid for regions, softmax for labels; none where the network itself gives probabilities."""
+
+    @property
+    def predicts(self) -> Predicts:
+        """What the probabilities are of: regions through a sigmoid, or labels through a softmax."""
+        return LABELS if BACKGROUND in self.outputs else REGIONAL
+
+    def probabilities(
+        self, volume: CaseVolume, modalities: Sequence[str], forward: Forward, how: How
+    ) -> torch.Tensor:
+        """A case → float32 (K, D, H, W) over the whole canonical grid, in the order of bts.labels.TARGETS.
+
+        forward: (B, C, x, y, z) float32 → (B, outputs, x, y, z), on the device. Raises CaseError for a case
+        that lacks a modality.
+        """
+        missing_of(volume, modalities, how.allow_missing)
+        placed, before = as_in_file(volume, modalities), []
+        for step in self.steps:
+            before.append((placed.affine, placed.shape))
+            placed = step.apply(placed)
+        found = self._activated(slide(placed.images, self.window, forward, how.device))
+        for step, (affine, shape) in zip(reversed(self.steps), reversed(before), strict=True):
+            found = step.undo(found, affine, shape)
+        return as_canonical(found, volume)
+
+    def _activated(self, logits_KXYZ: torch.Tensor) -> torch.Tensor:
+        wanted = [self.outputs.index(name) for name in TARGETS[self.predicts.targets]]
+        if self.activation == "softmax":
+            logits_KXYZ = logits_KXYZ.softmax(dim=0)
+        found = logits_KXYZ[wanted]
+        if self.predicts == LABELS:
+            return found
+        if self.activation == "sigmoid":
+            found = found.sigmoid()
+        found[found == 0.5] = OVER_HALF  # MONAI counts 0.5 itself as tumour, this project what is over it
+        return found
+
+    def check(self, card: ModelCard, inputs: object, outputs: object) -> None:
+        """Raise UsageError where a network's channels are not those that the model's file tells of."""
+        if self.predicts != card.predicts:
+            raise UsageError(f"{card.name}: its outputs {', '.join(self.outputs)} are not {card.predicts}")
+        if inputs != len(card.modalities) or outputs != len(self.outputs):
+            raise UsageError(
+                f"{card.name}: the network has {inputs} input and {outputs} output channels, the description "
+                f"{len(card.modalities)} ({', '.join(card.modalities)}) and {len(self.outputs)}"
+            )
+
+
+def read_recipe(told: object, name: str) -> Recipe:
+    """The `recipe` of a description, checked; `name` is for messages. Raises UsageError."""
+    if not isinstance(told, dict) or set(told) != {*RECIPE}:
+        raise UsageError(f"{name}: its recipe has other parts than {', '.join(RECIPE)}; adopt it again")
+    steps, outputs = told["steps"], check_outputs(told["outputs"], name)
+    if not isinstance(steps, list) or len(steps) > MOST_STEPS:
+        raise UsageError(f"{name}: steps are not a list of at most {MOST_STEPS}")
+    activation, due = told["activation"], "softmax" if BACKGROUND in outputs else "sigmoid"
+    if activation not in (due, "none"):
+        raise UsageError(f"{name}: activation {activation!r} with {', '.join(outputs)}; give {due} or none")
+    return Recipe(
+        steps=tuple(read_step(step, name) for step in steps),
+        window=read_fields(Window, told["window"], f"{name}: window"),
+        outputs=outputs,
+        activation=activation,
+    )
+
+
+def check_outputs(outputs: object, name: str) -> tuple[str, ...]:
+    """What each output channel is. Raises UsageError for others than are known, or some that are missing."""
+    for known in (tuple(TARGETS["regions"]), (BACKGROUND, *TARGETS["labels"])):
+        if isinstance(outputs, list | tuple) and len(outputs) == len(known) and set(known) == set(outputs):
+            return tuple(outputs)
+    raise UsageError(f"{name}: outputs {outputs!r} are neither WT, TC, ET nor background, NCR, ED, ET")
+
+
+def as_in_file(volume: CaseVolume, modalities: Sequence[str]) -> Placed:
+    """The modalities as another tool reads the case's files: whole, their own values, the file's axes.
+
+    One that the case lacks is 0.
+    """
+    grid = volume.grid
+    images = torch.zeros((len(modalities), *grid.source_shape))
+    for image, modality in zip(images, modalities, strict=True):
+        if modality in volume.modalities:
+            whole = grid.to_source(volume.source(modality)).T  # x, y, z
+            image.copy_(torch.from_numpy(np.ascontiguousarray(whole, dtype=np.float32)))
+    return Placed(images, grid.source_affine)
+
+
+def as_canonical(found_KXYZ: torch.Tensor, volume: CaseVolume) -> torch.Tensor:
+    """(K, X, Y, Z) over the file's axes → (K, D, H, W) over the whole canonical grid."""
+    return torch.from_numpy(np.stack([volume.grid.to_canonical(one.T) for one in found_KXYZ.numpy()]))
