@@ -119,7 +119,7 @@ def labelmap_gzip(volume: CaseVolume) -> Iterator[tuple[str, float]]:
 
 
 def openvino(volume: CaseVolume) -> Iterator[tuple[str, float]]:
-    """The network in the box by another runtime, on the middle of the brain."""
+    """The 2.5D network in the box by another runtime, on the middle of the brain."""
     known = torch.from_numpy(
         constants(volume.images.swapaxes(0, 1), volume.mean, volume.std, FAST.normalisation)
     )
@@ -131,7 +131,7 @@ def openvino(volume: CaseVolume) -> Iterator[tuple[str, float]]:
     stacks = slices.unfold(0, 2 * near + 1, 1).movedim(-1, 2).flatten(1, 2)  # (64, C, H, W)
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
         np.save(file.name, stacks.unflatten(0, (4, 16)).numpy())
-        found = peer("openvino_predict.py", str(BOX), file.name)
+        found = peer("openvino_predict.py", str(BOX[0]), file.name)
     for name, (took, same) in found.items():
         yield f"{name}, 16 slices, {100 * same:.3f} % of the answers as PyTorch's", took
 

@@ -64,11 +64,11 @@ def open_model(
     the GPU where there is one. Raises UsageError for what is no model.
     """
     from bts.inference.segmenter import Segmenter
-    from bts.model.file import read_model
+    from bts.model.file import read_models
     from bts.model.load import load
 
     names = [str(name) for name in ([model] if isinstance(model, Place) else model)]
-    loaded = [load(read_model(name), name) for name in names]
+    loaded = [load(data, name) for name in names for data in read_models(name)]
     return Segmenter(loaded, device, flips=flips, allow_missing=allow_missing)
 
 

@@ -47,11 +47,11 @@ FAST3D = Preset(
     size=(128, 160, 128),
     batch=2,
     layers=Layers(
-        widths=(64, 96, 128, 128), stem=2, norm="batch", activation="leaky_relu", down="stride"
+        widths=(64, 96, 96, 96), stem=2, norm="instance", activation="leaky_relu", down="stride"
     ),
     sampling=Sampling(kind="volumes", tumour_centred=0.5),
     augmentation=Augmentation(
-        rotate=30, zoom=0.25, scale=0.25, shift=0.2, gamma=0.3, bias=0.2, blur=0.1, noise=0.05, drop=0.05
+        rotate=30, zoom=0.25, scale=0.25, shift=0.2, gamma=0.3, bias=0.2, blur=0.1, noise=0.05, drop=0.1
     ),
     loss=Loss(dice=1, bce=1),
     optimiser=Optimiser(
@@ -59,7 +59,7 @@ FAST3D = Preset(
     ),
     budget=Budget(epochs=150, validate_every=25),
     inference=Inference(
-        batch=1, window=(192, 224, 192), own_statistics=0.5, min_et_ml=0.05, min_et_share=0.03,
+        batch=1, window=(192, 224, 192), min_et_ml=0.05, min_et_share=0.03,
         min_tumour_ml=1, min_core_ml=0.5, min_et_piece_ml=0.25, fill_core=True,
     ),
 )  # fmt: skip

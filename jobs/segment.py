@@ -82,15 +82,15 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dic
     TARGETS). Raises UsageError naming the one that is no model, or what differs.
     """
     from bts.inference.segmenter import Segmenter  # with torch, which --help does without
-    from bts.model.file import BUNDLED, read_model
+    from bts.model.file import BUNDLED
+    from bts.model.file import read_models as files_of
     from bts.model.load import describe, load
 
     found = []
     for name in names:
         if name == BUNDLED:
             say("the bundled model has seen 45 patients; what it is good for: bts/weights/README.md")
-        data = read_model(name)
-        found.append((name, data))
+        found += [(name, data) for data in files_of(name)]
     together = Segmenter([load(data, name) for name, data in found], "cpu")  # refuses now, not in an actor
     return found, [describe(data, name) for name, data in found], together.predicts.targets
 

@@ -101,12 +101,12 @@ def read(case: Case, store: Store, change: Callable | None, missing: str) -> Cas
 
 def judge(segmenter: Segmenter, volume: CaseVolume) -> tuple[dict[str, float], set[str]]:
     """(Dice by region, kinds of flags), as jobs.segment and jobs.evaluate would have them."""
-    (model,) = segmenter.models
     probable = segmenter.probabilities(volume)
     labels = segmenter.tidied(volume, segmenter.decoded(probable))
     expected = segmenter.expected_dice(volume, probable, labels)
-    found = [*quality.of_labels(labels, volume), *quality.of_missing(volume, model.card.modalities)]
-    found += [*quality.of_input(volume, model.card.inputs), *confidence.flag(expected)]
+    card = segmenter.models[0].card
+    found = [*quality.of_labels(labels, volume), *quality.of_missing(volume, card.modalities)]
+    found += [*quality.of_input(volume, card.inputs), *confidence.flag(expected)]
     scores = metrics.score(volume.mask, labels)
     return {r: scores[r]["dice"] for r in REGIONS}, {flag.partition(":")[0] for flag in found}
 
@@ -114,9 +114,10 @@ def judge(segmenter: Segmenter, volume: CaseVolume) -> tuple[dict[str, float], s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("cases")
-    parser.add_argument("--model", type=Path, default=BOX)
+    parser.add_argument("--model", type=Path, nargs="+", default=BOX)
     given = parser.parse_args()
-    segmenter = Segmenter([load_model(given.model.read_bytes(), str(given.model))], allow_missing=MODALITIES)
+    models = [load_model(file.read_bytes(), str(file)) for file in given.model]
+    segmenter = Segmenter(models, allow_missing=MODALITIES)
     store = Store(given.cases)
     cases = [case for case in find_cases(store.list()).cases if "seg" in case.files]
     print(f"| {len(cases)} cases | {' | '.join(REGIONS)} | flagged |\n|---|---|---|---|---|")

@@ -1,11 +1,11 @@
-"""The bundled model: trained on all patients, and what five folds of the same training got on held-out ones.
+"""The bundled model's two networks, trained on all patients; and what five folds of the same training get.
 
     python -m benchmarks.gpu.bundle OUT --shards DIR [--install]
 
-OUT: what the stage `folds` of benchmarks.gpu.steps left: fast3d-FOLD-fold-FOLD.safetensors of five folds and
-fast3d-all-everyone.safetensors. Each fold's model predicts its own held-out patients (OUT/held-out.json keeps
-what is done), and the tables of the model card are printed. --install puts the model of all patients into
-bts/weights/: the Dice that it expects of its labelmaps is scaled by what the folds got.
+OUT: what the stage `folds` of benchmarks.gpu.steps left: of both presets a folder a fold, and one of all
+patients. Each fold's two models predict its own held-out patients together (OUT/held-out.json keeps what is
+done), and the tables of the model card are printed. --install puts the two models of all patients into
+bts/weights/: the Dice that they expect of their labelmaps is scaled by what the folds got.
 """
 
 import argparse
@@ -26,20 +26,20 @@ from bts.training.splits import FOLDS
 from bts.training.validation import mean_figures, score_case
 
 
-def read(file: Path) -> Model:
-    """The model, segmenting as its preset says today; what was trained stays."""
-    model = load_model(file.read_bytes(), file.name)
-    return replace(model, preset=replace(model.preset, inference=PRESETS["fast3d"].inference))
+def read(out: Path, preset: str, name: str) -> Model:
+    """A model, segmenting as its preset says today; what was trained stays. name: a fold, or "all"."""
+    file = f"{preset}-{name}.safetensors"
+    model = load_model(next(out.glob(f"{preset}-{name}-*/{file}")).read_bytes(), file)
+    return replace(model, preset=replace(model.preset, inference=PRESETS[preset].inference))
 
 
 def held_out(out: Path, shards: Path) -> dict[str, dict]:
-    """Case → its data set and figures, each case by the model that has not seen its patient."""
+    """Case → its data set and figures, each case by the two models that have not seen its patient."""
     kept = out / "held-out.json"
     found = json.loads(kept.read_bytes()) if kept.exists() else {}
     for fold in range(FOLDS):
-        name = f"fast3d-{fold}-fold-{fold}"
-        cases = json.loads((out / name / "outcome.json").read_bytes())["cases"]
-        segmenter = Segmenter([read(out / f"{name}.safetensors")])
+        cases = json.loads((out / f"fast3d-{fold}-fold-{fold}/outcome.json").read_bytes())["cases"]
+        segmenter = Segmenter([read(out, file.stem, str(fold)) for file in BOX])
         for case in (case for case in cases if case not in found):
             volume = read_volume(next(shards.glob(f"{case}.*.parquet")).read_bytes())
             found[case] = {"dataset": volume.dataset, **score_case(segmenter, volume)}
@@ -95,7 +95,8 @@ def main() -> None:
     print_card(found)
     print_expected(found)
     if given.install:
-        BOX.write_bytes(bundled(read(given.out / "fast3d-all-everyone.safetensors"), found))
+        for file in BOX:
+            file.write_bytes(bundled(read(given.out, file.stem, "all"), found))
 
 
 if __name__ == "__main__":

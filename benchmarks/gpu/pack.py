@@ -1,7 +1,7 @@
 """What a bare machine with a GPU needs to train: `python -m benchmarks.gpu.pack --shards DIR --figshare DIR`.
 
 --shards, --figshare: made by jobs.preprocess. Fills .gpu/part-1, .gpu/part-2, … (or --out), none larger than
-57 MiB: the code of this checkout and the wheels that such a machine lacks (Python 3.12 with PyTorch, SciPy,
+40 MiB: the code of this checkout and the wheels that such a machine lacks (Python 3.12 with PyTorch, SciPy,
 pandas, pyarrow, h5py and matplotlib is taken for granted), then the shards; figshare's at the 128×128
 pixels on which its presets train. benchmarks/gpu/run.sh unpacks them there.
 """
@@ -34,7 +34,7 @@ WHEELS = (
     "surface-distance",
 )
 PLATFORMS = ("2_28", "2_24", "2_17")
-MOST = 57 << 20  # bytes of a part
+MOST = 40 << 20  # bytes of a part
 
 
 def code(place: Path) -> None:

@@ -26,7 +26,9 @@ from bts.storage import read_file
 FORMAT, KEY = 2, "bts"
 BUNDLED = "box"
 """The name of the model that comes with the project."""
-BOX = Path(__file__).parents[1] / "weights" / "fast3d.safetensors"  # README.md beside it is its card
+WEIGHTS = Path(__file__).parents[1] / "weights"  # README.md there is their card
+BOX = (WEIGHTS / "fast.safetensors", WEIGHTS / "fast3d.safetensors")
+"""Its files, whose probabilities are averaged: networks in 2.5D and in 3D are wrong in different places."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,14 +101,14 @@ def _refuse_other_shapes(preset: Preset, weights: dict[str, torch.Tensor]) -> No
             raise ValueError(f"{key} is to have the shape {wanted.get(key)} and has {found.get(key)}")
 
 
-def read_model(name: str) -> bytes:
-    """The model file that a name tells: "box", models:/NAME@ALIAS of the registry, a path or URI.
+def read_models(name: str) -> list[bytes]:
+    """The model files that a name tells: the two of "box", or one: models:/NAME@ALIAS, a path or a URI.
 
     Raises UsageError where there is none, RunError where a store or the registry fails.
     """
     if name == BUNDLED:
-        return BOX.read_bytes()
-    return tracking.Tracker().read(name) if name.startswith("models:/") else read_file(name)
+        return [file.read_bytes() for file in BOX]
+    return [tracking.Tracker().read(name) if name.startswith("models:/") else read_file(name)]
 
 
 def halved(data: bytes) -> bytes:

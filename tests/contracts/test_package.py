@@ -102,7 +102,8 @@ def test_the_wheel_holds_library_jobs_templates_weights_and_the_command(tmp_path
         (scripts,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert "bts = jobs.__main__:main" in archive.read(scripts).decode()
     assert held == set(files)
-    assert {"bts/py.typed", f"bts/weights/{BOX.name}", "bts/report/templates/report.html"} <= held
+    weights = {f"bts/weights/{file.name}" for file in BOX}
+    assert {"bts/py.typed", "bts/report/templates/report.html", *weights} <= held
     assert wheel.name.startswith(f"bts-{bts.__version__}-")
     (found,) = metadata.distributions(path=[str(wheel)])
     assert found.version == bts.__version__ and {"viewer", "encoders", "test"} <= set(
