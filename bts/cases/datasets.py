@@ -97,13 +97,17 @@ DATASETS = (
         name="ucsf-pdgm", cases=r"(?P<p>UCSF-PDGM-\d+)(_FU\d+d)?", patient=r"\g<p>", convention="brats2021"
     ),
     Dataset(name="upenn-gbm", cases=r"(?P<p>UPENN-GBM-\d+)_\d\d", patient=r"\g<p>", convention="brats2021"),
-    # Of these two the numbers of the labels were not verified: --labels must say.
-    Dataset(
+    Dataset(  # what each label is: the authors' own github.com/rachitsaluja/UCSF-ALPTDG-benchmarks
+        name="ucsf-alptdg",
+        cases=r"(?P<p>1\d{5})_time\d+",
+        patient=r"ALPTDG-\g<p>",
+        convention="brats2024",
+    ),
+    Dataset(  # those who use it do not agree on what each label is: --labels must say
         name="mu-glioma-post",
         cases=r"(?P<p>PatientID_\d+)_Timepoint_\d+(_brain)?",
         patient=r"MU-\g<p>",
     ),
-    Dataset(name="ucsf-alptdg", cases=r"(?P<p>1\d{5})_time\d+", patient=r"ALPTDG-\g<p>"),
     Dataset(name="fets2022", cases=r"FeTS20\d\d_\d+", convention="fets2022"),
     Dataset(
         name="brats2023-{c}",

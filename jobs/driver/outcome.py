@@ -103,7 +103,7 @@ def _close(name: str, outcome: Outcome, seconds: float) -> None:
     """Write the run report, name the failed cases, print the last line."""
     shown = outcome.failed[:20] if outcome.output else outcome.failed  # without a run report, all of them
     each = (f"failed at {case.stage}: {case.message}" for case in shown)
-    for line in failures_by_cause(shown) if outcome.output else each:
+    for line in failures_by_cause(shown) if outcome.output or outcome.dry_run else each:
         say(line)
     if len(outcome.failed) > len(shown):
         say(f"… and {len(outcome.failed) - 20} more, all in the run report")

@@ -130,6 +130,7 @@ def test_the_alptdg_folder_has_no_false_case():
     listing = list_folder(field("ucsf_alptdg"))
     assert [case.id for case in listing.cases] == [f"10000{p}_time{t}" for p in (1, 2) for t in (1, 2)]
     assert len(listing.strays) == 12 and not listing.problems
+    assert {case.labels for case in listing.cases} == {"brats2024"}
 
 
 def test_a_truth_that_is_not_read_is_named_with_its_case():
