@@ -40,6 +40,8 @@ class Settings:
     labels: str = ""
     """What its label values mean, where its own description does not tell: pairs as jobs.preprocess --labels
     takes them, such as 1=ED,2=NCR,3=ET."""
+    configuration: str = ""
+    """Which of several trained configurations a source holds, such as 3d_fullres of nnU-Net."""
     trust: bool = False
     """Adopt a program too (torch.export, TorchScript): it runs as its author wrote it; for your own alone."""
     overwrite: bool = False
@@ -56,7 +58,13 @@ def main(settings: Settings) -> Outcome:
     check(settings)
     output, key = Store(settings.models), f"{settings.name}.safetensors"
     labels = spelt(settings.labels) if settings.labels else ""
-    asked = Asked(name=settings.name, channels=settings.channels, labels=labels, trust=settings.trust)
+    asked = Asked(
+        name=settings.name,
+        channels=settings.channels,
+        labels=labels,
+        configuration=settings.configuration,
+        trust=settings.trust,
+    )
     kind, data = foreign.convert(Source(settings.source), asked)
     adopted = load(data, key)
     foreign.predictor(adopted, How(device=pick_device("cpu")))  # refuses now what segment would refuse later

@@ -25,6 +25,8 @@ class Asked:
     """Modality of ours of each of its channels, where its own names do not tell."""
     labels: str = ""
     """Label convention of its outputs, as bts.labels.spelt has it, where its own names do not tell."""
+    configuration: str = ""
+    """Which of several that a source holds."""
     trust: bool = False
     """Whether a program may be adopted, which would run as such."""
 

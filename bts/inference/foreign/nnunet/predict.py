@@ -1,0 +1,155 @@
+"""An adopted nnU-Net at work: windows blended by a Gaussian, mirrored, averaged over folds, resampled back.
+
+Sums run in half precision on purpose: nnU-Net's do, and its labels are to be these labels, voxel by voxel.
+Axes: C channel, K output; x, y, z of the plan.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch.nn import functional
+
+from bts.cases.case import CaseVolume
+from bts.errors import CaseError, UsageError
+from bts.inference.foreign.nnunet.images import Prepared, prepare
+from bts.inference.foreign.nnunet.network import UNet
+from bts.inference.foreign.nnunet.plan import read_plan
+from bts.inference.foreign.nnunet.resample import resample
+from bts.inference.foreign.voxels import on_crop, spacing_of, turned, whole_images
+from bts.inference.foreign.winners import obeying
+from bts.inference.predictor import How, Predictor
+from bts.model.adopted import Adopted
+
+STEP = 0.5  # of a window's side
+SIGMA, HIGHEST = 1 / 8, 10  # of a window's Gaussian: share of its side, value in its middle
+
+
+class NnunetPredictor(Predictor):
+    """An adopted nnU-Net, all its folds."""
+
+    def __init__(self, model: Adopted, how: How):
+        """Raises UsageError where description and weights make no sense together."""
+        self.card, self.how = model.card, how
+        try:
+            self.plan = read_plan(model.description, len(model.card.modalities))
+            self.networks = [self._network(model, fold) for fold in range(self.plan.folds)]
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"{model.card.name}: no nnU-Net that can be run ({reason}); adopt it again"
+            ) from None
+        self.gaussian = _gaussian(self.plan.patch).to(how.device)
+
+    def _network(self, model: Adopted, fold: int) -> UNet:
+        start = f"{fold}."
+        weights = {k.removeprefix(start): value for k, value in model.weights.items() if k.startswith(start)}
+        with torch.device("meta"):
+            network = UNet(self.plan.network)
+        network.load_state_dict(weights, assign=True)
+        return network.requires_grad_(False).eval().to(self.how.device)
+
+    def probabilities(self, volume: CaseVolume) -> torch.Tensor:
+        plan = self.plan
+        images = whole_images(volume, self.card.modalities, plan.order, self.how.allow_missing)
+        try:
+            seen = prepare(images, spacing_of(volume, plan.order), plan)
+        except ValueError as error:
+            mend = "look at the spacing in its header"
+            raise CaseError(str(error), mend=mend, case=volume.case_id, stage="predict") from None
+        del images
+        logits = self._logits(torch.from_numpy(seen.images)).numpy()
+        return self._back(logits, seen, volume)
+
+    def _back(self, logits: np.ndarray, seen: Prepared, volume: CaseVolume) -> torch.Tensor:
+        """float16 (K, x, y, z) at the plan's spacing → float32 (3, D, H, W) of WT, TC, ET or NCR, ED, ET."""
+        plan = self.plan
+        shape = tuple(side.stop - side.start for side in seen.box)
+        logits = torch.from_numpy(resample(logits, shape, seen.wanted, seen.spacing, plan.logits))
+        if plan.regions:
+            found = logits[list(plan.regions)].float().sigmoid()
+        else:
+            each = logits.float().softmax(dim=0)
+            names = torch.tensor(plan.labels)
+            found = torch.stack([each[names == label].sum(dim=0) for label in (1, 2, 3)])
+            found = obeying(found, names[logits.argmax(dim=0)])
+        there = np.zeros(turned(np.empty(volume.grid.shape, np.bool_), volume, plan.order).shape, np.float32)
+        back = []
+        for one in found.numpy():
+            there[...] = 0
+            there.transpose(plan.transpose)[seen.box] = one
+            back.append(on_crop(there[None], volume, plan.order)[0])
+        return torch.from_numpy(np.stack(back))
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        """float32 (C, x, y, z) → float16 (K, x, y, z) on the CPU, mean of all folds."""
+        patch = self.plan.patch
+        sides = [
+            (0, n) if k is None else (k, n) for k, n in zip(_leading(patch), images.shape[1:], strict=True)
+        ]
+        short = [max(0, side - n) for side, n in sides]
+        pads = [(few // 2, few - few // 2) for few in short]
+        padded = functional.pad(images, [side for pair in reversed(pads) for side in pair])
+        total = None
+        for network in self.networks:
+            found = self._windows(network, padded).cpu()
+            total = found if total is None else total.add_(found)
+        if len(self.networks) > 1:
+            total /= len(self.networks)
+        inner = (slice(before, before + n) for (before, _), n in zip(pads, images.shape[1:], strict=True))
+        total[~torch.isfinite(total)] = torch.nan  # half precision overflowed: `Segmenter` fails the case
+        return total[(slice(None), *inner)]
+
+    def _windows(self, network: UNet, images: torch.Tensor) -> torch.Tensor:
+        device = self.how.device
+        images = images.to(device)
+        total = torch.zeros((self.plan.network.outputs, *images.shape[1:]), dtype=torch.half, device=device)
+        weights = torch.zeros(images.shape[1:], dtype=torch.half, device=device)
+        with torch.autocast("cuda", enabled=device.type == "cuda"):
+            for place in _places(images.shape[1:], self.plan.patch):
+                cut = images[(slice(None), *place)][None].contiguous()
+                total[(slice(None), *place)] += self._mirrored(network, cut)[0].mul_(self.gaussian)
+                weights[place] += self.gaussian
+        return total.div_(weights)
+
+    def _mirrored(self, network: UNet, images: torch.Tensor) -> torch.Tensor:
+        """Logits (1, K, …), mean over every combination of mirrored axes."""
+        axes = [axis + 2 for axis in self.plan.mirror]
+        turns = [some for n in range(len(axes)) for some in itertools.combinations(axes, n + 1)]
+        found = network(images)
+        for turn in turns:
+            found += network(images.flip(turn)).flip(turn)
+        return found.div_(len(turns) + 1) if turns else found
+
+
+def _leading(patch: Sequence[int]) -> tuple[int | None, ...]:
+    """Sides of a window along x, y, z: none along the slices of a 2D network."""
+    return (None,) * (3 - len(patch)) + tuple(patch)
+
+
+def _places(shape: Sequence[int], patch: Sequence[int]) -> Iterator[tuple]:
+    """Where windows lie: in steps of at most half a side, evenly spread; of a 2D network on every slice."""
+    axes = [_starts(n, side) for n, side in zip(shape[-len(patch) :], patch, strict=True)]
+    slices = [()] if len(patch) == 3 else [(z,) for z in range(shape[0])]
+    for before in slices:
+        for starts in itertools.product(*axes):
+            yield (*before, *(slice(at, at + side) for at, side in zip(starts, patch, strict=True)))
+
+
+def _starts(length: int, side: int) -> list[int]:
+    count = math.ceil((length - side) / (side * STEP)) + 1
+    step = (length - side) / max(1, count - 1)
+    return [int(np.round(step * n)) for n in range(count)]
+
+
+def _gaussian(patch: tuple[int, ...]) -> torch.Tensor:
+    """Weights of a window, float16, never 0."""
+    peak = np.zeros(patch)
+    peak[tuple(side // 2 for side in patch)] = 1
+    blurred = gaussian_filter(peak, [side * SIGMA for side in patch], 0, mode="constant", cval=0)
+    weight = torch.from_numpy(blurred / (blurred.max() / HIGHEST)).half()
+    weight[weight == 0] = weight[weight != 0].min()
+    return weight
