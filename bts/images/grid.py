@@ -30,6 +30,12 @@ class Grid:
         return tuple(int(n) for n in self._nifti["dim"][1:4])
 
     @property
+    def source_zooms(self) -> tuple[float, float, float]:
+        """Voxel size in mm along the source's (x, y, z), as its header says it: not computed from the affine."""
+        found = tuple(abs(float(mm)) for mm in self._nifti["pixdim"][1:4])
+        return found if all(found) else tuple(nib.affines.voxel_sizes(self.source_affine).tolist())
+
+    @property
     def source_affine(self) -> np.ndarray:
         """4×4, source voxel indices (x, y, z) → mm in RAS+, as nibabel gives it."""
         return self._nifti.get_best_affine()

@@ -11,7 +11,6 @@ import numpy as np
 from nibabel import orientations
 
 from bts.cases.case import CaseVolume
-from bts.images.grid import parse_header
 from bts.inference.predictor import missing_of
 
 Order = Literal["file", "RAS", "LPS"]
@@ -37,10 +36,7 @@ def whole_images(
 
 def spacing_of(volume: CaseVolume, order: Order) -> tuple[float, float, float]:
     """mm along (z, y, x), as the file's header has it."""
-    pixdim = parse_header(volume.grid.header)["pixdim"][1:4]
-    own = [abs(float(mm)) for mm in pixdim]
-    if not all(own):
-        own = np.sqrt((volume.grid.source_affine[:3, :3] ** 2).sum(axis=0)).tolist()
+    own = volume.grid.source_zooms
     if order != "file":
         to_canonical = orientations.io_orientation(volume.grid.source_affine)[:, 0]
         own = [own[int(axis)] for axis in np.argsort(to_canonical)]

@@ -275,6 +275,7 @@ class Trap:
         return os.system, (f"touch {self.mark}",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", ["torch", "pickle"])
 def test_a_pickle_with_a_trap_is_refused_and_not_run(tmp_path, how):
     folder, mark = write(tmp_path / "m"), tmp_path / "sprung"
