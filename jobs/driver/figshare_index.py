@@ -22,6 +22,7 @@ from bts.storage import Entry, Store
 from jobs.driver.cluster import start_ray
 from jobs.driver.here import UseRay, fits_here
 from jobs.driver.progress import examples, say
+from jobs.workers.tries import tried, worker_deaths
 
 SLICES_A_CASE = 64  # that take as long to read as one case of BraTS
 FORMAT = 2  # raised when IndexRow changes; part of the index's name
@@ -109,7 +110,8 @@ def _read_rows(slices: list[Entry], task: "IndexSlice", ray: UseRay) -> Iterable
     import ray.data
 
     start_ray()
-    return ray.data.from_items(rows).map(task.__call__).iter_rows()
+    with worker_deaths("reading the patients of figshare slices"):
+        return tried(ray.data.from_items(rows).map, task.__call__).take_all()
 
 
 class IndexSlice:

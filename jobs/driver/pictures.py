@@ -19,6 +19,7 @@ from bts.storage import Store
 from jobs.driver.cluster import one_task_each
 from jobs.driver.here import UseRay, fits_here
 from jobs.workers.draw import Draw, DrawSide
+from jobs.workers.tries import tried, worker_deaths
 
 SHOWN = ("dice", "iou")
 
@@ -47,7 +48,8 @@ def drawn(rows: Sequence[dict], drawer: Callable[[dict], dict], ray: UseRay) -> 
     """A drawer's result of every row."""
     if fits_here(ray, len(rows)):
         return map(drawer, rows)
-    return one_task_each(rows).map(drawer.__call__).iter_rows()
+    with worker_deaths("drawing pictures"):
+        return iter(tried(one_task_each(rows).map, drawer.__call__).take_all())
 
 
 def montage(worst: Sequence[tuple[Scored, bytes]], colours: Colours) -> bytes:

@@ -6,7 +6,6 @@ has failed at that stage; one that only shared a worker with it is done. In this
 kills the command; what was done before stays done.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,11 +15,11 @@ from jobs.driver.cluster import one_task_each, start_ray
 from jobs.driver.here import UseRay, fits_here, run_here
 from jobs.driver.progress import Meter, say
 from jobs.workers.guard import Guard, call
+from jobs.workers.tries import tried
 
 if TYPE_CHECKING:
     import ray.data
 
-RETRIES = 2  # of a task after its worker's death, among others; alone it is tried once more
 LEAST_LOST, SHARE_LOST = 20, 0.05  # cases that may be lost with their workers, before the run ends
 ALIKE = 3  # failures of one kind in a row that no data explain: the run ends
 ALIKE_READING = 5  # the same, of what the store does not give
@@ -50,20 +49,13 @@ class Stage:
     def over(self, rows: "ray.data.Dataset") -> "ray.data.Dataset":
         """All rows through this stage."""
         from ray.data import ActorPoolStrategy, TaskPoolStrategy
-        from ray.util.annotations import RayDeprecationWarning
 
-        with warnings.catch_warnings():  # Ray 2.60 has no other way to bound the retries
-            warnings.simplefilter("ignore", RayDeprecationWarning)
-            if isinstance(self.task, type):
-                return rows.map(
-                    self.kind,
-                    fn_constructor_args=(self.name, self.task, self.args),
-                    compute=ActorPoolStrategy(size=self.size),
-                    max_task_retries=RETRIES,
-                    **self.resources,
-                )
-            pool = {"compute": TaskPoolStrategy(size=self.size)} if self.size else {}
-            return rows.map(self.guard.__call__, max_retries=RETRIES, **pool, **self.resources)
+        if isinstance(self.task, type):
+            pool = {"compute": ActorPoolStrategy(size=self.size)}
+            made_of = (self.name, self.task, self.args)
+            return tried(rows.map, self.kind, fn_constructor_args=made_of, **pool, **self.resources)
+        pool = {"compute": TaskPoolStrategy(size=self.size)} if self.size else {}
+        return tried(rows.map, self.guard.__call__, **pool, **self.resources)
 
 
 def stream(name: str, rows: list[dict], stages: list[Stage], ray: UseRay = "yes") -> Iterator[dict]:

@@ -18,6 +18,7 @@ from bts.storage import Entry, Store
 from jobs.driver.cluster import start_ray
 from jobs.driver.progress import say
 from jobs.workers.intake import ReadTags
+from jobs.workers.tries import tried, worker_deaths
 
 FILES_A_TASK = 256
 
@@ -61,6 +62,7 @@ def _read(
     parts = [entries[n : n + FILES_A_TASK] for n in range(0, len(entries), FILES_A_TASK)]
     rows = [{"entries": json.dumps([asdict(entry) for entry in part])} for part in parts]
     tasks = ray.data.from_items(rows, override_num_blocks=len(rows))
-    results = tasks.map(ReadTags(source, identity, rules).__call__).take_all()
+    with worker_deaths("reading the tags of scans"):
+        results = tried(tasks.map, ReadTags(source, identity, rules).__call__).take_all()
     headers = [Header(**row) for result in results for row in json.loads(result["rows"])]
     return headers, [Failure(**one) for result in results for one in json.loads(result["failures"])]

@@ -30,6 +30,7 @@ from bts.training.batches import Sample, make_batches, samples_of
 from bts.training.plan import Plan
 from bts.training.rows import by_case, read_rows
 from bts.training.state import Progress, outcome
+from jobs.workers.tries import tried
 
 KEEP = 2 << 30  # bytes: training cases that fit are read once and kept, uncompressed, in each worker
 PIECE = 16  # shards read at a time, a rank: about 250 MB of drawn slices, and as much again ahead
@@ -188,7 +189,8 @@ class Feed:
         items = [{"epoch": epoch, "key": shard.key} for shard in shards]
         readers = min(READERS, len(items))
         # A task for many shards: what Ray asks for a task is more than what reading a shard takes.
-        data = ray.data.from_items(items, override_num_blocks=readers).map_batches(
+        data = tried(
+            ray.data.from_items(items, override_num_blocks=readers).map_batches,
             read_rows,  # not a function of this file: a reader need not import torch
             fn_args=(self.job.shards, self.job.plan.preset, self.turns, whole),
             batch_size=None,

@@ -4,9 +4,10 @@ import os
 
 import pytest
 
-from bts.errors import LOST, Failure
+from bts.errors import LOST, Failure, RunError
 from bts.storage import Store
 from jobs import preprocess, segment
+from jobs.driver import figshare_index
 from jobs.driver.outcome import guarded
 from jobs.workers import predict
 from jobs.workers.predict import Predict
@@ -68,3 +69,20 @@ def test_segment_of_a_case_that_kills_its_worker(
     assert guarded("segment", lambda: segment.main(settings)) == 3
     check(str(tmp_path), ".nii.gz", stage, capsys)
     assert len(Store(str(tmp_path)).list("_done")) == len(NAMES) - 1
+
+
+def test_a_figshare_slice_that_kills_its_reader_ends_the_run(ray_local, tmp_path, monkeypatch):
+    """The patients of all slices must be known before the first stack is made."""
+
+    class Deadly(figshare_index.IndexSlice):
+        def __call__(self, row: dict) -> dict:
+            if row["key"] == "2.mat":
+                os.kill(os.getpid(), 9)
+            return super().__call__(row)
+
+    monkeypatch.setattr(figshare_index, "IndexSlice", Deadly)
+    for number in (1, 2, 3):
+        Store(str(tmp_path / "cases")).put(f"{number}.mat", b"nobody comes to open it")
+    settings = preprocess.Settings(cases=str(tmp_path / "cases"), shards=str(tmp_path / "shards"), ray="yes")
+    with pytest.raises(RunError, match="figshare slices killed its worker"):
+        preprocess.main(settings)
