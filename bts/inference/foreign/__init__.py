@@ -7,7 +7,7 @@ that it gives: a kind reads descriptions against lists of its own, and refuses w
 from typing import Protocol
 
 from bts.errors import UsageError
-from bts.inference.foreign import bundle, nnunet
+from bts.inference.foreign import bundle, nnunet, onnx_model
 from bts.inference.foreign.source import Asked, Source
 from bts.inference.predictor import How, Predictor
 from bts.model.adopted import Adopted
@@ -26,7 +26,7 @@ class Kind(Protocol):
         """The adopted model, ready. Raises UsageError where its description makes no sense."""
 
 
-KINDS: dict[str, Kind] = {"nnunet": nnunet, "monai": bundle}
+KINDS: dict[str, Kind] = {"nnunet": nnunet, "monai": bundle, "onnx": onnx_model}
 """By the name that the file of an adopted model carries."""
 
 

@@ -48,7 +48,13 @@ def convert(source: Source, asked: Asked) -> bytes:
     steps = read_preprocessing(config)
     activation, painted = read_postprocessing(config, steps)
     outputs = outputs_of(metadata, painted)
-    recipe = {"steps": steps, "window": read_inferer(config), "outputs": outputs, "activation": activation}
+    recipe = {
+        "steps": steps,
+        "window": read_inferer(config),
+        "outputs": outputs,
+        "activation": activation,
+        "half_counts": True,
+    }
     modalities = asked.channels or channels_of(metadata)
     if root + WEIGHTS not in source.names:
         raise UsageError(f"{source.uri}: has no {WEIGHTS}; download the whole bundle")

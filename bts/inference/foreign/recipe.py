@@ -23,7 +23,7 @@ from bts.model.targets import LABELS, REGIONAL
 BACKGROUND = "background"
 OVER_HALF = float(np.nextafter(np.float32(0.5), np.float32(1)))
 MOST_STEPS = 16
-RECIPE = ("steps", "window", "outputs", "activation")
+RECIPE = ("steps", "window", "outputs", "activation", "half_counts")
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -38,6 +38,8 @@ class Recipe:
     """What each output channel is: WT, TC and ET, or background, NCR, ED and ET, in any order."""
     activation: str
     """sigmoid for regions, softmax for labels; none where the network itself gives probabilities."""
+    half_counts: bool
+    """Whether a region's probability of 0.5 itself is tumour, as for MONAI's AsDiscrete; here it is not."""
 
     @property
     def predicts(self) -> Predicts:
@@ -71,7 +73,8 @@ class Recipe:
             return found
         if self.activation == "sigmoid":
             found = found.sigmoid()
-        found[found == 0.5] = OVER_HALF  # MONAI counts 0.5 itself as tumour, this project what is over it
+        if self.half_counts:
+            found[found == 0.5] = OVER_HALF
         return found
 
     def check(self, card: ModelCard, inputs: object, outputs: object) -> None:
@@ -100,6 +103,7 @@ def read_recipe(told: object, name: str) -> Recipe:
         window=read_fields(Window, told["window"], f"{name}: window"),
         outputs=outputs,
         activation=activation,
+        half_counts=told["half_counts"] is True,
     )
 
 

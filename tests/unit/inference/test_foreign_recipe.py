@@ -17,6 +17,7 @@ ORIENT, RESAMPLE = {"step": "orient", "axes": "RAS"}, {"step": "resample", "mm":
 RESCALE = {"step": "rescale", "low": 10, "high": 600, "to_low": -1, "to_high": 2, "clip": True}
 WHOLE = {"roi_size": [-1, -1, -1]}
 GOOD = {"steps": [ZSCORE], "window": WHOLE, "outputs": ["TC", "WT", "ET"], "activation": "sigmoid"}
+GOOD["half_counts"] = True
 
 
 def monai_steps(steps: list[dict]):

@@ -46,6 +46,7 @@ def test_the_zoo_s_bundle_is_understood(tmp_path, weights):
         "window": {"roi_size": [32, 32, 32], "sw_batch_size": 1, "overlap": [0.5, 0.5, 0.5]},
         "outputs": ["TC", "WT", "ET"],
         "activation": "sigmoid",
+        "half_counts": True,
     }
     arguments = {key: value for key, value in bundles.NETWORK.items() if key != "_target_"}
     assert model.description["network"] == {"name": "SegResNet", "arguments": arguments}

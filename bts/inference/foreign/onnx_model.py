@@ -1,0 +1,140 @@
+"""ONNX models: a graph, and a TOML file beside it that tells what stands around it.
+
+The TOML file is the recipe of an adopted model: `channels`, `outputs`, `activation`, `window`, `steps`. The
+graph travels as bytes within the model file and is run by onnxruntime.
+"""
+
+import tomllib
+
+import numpy as np
+import torch
+
+from bts.cases.case import MODALITIES, CaseVolume
+from bts.cases.names import role_of_channel
+from bts.errors import CaseError, UsageError
+from bts.inference.foreign.bundle_prepare import triple
+from bts.inference.foreign.onnx_check import check_onnx
+from bts.inference.foreign.packages import load
+from bts.inference.foreign.recipe import BACKGROUND, Recipe, check_outputs, read_recipe
+from bts.inference.foreign.source import Asked, Source
+from bts.inference.predictor import How, Predictor
+from bts.model.adopted import Adopted, save_adopted
+
+GRAPH = "onnx"
+"""The tensor that holds the bytes of the graph."""
+KEYS = ("channels", "outputs", "activation", "window", "steps")
+
+
+def recognises(source: Source) -> bool:
+    """Whether there is an ONNX file."""
+    return any(name.endswith(".onnx") for name in source.names)
+
+
+def convert(source: Source, asked: Asked) -> bytes:
+    """Graph and description as one model file. Raises UsageError for what it refuses, naming it."""
+    graph, description = only(source, ".onnx"), only(source, ".toml")
+    told = read_description(source.read(description), description)
+    modalities = asked.channels or channels_of(told, description)
+    outputs = check_outputs(told.get("outputs"), description)
+    window = told.get("window")
+    if isinstance(window, dict):
+        window = window | {key: triple(window[key]) for key in ("roi_size", "overlap") if key in window}
+    recipe = {
+        "steps": told.get("steps", []),
+        "window": window,
+        "outputs": list(outputs),
+        "activation": told.get("activation", "softmax" if BACKGROUND in outputs else "sigmoid"),
+        "half_counts": False,
+    }
+    data = source.read(graph)
+    checked = read_recipe(recipe, description)
+    check(data, checked, len(modalities), graph)
+    weights = {GRAPH: torch.from_numpy(np.frombuffer(data, np.uint8).copy())}
+    made = {"source": source.uri, "graph": graph}
+    return save_adopted("onnx", asked.name, modalities, checked.predicts, {"recipe": recipe}, weights, made)
+
+
+def only(source: Source, ending: str) -> str:
+    """The one file with that ending. Raises UsageError where there is none, or several."""
+    found = [name for name in source.names if name.endswith(ending)]
+    if len(found) != 1:
+        there = ", ".join(found) or "none"
+        raise UsageError(
+            f"{source.uri}: one *.onnx and one *.toml that describes it are needed; *{ending}: {there}"
+        )
+    return found[0]
+
+
+def read_description(data: bytes, name: str) -> dict:
+    """The TOML file. Raises UsageError."""
+    try:
+        told = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name}: no TOML ({error})") from None
+    if odd := [key for key in told if key not in KEYS]:
+        raise UsageError(f"{name}: {odd[0]!r} is not known; known are {', '.join(KEYS)}")
+    return told
+
+
+def channels_of(told: dict, name: str) -> tuple[str, ...]:
+    """Modality of ours of each input channel."""
+    named = told.get("channels")
+    found = [role_of_channel(str(one)) for one in named] if isinstance(named, list) else []
+    if not found or not set(found) <= set(MODALITIES):
+        raise UsageError(f"{name}: channels {named!r}; give t1, t1ce, t2, flair in the graph's order")
+    return tuple(found)
+
+
+def check(data: bytes, recipe: Recipe, inputs: int, name: str) -> None:
+    """Raise UsageError for a graph that is not run within this recipe."""
+    window = recipe.window
+    check_onnx(data, inputs, len(recipe.outputs), window.roi_size, window.sw_batch_size, name)
+
+
+def predictor(model: Adopted, how: How) -> Predictor:
+    """The adopted graph, ready. Raises UsageError where it or its description makes no sense."""
+    return OnnxPredictor(model, how)
+
+
+class OnnxPredictor(Predictor):
+    """A graph in onnxruntime, with as many threads as torch was given."""
+
+    whole = True
+
+    def __init__(self, model: Adopted, how: How):
+        self.card, self.how = model.card, how
+        self.recipe = read_recipe(model.description.get("recipe"), model.card.name)
+        self.recipe.check(model.card, len(model.card.modalities), len(self.recipe.outputs))
+        graph = model.weights.get(GRAPH)
+        if graph is None or graph.dtype != torch.uint8 or graph.ndim != 1:
+            raise UsageError(f"{model.card.name}: holds no ONNX graph; adopt it again")
+        data = graph.numpy().tobytes()
+        check(data, self.recipe, len(model.card.modalities), model.card.name)
+        self.session = open_session(data, how.device, model.card.name)
+        self.input = self.session.get_inputs()[0].name
+
+    def probabilities(self, volume: CaseVolume) -> torch.Tensor:
+        return self.recipe.probabilities(volume, self.card.modalities, self._forward, self.how)
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = self.session.run(None, {self.input: np.ascontiguousarray(images.cpu().numpy())})[0]
+        due = (len(images), len(self.recipe.outputs), *images.shape[2:])
+        if found.shape != due:
+            problem = f"the graph {self.card.name} gives {found.shape}, its description promises {due}"
+            raise CaseError(problem, mend="export it so that its output is as large as its input")
+        return torch.from_numpy(found).to(images.device)
+
+
+def open_session(data: bytes, device: torch.device, name: str):
+    """onnxruntime's session of a checked graph; on a GPU if it was installed for one. Raises UsageError."""
+    runtime = load("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    options.log_severity_level = 3  # errors
+    there = runtime.get_available_providers()
+    gpu = ["CUDAExecutionProvider"] if device.type == "cuda" and "CUDAExecutionProvider" in there else []
+    try:
+        return runtime.InferenceSession(data, options, providers=[*gpu, "CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes differ from version to version
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{name}: onnxruntime does not run it ({reason})") from None

@@ -1,0 +1,99 @@
+"""Our own network, exported to ONNX, adopted and run by jobs.segment: the labelmaps of the network itself."""
+
+import io
+import json
+
+import nibabel as nib
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from bts.labels import TARGETS
+from bts.model.file import load_model, save_model
+from bts.model.nets import build
+from bts.settings import Budget, Layers, Loss, Preset, Sampling
+from bts.storage import Store
+from jobs import adopt, segment
+from tests import builders
+
+pytestmark = pytest.mark.filterwarnings("ignore:::(torch|onnxscript)")
+
+SHAPE = (24, 32, 16)  # x, y, z: of the cases, and of the one window that holds them
+CASES = ("BraTS2021_00001", "BraTS2021_00002")
+TOML = """
+channels = ["t1", "t1ce", "t2", "flair"]
+outputs = ["WT", "TC", "ET"]
+[window]
+roi_size = [16, 32, 24]
+[[steps]]
+step = "orient"
+axes = "SPL"
+[[steps]]
+step = "zscore"
+nonzero = true
+channel_wise = true
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """(our model's file, the folder of its export)"""
+    folder, (x, y, z) = tmp_path_factory.mktemp("models"), SHAPE
+    torch.manual_seed(2)
+    preset = Preset(
+        name="own", size=(z, y, x), layers=Layers(widths=(4, 8), norm="instance"), loss=Loss(bce=1),
+        sampling=Sampling(kind="volumes"), budget=Budget(epochs=1),
+    )  # fmt: skip
+    untrained = build(preset)
+    last = [module for module in untrained.modules() if isinstance(module, torch.nn.Conv3d)][-1]
+    with torch.no_grad():  # so that each label is somewhere
+        last.weight.mul_(8)
+        last.bias.zero_()
+    (folder / "own.safetensors").write_bytes(save_model(untrained, preset, {}))
+    network = load_model((folder / "own.safetensors").read_bytes(), "own").network
+    assert list(TARGETS[preset.targets]) == ["WT", "TC", "ET"]
+    program = torch.onnx.export(network, (torch.zeros(1, 4, z, y, x),), dynamo=True, verbose=False)
+    file = io.BytesIO()
+    onnx.save(program.model_proto, file)
+    (folder / "export").mkdir()
+    (folder / "export" / "own.onnx").write_bytes(file.getvalue())
+    (folder / "export" / "own.toml").write_text(TOML)
+    return folder / "own.safetensors", folder / "export"
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """Brain from edge to edge, so that our crop is the whole, and stored back to front."""
+    store = Store(tmp_path_factory.mktemp("cases"))
+    for seed, case in enumerate(CASES):
+        rng = np.random.default_rng(seed)
+        for role in ("t1", "t1ce", "t2", "flair"):
+            voxels = rng.integers(1, 900, SHAPE).astype(np.int16)
+            store.put(f"{case}/{case}_{role}.nii.gz", builders.nifti(voxels, builders.affine("RAS")))
+    return store.uri
+
+
+def run(cases, labelmaps, *models, **flags):
+    where = {"cases": cases, "labelmaps": str(labelmaps), "model": tuple(map(str, models))}
+    outcome = segment.main(segment.Settings(**where, ray="no", gpu="no", **flags))
+    assert not outcome.failed and outcome.counts["written"] == len(CASES)
+    return [np.asanyarray(nib.load(labelmaps / f"{case}.nii.gz").dataobj) for case in CASES]
+
+
+def test_its_labelmaps_are_the_network_s_own(cases, models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # ours in float32 too
+    own, export = models
+    assert adopt.main(adopt.Settings(str(export), str(tmp_path), "exported")).counts["kind"] == "onnx"
+    adopted = tmp_path / "exported.safetensors"
+    ours, theirs = run(cases, tmp_path / "a", own), run(cases, tmp_path / "b", adopted, probabilities=True)
+    for one, other in zip(ours, theirs, strict=True):
+        assert len(np.unique(other)) >= 3
+        assert (one != other).mean() < 1e-3, "no more than rounding"
+    (marker,) = (tmp_path / "b" / "_done").glob(f"{CASES[0]}.*.json")
+    (model,) = json.loads(marker.read_text())["models"]
+    assert model["kind"] == "onnx" and model["name"] == str(adopted)
+    sure = np.asanyarray(nib.load(tmp_path / "b" / "_probabilities" / f"{CASES[0]}.ET.nii.gz").dataobj)
+    np.testing.assert_array_equal(sure >= 128, theirs[0] == 4)
+    run(cases, tmp_path / "c", own, adopted)
