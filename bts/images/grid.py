@@ -31,7 +31,7 @@ class Grid:
 
     @property
     def source_zooms(self) -> tuple[float, float, float]:
-        """Voxel size in mm along the source's (x, y, z), as its header says it: not computed from the affine."""
+        """Voxel size in mm along the source's (x, y, z), as its header says it (not by the affine)."""
         found = tuple(abs(float(mm)) for mm in self._nifti["pixdim"][1:4])
         return found if all(found) else tuple(nib.affines.voxel_sizes(self.source_affine).tolist())
 

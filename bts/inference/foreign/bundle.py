@@ -10,8 +10,7 @@ import re
 
 import torch
 
-from bts.cases.case import MODALITIES, CaseVolume
-from bts.cases.names import role_of_channel
+from bts.cases.case import CaseVolume
 from bts.errors import UsageError
 from bts.inference.foreign import monai_networks
 from bts.inference.foreign.bundle_config import BundleConfig, arguments_of
@@ -19,16 +18,14 @@ from bts.inference.foreign.bundle_finish import read_postprocessing
 from bts.inference.foreign.bundle_prepare import read_inferer, read_preprocessing
 from bts.inference.foreign.recipe import BACKGROUND, check_outputs, read_recipe
 from bts.inference.foreign.source import Asked, Source
+from bts.inference.foreign.words import labels_of, modalities_of
 from bts.inference.predictor import How, Predictor
+from bts.labels import TARGETS
 from bts.model.adopted import Adopted, save_adopted
 
 CONFIG, WEIGHTS, METADATA = "configs/inference.json", "models/model.pt", "configs/metadata.json"
-OUTPUTS = {
-    "WT": r"wt|whole.*", "TC": r"tc|tumou?r ?core", "ET": r"et|enhanc.*|gd.*",
-    "NCR": r"ncr|net|netc|ncr/net|necro.*|non.?enhanc.*", "ED": r"ed|snfh|o?edema.*",
-    BACKGROUND: r"bg|background",
-}  # fmt: skip
-"""What metadata.json may call an output channel, in small letters."""
+NAMES = {"WT": r"wt|whole.*", "TC": r"tc|tumou?r ?core", "ET": r"et|enhanc.*|gd.*"}
+"""What metadata.json may call a region, in small letters."""
 IN_NETWORK = re.compile(r"\$\s*@(\w+)\.to\(@device\)")
 
 
@@ -47,7 +44,7 @@ def convert(source: Source, asked: Asked) -> bytes:
     name, arguments = read_network(config)
     steps = read_preprocessing(config)
     activation, painted = read_postprocessing(config, steps)
-    outputs = outputs_of(metadata, painted)
+    outputs = outputs_of(metadata, painted, asked)
     recipe = {
         "steps": steps,
         "window": read_inferer(config),
@@ -55,7 +52,7 @@ def convert(source: Source, asked: Asked) -> bytes:
         "activation": activation,
         "half_counts": True,
     }
-    modalities = asked.channels or channels_of(metadata)
+    modalities = channels_of(metadata, asked)
     if root + WEIGHTS not in source.names:
         raise UsageError(f"{source.uri}: has no {WEIGHTS}; download the whole bundle")
     weights = read_checkpoint(source.read(root + WEIGHTS), WEIGHTS)
@@ -93,25 +90,30 @@ def amp_of(config: BundleConfig) -> bool:
     return config.value(told, "evaluator::amp") is True
 
 
-def channels_of(metadata: BundleConfig | None) -> tuple[str, ...]:
-    """Modality of ours of each input channel, as metadata.json names them."""
+def channels_of(metadata: BundleConfig | None, asked: Asked) -> tuple[str, ...]:
+    """Modality of ours of each input channel, as metadata.json names them or --channels says."""
     named = _channel_def(metadata, "inputs", "image")
-    found = tuple(role_of_channel(name) for name in named)
-    if not found or not set(found) <= set(MODALITIES):
-        said = f"names its channels {', '.join(named)}" if named else "does not name its channels"
-        raise UsageError(f"{METADATA}: {said}; say which they are: --channels t1ce t1 t2 flair")
-    return found
+    return asked.channels if asked.channels and not named else modalities_of(named, asked)
 
 
-def outputs_of(metadata: BundleConfig | None, painted: tuple[str, ...] | None) -> tuple[str, ...]:
-    """What each output channel is: as its labels are painted, else as metadata.json names them."""
+def outputs_of(
+    metadata: BundleConfig | None, painted: tuple[str, ...] | None, asked: Asked
+) -> tuple[str, ...]:
+    """What each output channel is: as its labels are painted, as metadata.json names them, or --labels."""
     if painted:
         return painted
     named = _channel_def(metadata, "outputs", "pred")
-    found = [
-        next((to for to, like in OUTPUTS.items() if re.fullmatch(like, one.lower())), one) for one in named
-    ]
-    return check_outputs(found, METADATA)
+    empty = [one.lower() in ("background", "bg") for one in named]
+    if not any(empty):
+        return check_outputs([_region(name) for name in named], METADATA)
+    labels = labels_of({name: n for n, name in enumerate(named) if not empty[n]}, asked)
+    names = {label: name for name, (label,) in TARGETS["labels"].items()}
+    return check_outputs([BACKGROUND if empty[n] else names[labels[n]] for n in range(len(named))], METADATA)
+
+
+def _region(name: str) -> str:
+    """The region that a name means; the name where it means none."""
+    return next((region for region, like in NAMES.items() if re.fullmatch(like, name.lower())), name)
 
 
 def _channel_def(metadata: BundleConfig | None, side: str, item: str) -> list[str]:

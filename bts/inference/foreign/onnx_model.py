@@ -9,14 +9,14 @@ import tomllib
 import numpy as np
 import torch
 
-from bts.cases.case import MODALITIES, CaseVolume
-from bts.cases.names import role_of_channel
+from bts.cases.case import CaseVolume
 from bts.errors import CaseError, UsageError
 from bts.inference.foreign.bundle_prepare import triple
 from bts.inference.foreign.onnx_check import check_onnx
 from bts.inference.foreign.packages import load
 from bts.inference.foreign.recipe import BACKGROUND, Recipe, check_outputs, read_recipe
 from bts.inference.foreign.source import Asked, Source
+from bts.inference.foreign.words import modalities_of
 from bts.inference.predictor import How, Predictor
 from bts.model.adopted import Adopted, save_adopted
 
@@ -34,7 +34,8 @@ def convert(source: Source, asked: Asked) -> bytes:
     """Graph and description as one model file. Raises UsageError for what it refuses, naming it."""
     graph, description = only(source, ".onnx"), only(source, ".toml")
     told = read_description(source.read(description), description)
-    modalities = asked.channels or channels_of(told, description)
+    named = told.get("channels")
+    modalities = modalities_of(list(map(str, named)) if isinstance(named, list) else (), asked)
     outputs = check_outputs(told.get("outputs"), description)
     window = told.get("window")
     if isinstance(window, dict):
@@ -74,15 +75,6 @@ def read_description(data: bytes, name: str) -> dict:
     if odd := [key for key in told if key not in KEYS]:
         raise UsageError(f"{name}: {odd[0]!r} is not known; known are {', '.join(KEYS)}")
     return told
-
-
-def channels_of(told: dict, name: str) -> tuple[str, ...]:
-    """Modality of ours of each input channel."""
-    named = told.get("channels")
-    found = [role_of_channel(str(one)) for one in named] if isinstance(named, list) else []
-    if not found or not set(found) <= set(MODALITIES):
-        raise UsageError(f"{name}: channels {named!r}; give t1, t1ce, t2, flair in the graph's order")
-    return tuple(found)
 
 
 def check(data: bytes, recipe: Recipe, inputs: int, name: str) -> None:

@@ -4,7 +4,7 @@ The description of an adopted MONAI or ONNX model has it as JSON under `recipe`,
 Axes: C channel (modality), K target, X Y Z of the file or of the network, D H W canonical.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,9 @@ from bts.cases.case import CaseVolume
 from bts.errors import UsageError
 from bts.inference.foreign.fields import read_fields
 from bts.inference.foreign.steps import Placed, Step, read_step
+from bts.inference.foreign.voxels import whole_images
 from bts.inference.foreign.windows import Window, slide
-from bts.inference.predictor import How, missing_of
+from bts.inference.predictor import How
 from bts.labels import TARGETS
 from bts.model.card import ModelCard, Predicts
 from bts.model.targets import LABELS, REGIONAL
@@ -54,8 +55,7 @@ class Recipe:
         forward: (B, C, x, y, z) float32 → (B, outputs, x, y, z), on the device. Raises CaseError for a case
         that lacks a modality.
         """
-        missing_of(volume, modalities, how.allow_missing)
-        placed, before = as_in_file(volume, modalities), []
+        placed, before = as_in_file(volume, modalities, how.allow_missing), []
         for step in self.steps:
             before.append((placed.affine, placed.shape))
             placed = step.apply(placed)
@@ -115,18 +115,10 @@ def check_outputs(outputs: object, name: str) -> tuple[str, ...]:
     raise UsageError(f"{name}: outputs {outputs!r} are neither WT, TC, ET nor background, NCR, ED, ET")
 
 
-def as_in_file(volume: CaseVolume, modalities: Sequence[str]) -> Placed:
-    """The modalities as another tool reads the case's files: whole, their own values, the file's axes.
-
-    One that the case lacks is 0.
-    """
-    grid = volume.grid
-    images = torch.zeros((len(modalities), *grid.source_shape))
-    for image, modality in zip(images, modalities, strict=True):
-        if modality in volume.modalities:
-            whole = grid.to_source(volume.source(modality)).T  # x, y, z
-            image.copy_(torch.from_numpy(np.ascontiguousarray(whole, dtype=np.float32)))
-    return Placed(images, grid.source_affine)
+def as_in_file(volume: CaseVolume, modalities: Sequence[str], allow_missing: Collection[str] = ()) -> Placed:
+    """The modalities as another tool reads the case's files. Raises CaseError for a missing one."""
+    images = whole_images(volume, modalities, "file", allow_missing).transpose(0, 3, 2, 1)  # C, x, y, z
+    return Placed(torch.from_numpy(np.ascontiguousarray(images)), volume.grid.source_affine)
 
 
 def as_canonical(found_KXYZ: torch.Tensor, volume: CaseVolume) -> torch.Tensor:

@@ -108,9 +108,12 @@ def test_exclusive_labels_by_softmax(tmp_path):
 
 def test_channels_are_named_or_said(tmp_path, weights):
     folder = bundles.write_bundle(tmp_path, weights, meta=bundles.metadata(inputs=("a", "b", "c", "d")))
-    with pytest.raises(UsageError, match="names its channels a, b, c, d; say which they are: --channels"):
+    with pytest.raises(UsageError, match="its channels are called a, b, c, d; say which"):
         adopt(folder)
     assert adopt(folder, channels=("flair", "t1", "t1ce", "t2")).card.modalities[0] == "flair"
+    with pytest.raises(UsageError, match="--channels t1: the model has 4: a, b, c, d"):
+        adopt(folder, channels=("t1",))
+    folder = bundles.write_bundle(tmp_path, weights, meta={})
     with pytest.raises(UsageError, match=r"4 input and 3 output channels, the description 1 \(t1\) and 3"):
         foreign.predictor(adopt(folder, channels=("t1",)), HOW)
 

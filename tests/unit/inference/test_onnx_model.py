@@ -238,7 +238,7 @@ def test_a_graph_that_does_not_keep_its_promise_fails_the_case(tmp_path, case):
     ("change", "words"),
     [
         (("channels", "chanels"), "'chanels' is not known; known are channels, outputs"),
-        (('"FLAIR"', '"PD"'), "give t1, t1ce, t2, flair in the graph's order"),
+        (('"FLAIR"', '"PD"'), "its channels are called T1c, T1, T2, PD; say which"),
         (('"ET"', '"EN"'), "neither WT, TC, ET nor background"),
         (("roi_size", "size"), "'size' is not supported; supported are roi_size"),
         (('step = "zscore"', 'step = "os.system"'), "'os.system'} is not known|is not known; known are"),
