@@ -150,7 +150,7 @@ def score(
     if pairs and not chosen:
         say(f"nothing to compute: the scores of all {len(pairs)} cases are known")
     marks, failed = {pair.case.id: pair.fingerprint for pair in pairs}, []
-    for row in run(chosen, scorer, ray):
+    for row in run(chosen, scorer, ray, book.output):
         if row["failure"]:
             failed.append(Failure.from_json(row["failure"]))
         else:
@@ -214,11 +214,11 @@ def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) 
         )
 
 
-def run(pairs: Sequence[Pair], task: Callable[[dict], dict], ray: UseRay) -> Iterator[dict]:
+def run(pairs: Sequence[Pair], task: Callable[[dict], dict], ray: UseRay, output: Store) -> Iterator[dict]:
     """Stream the pairs, one task a case."""
     rows = [pair.to_row() for pair in pairs]
     if rows:
-        yield from stream("evaluate", rows, [Stage("score", task)], ray)
+        yield from stream("evaluate", rows, [Stage("score", task)], ray, output)
 
 
 def print_results(ours: str, contents: page.Contents, output: Store) -> None:

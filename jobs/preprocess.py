@@ -108,7 +108,8 @@ def run(todo: list[worklist.Todo], make: MakeShard, ray: UseRay) -> Iterator[dic
     if not rows:
         say("nothing to do: every case has its shard")
         return
-    yield from stream("preprocess", rows, [Stage("read", make, resources={"num_cpus": CASE_CPUS})], ray)
+    stages = [Stage("read", make, resources={"num_cpus": CASE_CPUS})]
+    yield from stream("preprocess", rows, stages, ray, make.output)
 
 
 if __name__ == "__main__":

@@ -216,7 +216,8 @@ def run(
         say("nothing to do: every case has its labelmap")
         return
     read = Read(source, (*settings.allow_missing, *unused(models)))
-    if fits_here("yes" if settings.ray == "auto" and settings.predictors else settings.ray, len(rows)):
+    ray = "yes" if settings.ray == "auto" and settings.predictors else settings.ray
+    if fits_here(ray, len(rows), write.output):
         yield from predict_here(rows, read, write, models, settings)
     else:
         yield from predict_by_actors(rows, read, write, models, settings)
@@ -233,7 +234,7 @@ def predict_here(
     _, threads, _ = pool([cores()], gpus)
     how = (lambda: models, None if gpus else "cpu", threads, settings)
     stages = [Stage("read", read), Stage("predict", Predict, how), Stage("write", write)]
-    yield from stream("segment", rows, stages, "no")
+    yield from stream("segment", rows, stages, "no", write.output)
 
 
 def predict_by_actors(

@@ -5,9 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
+from bts.storage import Store
+from jobs.driver.progress import say
+
 UseRay = Literal["auto", "yes", "no"]
 Task = Callable[[dict], dict]
 FEW = 8  # cases; Ray is up in some ten seconds, in which one process does about as many
+BEGUN = "_runs/here"  # in the output while a process does cases itself; what killed the process left it there
 
 
 def cores() -> int:
@@ -15,10 +19,31 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def fits_here(ray: UseRay, cases: int) -> bool:
-    """Whether this process does so many cases itself. auto: where no cluster is named, and they are few."""
+def fits_here(ray: UseRay, cases: int, output: Store | None = None) -> bool:
+    """Whether this process does so many cases itself. auto: where no cluster is named, they are few, and no
+    process died of that in this output; what has been said of one is taken away."""
     few = cases <= min(2 * cores(), FEW)
-    return ray == "no" or (ray == "auto" and few and not os.environ.get("RAY_ADDRESS"))
+    if ray != "auto" or not few or os.environ.get("RAY_ADDRESS"):
+        return ray == "no"
+    try:
+        died = output is not None and output.read(BEGUN) is not None
+    except OSError:  # there is none, or the run will end of it soon
+        died = False
+    if died:
+        say(
+            "the last run ended within a case, which may have killed it: Ray does them now, and keeps them apart"
+        )
+        output.delete(BEGUN)
+    return not died
+
+
+def noted(rows: Iterable[dict], output: Store) -> Iterator[dict]:
+    """The rows, with a note in the output as long as they are being made."""
+    output.put(BEGUN, b"")
+    try:
+        yield from rows
+    finally:
+        output.delete(BEGUN)
 
 
 def run_here(rows: Sequence[dict], tasks: Sequence[Task]) -> Iterator[dict]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bts.errors import LOST, STORE, UNREADABLE, Failure, RunError
+from bts.storage import Store
 from jobs.driver.cluster import one_task_each, start_ray
-from jobs.driver.here import UseRay, fits_here, run_here
+from jobs.driver.here import UseRay, fits_here, noted, run_here
 from jobs.driver.progress import Meter, say
 from jobs.workers.guard import Guard, call
 from jobs.workers.tries import tried
@@ -58,18 +59,22 @@ class Stage:
         return tried(rows.map, self.guard.__call__, **pool, **self.resources)
 
 
-def stream(name: str, rows: list[dict], stages: list[Stage], ray: UseRay = "yes") -> Iterator[dict]:
+def stream(
+    name: str, rows: list[dict], stages: list[Stage], ray: UseRay = "yes", output: Store | None = None
+) -> Iterator[dict]:
     """Each row (`case_id`, and what the first stage takes) through all stages, with progress lines; a row of
     the last stage each, in the order in which they are done. Those with a `failure` are failed cases.
+    output: where a case that kills this process leaves a word of it; needed unless `ray` is yes.
 
     Raises RunError, for instance where cases fail one after another of what is no fault of theirs.
     """
-    here = fits_here(ray, len(rows))
+    here = fits_here(ray, len(rows), output)
     if not here:
         start_ray()
     progress, alike = Meter(name, len(rows)), Alike()
     left = {row["case_id"]: row for row in rows}
-    together = run_here(rows, [stage.guard for stage in stages]) if here else _together(rows, stages)
+    guards = [stage.guard for stage in stages]
+    together = noted(run_here(rows, guards), output) if here else _together(rows, stages)
     for row in together:
         yield _counted(row, progress)
         left.pop(row["case_id"])

@@ -1,5 +1,6 @@
 """A case that kills its worker in a stage fails alone there; the others are written, and the run ends."""
 
+import multiprocessing
 import os
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from bts.errors import LOST, Failure, RunError
 from bts.storage import Store
 from jobs import preprocess, segment
-from jobs.driver import figshare_index
+from jobs.driver import figshare_index, here
 from jobs.driver.outcome import guarded
 from jobs.workers import predict
 from jobs.workers.predict import Predict
@@ -69,6 +70,21 @@ def test_segment_of_a_case_that_kills_its_worker(
     assert guarded("segment", lambda: segment.main(settings)) == 3
     check(str(tmp_path), ".nii.gz", stage, capsys)
     assert len(Store(str(tmp_path)).list("_done")) == len(NAMES) - 1
+
+
+def test_a_case_that_kills_this_process_is_kept_apart_by_the_next_run(
+    ray_local, cases, tmp_path, monkeypatch, capsys
+):
+    """Few cases are done in the command's own process: no other case may wait for a poisoned one for ever."""
+    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard))
+    settings = preprocess.Settings(cases=cases, shards=str(tmp_path), ray="auto")
+    night = multiprocessing.get_context("fork").Process(target=preprocess.main, args=(settings,))
+    night.start()
+    night.join(60)
+    assert night.exitcode == -9
+    assert guarded("preprocess", lambda: preprocess.main(settings)) == 3
+    check(str(tmp_path), ".parquet", "read", capsys)
+    assert not (tmp_path / here.BEGUN).exists()
 
 
 def test_a_figshare_slice_that_kills_its_reader_ends_the_run(ray_local, tmp_path, monkeypatch):
