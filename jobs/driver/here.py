@@ -30,9 +30,7 @@ def fits_here(ray: UseRay, cases: int, output: Store | None = None) -> bool:
     except OSError:  # there is none, or the run will end of it soon
         died = False
     if died:
-        say(
-            "the last run ended within a case, which may have killed it: Ray does them now, and keeps them apart"
-        )
+        say("a case may have killed the last run: Ray does them now, and keeps them apart")
         output.delete(BEGUN)
     return not died
 
