@@ -45,13 +45,21 @@ intake: .venv/installed-intake
 demo: venv
 	@.venv/bin/python -m jobs.demo --bucket demo-bucket
 
-test: .venv/installed-test
+test: .venv/installed-test .venv-nnunet/installed
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m ruff format --check bts jobs tests benchmarks
 	@.venv/bin/python -m pytest
 
 test-fast: .venv/installed-test
 	@.venv/bin/python -m pytest -m "not slow"
+
+# nnU-Net itself, which tests compare adopted models with; without it they are skipped.
+.venv-nnunet/installed: requirements-nnunet.txt
+	@echo "installing requirements-nnunet.txt into .venv-nnunet"
+	@$(PYTHON) -m venv .venv-nnunet
+	@.venv-nnunet/bin/python $(INSTALL) -r requirements-nnunet.txt
+	@$(COMPILE) .venv-nnunet/lib || true
+	@touch $@
 
 # The tools that the benchmarks compare with, apart from ours.
 .venv-bench/installed: benchmarks/requirements.txt
@@ -68,5 +76,5 @@ bench-quick: .venv/installed-test
 	@.venv/bin/python -m benchmarks.quick
 
 clean:
-	rm -rf .venv .venv-bench demo-bucket bench.json .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-nnunet demo-bucket bench.json .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

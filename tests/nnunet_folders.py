@@ -123,7 +123,7 @@ def write(
     regions: bool = False,
     family: str = "plain",
     folds: int = 1,
-    mirror: tuple[int, ...] | None = (),
+    mirror: tuple[int, ...] = (),
     plan: dict | None = None,
     described: dict | None = None,
     outputs: int | None = None,
@@ -135,7 +135,7 @@ def write(
     (folder / "dataset.json").write_text(json.dumps(dataset(regions, **(described or {}))))
     for fold in range(folds):
         (folder / f"fold_{fold}").mkdir()
-        found = checkpoint(name, dims, family, outputs or (3 if regions else 4), fold, mirror)
+        found = checkpoint(name, dims, family, outputs or (3 if regions else 4), fold, mirror or None)
         torch.save(found, folder / f"fold_{fold}" / "checkpoint_final.pth")
     return folder
 
