@@ -1,6 +1,6 @@
 """The pictures of README.md, of phantom cases: `make demo`, then `python -m benchmarks.pictures demo-bucket`.
 
-Writes docs/pictures: the report and a case's page as Chromium shows them, a head that turns.
+Writes docs/pictures: the report and a case's page as Chromium shows them, a rotating head.
 """
 
 import base64

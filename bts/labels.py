@@ -148,7 +148,7 @@ def to_internal(
     values = _rounded(values)
     if convention == UNKNOWN:
         raise CaseError(
-            "the name does not tell which labels its truth uses", mend=_offer(values, among), file=file
+            "the name does not tell which labels its ground truth uses", mend=_offer(values, among), file=file
         )
     table = np.full(256, 255, np.uint8)
     table[0] = 0
@@ -193,7 +193,7 @@ def _offer(values: np.ndarray, among: Iterable[str]) -> str:
     spell = f"spell them out: --labels {EXAMPLE}"
     if found := fitting(present.tolist(), among) or fitting(present.tolist()):
         return f"say so with --labels {'|'.join(found)}, or {spell}"
-    return f"no known convention has these values; {spell}, or mend the truth"
+    return f"no known convention has these values; {spell}, or fix the ground truth"
 
 
 def from_internal(labels: np.ndarray, convention: str) -> np.ndarray:

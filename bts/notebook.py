@@ -109,7 +109,7 @@ def score(
     """{region: {metric: value}} of a labelmap against the ground truth, as jobs.evaluate has it.
 
     truth, prediction: each a NIfTI file by path or URI, or a nibabel image; on one grid. labels: the label
-    convention of both; auto: the one that the name of the truth's file tells, BraTS 2023's where it does not.
+    convention of both; auto: that of the ground truth's file name, BraTS 2023's where it tells none.
     rules: year of BraTS whose rules score; auto: the one that the same name, or the convention, tells.
     Raises CaseError where the grids differ or values are not of the convention.
     """
@@ -120,8 +120,8 @@ def score(
     convention = spelt(labels) if labels != "auto" else told or "brats2023"
     wanted, found = _read(truth, "the truth"), _read(prediction, "the prediction")
     if not found.grid.same_place(wanted.grid):
-        problem = f"its grid ({found.grid.describe()}) is not the truth's ({wanted.grid.describe()})"
-        mend = "resample it to the truth's grid"
+        problem = f"its grid ({found.grid.describe()}) is not the ground truth's ({wanted.grid.describe()})"
+        mend = "resample it to the ground truth's grid"
         raise CaseError(problem, mend=mend, file=_name(prediction, "the prediction"), stage="grid")
     both = [to_internal(volume.voxels, convention) for volume in (wanted, found)]
     if convention in WRITTEN_AS.values():  # of figshare, whose pixels have no known size

@@ -305,7 +305,7 @@ class Inference:
     another scanner are normed as they are. 3D networks; 0: the training's alone, and fastest."""
     min_et_ml: float = 0.0
     """Enhancing tumour of fewer millilitres in a whole case becomes necrosis: specks in a case that has none
-    would score Dice 0 instead of 1 (the BraTS rule for empty truths)."""
+    would score Dice 0 instead of 1 (BraTS's rule for an empty ground truth)."""
     min_et_share: float = 0.0
     """Enhancing tumour of a smaller share of the tumour core becomes necrosis too: at the rim of a large core
     that does not enhance, a little is often found."""
@@ -353,7 +353,7 @@ class Preset:
     brain lies in it where it lies in the source. None: slices are cut or padded anywhere in training, and
     segmented with as little around the brain as pooling needs."""
     batch: int = 16
-    """Samples of a batch; a step is of a batch a worker."""
+    """Samples in a batch; each worker contributes one batch to a step."""
     seed: int = 0
     """Seed of the weights, the augmentation, the order of slices and the split."""
     split: Literal["by_patient", "leaking_by_slice"] = "by_patient"
@@ -362,8 +362,8 @@ class Preset:
     network: NETWORKS = "unet"
     """Architecture, 2D or 3D as `size` is."""
     pictures: tuple[Literal["strip", "triptych", "overlay", "turning"], ...] = ("triptych",)
-    """Drawn of held-out patients when the training ends. strip: inputs, truth and prediction of each target.
-    triptych: image, truth, prediction. overlay: both on the image. turning: a rotating 3D GIF."""
+    """Drawn of held-out patients when the training ends. strip: inputs, ground truth and prediction of each
+    target. triptych: image, ground truth, prediction. overlay: both on the image. turning: a 3D GIF."""
     layers: Layers = Layers()
     normalisation: Normalisation = Normalisation()
     sampling: Sampling = Sampling()

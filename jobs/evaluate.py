@@ -1,7 +1,7 @@
-"""Labelmaps against truths → Dice and other scores of every case, as a table, Parquet, CSV and an HTML page.
+"""Labelmaps and ground truth → Dice and other scores of every case: a table, Parquet, CSV and an HTML page.
 
 Scores any folder of labelmaps, another tool's too; a case whose labelmap cannot be scored fails alone, with
-stage and reason. The truths of the cases suffice; where their images are there, the page shows them.
+stage and reason. The ground truth of the cases suffices; where their images are there, the page shows them.
 
     python -m jobs.evaluate --labelmaps data/labelmaps --cases data/cases --report data/reports/first
     ray job submit --working-dir . -- python -m jobs.evaluate --labelmaps s3://b/labelmaps \\
@@ -44,12 +44,12 @@ class Settings:
     labelmaps: str
     """Folder or s3://bucket/prefix with the labelmaps: CASE.nii.gz, CASE.nii or CASE-seg.nii.gz each."""
     cases: str
-    """Folder or s3://bucket/prefix with the cases; those with a truth are scored."""
+    """Folder or s3://bucket/prefix with the cases; those with ground truth are scored."""
     report: str
     """Folder or s3://bucket/prefix for index.html, cases/CASE.html, montage.png, scores.parquet, scores.csv,
     brats.csv."""
     labels: str = "auto"
-    """Label convention of truths and labelmaps; auto tells it by the name of each case. A labelmap of
+    """Label convention of ground truth and labelmaps; auto: by the name of each case. A labelmap of
     jobs.segment carries its own. Or a name or pairs, as jobs.preprocess takes them."""
     roles: tuple[str, ...] = ()
     """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
@@ -62,14 +62,14 @@ class Settings:
     by case with these (comparison.csv), ranked from two others on, and drawn in comparison.png and
     comparison-CASE.png."""
     colours: Colours = "field"
-    """Of the labels in pictures: field is red, green and yellow; colour-blind those of Okabe and Ito 2008."""
+    """Of the labels in pictures. field: red, green and yellow; colour-blind those of Okabe and Ito 2008."""
     dry_run: bool = False
     """Say which cases would be scored and why, and write nothing."""
     max_failed: str = "0"
     """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
     ray: UseRay = "auto"
-    """auto: this process scores the cases by itself, without starting Ray, where no cluster is named and they
-    are few (two a core, eight at most); no: it scores them all; yes: Ray does. The scores are the same."""
+    """auto: without a cluster and with few cases (two a core, at most eight) this process scores them itself,
+    without Ray. no: never start Ray. yes: always. The scores are the same."""
 
 
 def main(settings: Settings) -> Outcome:
@@ -202,14 +202,14 @@ def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) 
     `unread` slices are failures of the run, whatever there is besides.
     """
     for names, what in (
-        (matched.without_labelmap, f"cases with a truth have no labelmap in {labelmaps.uri}"),
+        (matched.without_labelmap, f"cases with ground truth have no labelmap in {labelmaps.uri}"),
         (matched.without_truth, f"labelmaps are of no case with a truth in {source.uri}"),
     ):
         if names:
             say(f"{len(names)} {what}: {examples(names)}")
     if not matched.pairs and not matched.problems and not unread:
         raise UsageError(
-            f"nothing to score: no labelmap in {labelmaps.uri} is named after a case with a truth "
+            f"nothing to score: no labelmap in {labelmaps.uri} is named after a case with ground truth "
             f"in {source.uri} (CASE.nii.gz is due)"
         )
 

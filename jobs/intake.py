@@ -42,8 +42,8 @@ class Settings(incremental.Flags):
     """Flags of jobs.intake."""
 
     scans: str
-    """Folder or s3://bucket/prefix with the studies: DICOM files, told by their tags, or a folder of NIfTI
-    files a study, told by their names."""
+    """Folder or s3://bucket/prefix with the studies: DICOM files, or a folder of NIfTI files for each
+    study. Tags or names tell the series."""
     cases: str
     """Folder or s3://bucket/prefix for the cases."""
     strip: Literal["hdbet", "deepbet", "mask", "none"] = "hdbet"

@@ -39,7 +39,7 @@ class Settings(incremental.Flags):
     shards: str
     """Folder or s3://bucket/prefix for the shards."""
     labels: str = "auto"
-    """Label convention of the truths; auto tells it by the name of each case; brats2021,
+    """Label convention of the ground truth; auto: by the name of each case; brats2021,
     brats2023, brats2024, msd, ped2023, ped2024, met2025, goat, fets2022 or menrt name one; pairs spell one
     out: 1=ET,2=NCR,3=NCR,4=ED (value in the file = NCR, ED, ET or RC)."""
     roles: tuple[str, ...] = ()

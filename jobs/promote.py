@@ -134,8 +134,8 @@ def refuse_other_truths(pairs: Sequence[tuple[Scored, Scored]]) -> None:
             if not math.isclose(one.truth_ml[region], other.truth_ml[region], rel_tol=1e-6):
                 said = " and ".join(f"{of.truth_ml[region]:.3f}" for of in (one, other))
                 raise UsageError(
-                    f"--on: the truths of case {one.case_id} differ ({region} {said} ml): it was changed in "
-                    "between, or is another case of this name; evaluate both models' labelmaps now"
+                    f"--on: the ground truth of case {one.case_id} differs ({region} {said} ml): it was "
+                    "changed in between, or is another case of this name; evaluate both models' labelmaps now"
                 )
 
 

@@ -45,7 +45,7 @@ class Settings(incremental.Flags, SegmentOptions):
     """Flags of jobs.segment."""
 
     cases: str
-    """Folder or s3://bucket/prefix with the cases; truths are not looked at. A model for figshare segments
+    """Folder or s3://bucket/prefix with the cases; ground truth is not read. A model for figshare segments
     figshare's slices there, any other model the other cases."""
     labelmaps: str
     """Folder or s3://bucket/prefix for the labelmaps."""
@@ -149,7 +149,7 @@ def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:
     keys = (place.removeprefix(above) + labelmap_key(case.id) for case in cases)
     if taken := find_cases(Entry(key, 0, "") for key in keys).cases:
         key = next(iter(taken[0].files.values())).key
-        raise UsageError(f"--labelmaps {output.uri}: {key} would count as a truth; give another folder")
+        raise UsageError(f"--labelmaps {output.uri}: {key} would count as ground truth; give another folder")
 
 
 def refuse_foreign(case_ids: Iterable[str], there: set[str], output: Store) -> None:

@@ -1,4 +1,4 @@
-"""What of a bucket is segmented (by which model), held for review, flagged, failed and left, in a terminal.
+"""Counts the cases of a bucket: segmented (by which model), held for review, flagged, failed, left.
 
 Reads a folder of jobs.segment while it works or afterwards; writes nothing. No Ray: the store is the limit.
 
@@ -51,7 +51,7 @@ def main(settings: Settings) -> Outcome:
     show("held for review", waiting)
     show("flagged", [f"{case}: {'; '.join(flags)}" for case, flags in flagged.items()])
     show("failed", failures(notes, output))
-    show("with a marker that cannot be read; jobs.segment makes them again", unreadable)
+    show("with a result record that cannot be read; jobs.segment makes them again", unreadable)
     if settings.cases:
         listing = list_cases(Store(settings.cases), "auto")
         show("refused in the listing", list(map(str, listing.problems)))
@@ -88,7 +88,7 @@ def failures(notes: Mapping[str, tuple[str, int]], output: Store) -> list[str]:
         try:
             said = Failure.from_json(output.read(key)).message
         except (OSError, ValueError):
-            said = f"its note {key} cannot be read"
+            said = f"its failure record {key} cannot be read"
         found.append(f"{said} (runs: {tries})")
     return found
 

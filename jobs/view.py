@@ -1,4 +1,4 @@
-"""Cases, truths and labelmaps in the browser, on this machine alone: three planes and a rendering.
+"""Cases, ground truth and labelmaps in the browser, on this machine alone: three planes and a rendering.
 
 Prints the address and serves until Ctrl-C; writes nothing. No Ray: one case at a time is read, where you sit.
 NiiVue must be installed: `make venv` does, or pip install --no-deps -r requirements-viewer.txt.
@@ -30,7 +30,7 @@ class Settings:
     report: str = ""
     """Folder or s3://bucket/prefix of jobs.evaluate, to sort the cases by their Dice."""
     labels: str = "auto"
-    """Label convention of truths and labelmaps; auto tells it by the name of each case. A labelmap of
+    """Label convention of ground truth and labelmaps; auto: by the name of each case. A labelmap of
     jobs.segment carries its own."""
     roles: tuple[str, ...] = ()
     """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess

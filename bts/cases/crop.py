@@ -101,7 +101,7 @@ def _check_extent(images_CDHW: np.ndarray, grid: Grid, file: str) -> None:
     if max(sides) > MOST_MM:
         shown = " × ".join(f"{side:g}" for side in sides)
         problem = f"what the image holds would be {shown} mm large (slices, rows, columns)"
-        raise CaseError(problem, mend="mend the spacing in the header", file=file)
+        raise CaseError(problem, mend="fix the spacing in the header", file=file)
     if images_CDHW[0].nbytes > MOST_BYTES:
         raise CaseError("more than 2 GiB of voxels", mend="resample or crop the images", file=file)
 

@@ -171,7 +171,7 @@ def foreseen(case: Case, allow_missing: Collection[str] = (), *, truth: bool = F
     if truth and reader.has_truth(case) and case.labels == UNKNOWN:
         known = "|".join(case.traits.conventions) or "NAME (docs/reference/data.md lists them)"
         mend = f"say so with --labels {known}, or spell them out: --labels {EXAMPLE}"
-        problem = "the name does not tell which labels its truth uses"
+        problem = "the name does not tell which labels its ground truth uses"
         return CaseError(problem, mend=mend, case=case.id, file=reader.truth_key(case), stage="list")
     return None
 

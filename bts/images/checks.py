@@ -50,4 +50,4 @@ def check_finite(voxels: np.ndarray, name: str) -> None:
         finite = np.isfinite(voxels.astype(np.float32, copy=False))
     if not finite.all():
         count = int((~finite).sum())
-        raise bad(name, f"{count:,} voxels are NaN or infinite", "mend or leave out this image")
+        raise bad(name, f"{count:,} voxels are NaN or infinite", "fix or leave out this image")

@@ -28,7 +28,7 @@ TYPES = {
     "MET_DOUBLE": "f8",
 }
 CONVERT = "convert it to .nii.gz"
-MEND = "mend its header or convert it to .nii.gz"
+MEND = "fix its header or convert it to .nii.gz"
 
 
 def read_mha(data: bytes, name: str) -> Volume:
@@ -118,7 +118,7 @@ def _grid(fields: dict[str, str], shape: tuple[int, ...], name: str) -> Grid:
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
     header.set_sform(affine, code=1)
-    check_affine(header.get_best_affine(), name, "mend its TransformMatrix or convert it to .nii.gz")
+    check_affine(header.get_best_affine(), name, "fix its TransformMatrix or convert it to .nii.gz")
     zooms = np.linalg.norm(affine[:3, :3], axis=0)
     header.set_zooms(zooms)
     axes = affine[:3, :3] / zooms

@@ -12,7 +12,7 @@ from bts.images.checks import MAX_BYTES, bad, check_affine, check_finite, check_
 from bts.images.grid import Grid, Volume, parse_header
 
 HEADER_SIZES = {n.to_bytes(4, order): n for n in (348, 540) for order in ("little", "big")}
-MEND_AFFINE = "mend the header's qform or sform"
+MEND_AFFINE = "fix the header's qform or sform"
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 
 
@@ -149,6 +149,6 @@ def _scaled(voxels: np.ndarray, header: nib.Nifti1Header, name: str) -> np.ndarr
     if slope == 0 or (slope == 1 and inter == 0) or math.isnan(slope):  # NIfTI: slope 0 means no scale
         return voxels
     if not (math.isfinite(slope) and math.isfinite(inter)):
-        raise bad(name, f"the scale is {slope:g}, {inter:g}", "mend scl_slope and scl_inter in the header")
+        raise bad(name, f"the scale is {slope:g}, {inter:g}", "fix scl_slope and scl_inter in the header")
     with np.errstate(over="ignore"):  # infinite voxels are refused by who asks
         return (voxels.astype(np.float64) * slope + inter).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How far a network's probabilities bear out its own labelmap, and the Dice that may be expected of it.
+"""Soft Dice between a network's probabilities and its own labelmap, and the Dice to expect from it.
 
 The soft Dice between labelmap and probabilities ranks cases much as their Dice does, but is too high:
 networks are surer than they are right. How much so is known from the held-out cases of the training.

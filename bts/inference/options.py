@@ -12,18 +12,20 @@ class SegmentOptions:
     """Flags of jobs.segment that a labelmap, or what lies beside it, depends on."""
 
     labels: str = "auto"
-    """Label convention to write; auto is each case's own (brats2023 where its name does not tell); or a
-    name or pairs, as jobs.preprocess takes them. The marker and _labels/ say what each labelmap is in."""
+    """Label convention to write, by name or in pairs as jobs.preprocess takes them; auto: each case's own
+    (brats2023 where its name does not tell). The result record and _labels/ say which it is."""
     flips: bool = False
-    """Average each prediction with that of its left-right mirror: twice the time, a little more accurate."""
+    """Mirror at test time: average each prediction with that of its left-right mirror image. Twice the time,
+    a little more accurate."""
     allow_missing: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = ()
-    """Segment cases that lack these modalities too: the network sees nothing in their place, and the labelmap
-    gets a flag. Train with --augmentation.drop for a network that is used to it."""
+    """Segment cases that lack these modalities too: the network gets nothing in their place, and the labelmap
+    a quality warning. Train with --augmentation.drop to make the network used to it."""
     probabilities: bool = False
     """Also write _probabilities/CASE.TARGET.nii.gz (WT, TC, ET, or the model's own targets): bytes on the
     same grid, 255 is certain."""
     hold_flagged: bool = False
-    """Write labelmaps with flags (empty, very large, unlike the training's, …) to _held/ for review."""
+    """Write labelmaps with quality warnings (empty, very large, unlike the training's, …) to _held/, for
+    review."""
 
     def recorded(self, case: Case) -> dict[str, object]:
         """Those that change the results of a case, as its marker and its fingerprint have them.

@@ -90,7 +90,7 @@ class Segmenter:
     def agreement(
         self, volume: CaseVolume, probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray
     ) -> dict[str, float]:
-        """How far the probabilities bear out the labels, by region (see `confidence`); of the brain alone."""
+        """Soft Dice of the probabilities and the labels, by region (see `confidence`), within the brain."""
         if self.within_brain(volume):
             probabilities_KDHW = probabilities_KDHW * torch.from_numpy(volume.brain)
         return agreement(probabilities_KDHW, labels_DHW, self.predicts.targets)

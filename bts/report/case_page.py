@@ -69,7 +69,7 @@ def _provenance(pair: Pair, labels: Labels, places: Sequence[str]) -> dict[str, 
     (marker,) = labels.markers if len(labels.markers) == 1 else (Marker(),)
     return {
         "Labelmap": f"{folder}/{pair.labelmap} ({pair.version})",
-        "Truth": f"{cases}/{truth.key} ({truth.version})" if truth else f"in the slices of {cases}",
+        "Ground truth": f"{cases}/{truth.key} ({truth.version})" if truth else f"in the slices of {cases}",
         "Grid": f"{shape} voxels of {spacing} mm, {labels.grid.orientation}",
         "Labels": labels.convention,
         "Models": ", ".join(f"{one.get('name', '')} {one.get('digest', '')}" for one in marker.models),

@@ -152,7 +152,7 @@ def match(
 def outdated(case_id: str, labelmap: str) -> CaseError:
     """Of a case that failed when it was last segmented: the labelmap that is still there is an older one."""
     problem = "the case failed when it was last segmented: this labelmap is of older files or another model"
-    mend = "see the run report of jobs.segment, mend the case, run it again; or delete the labelmap"
+    mend = "see the run report of jobs.segment, fix the case, run it again; or delete the labelmap"
     return CaseError(problem, mend=mend, case=case_id, file=labelmap, stage="list")
 
 
@@ -186,7 +186,8 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
         found = read_nifti(data, pair.labelmap)
         if not found.grid.same_place(truth.grid):
             raise CaseError(
-                f"the labelmap's grid ({found.grid.describe()}) is not the truth's ({truth.grid.describe()})",
+                f"the labelmap's grid ({found.grid.describe()}) is not the ground truth's "
+                f"({truth.grid.describe()})",
                 mend=_mend_of_grid(pair.case), file=pair.labelmap, stage="grid",
             )  # fmt: skip
         truth_DHW = _labels(truth.voxels, pair.case.labels, reader.truth_key(pair.case))
@@ -230,7 +231,7 @@ def written_in(pair: Pair, markers: Sequence[Marker]) -> str:
     said = {marker.labels for marker in markers}
     if len(said) != 1 or not all(map(is_known, said)):
         raise CaseError(
-            "the labelmap's markers do not tell one label convention",
+            "the labelmap's result records in _done do not name one label convention",
             mend="delete them and run jobs.segment again", file=pair.markers[0], stage="labels",
         )  # fmt: skip
     return said.pop()
@@ -255,7 +256,7 @@ def _prediction(
     """(labels of the project, convention of the file, its own markers) of a labelmap read from its bytes."""
     if not pair.markers and signed(found.grid.header):
         raise CaseError(
-            "jobs.segment wrote this labelmap, and its marker in _done is missing: the run was cut off",
+            "jobs.segment wrote this labelmap, but its result record in _done is missing: a run was cut off",
             mend="run jobs.segment again; a copy needs the folder _done beside it",
             file=pair.labelmap, stage="labels",
         )  # fmt: skip
@@ -271,7 +272,7 @@ def _speaking_of(data: bytes, markers: Sequence[Marker], pair: Pair) -> list[Mar
     own = [marker for marker in markers if marker.speaks_of(digest(data))]
     if markers and not own:
         raise CaseError(
-            "the labelmap is not the one that its marker in _done speaks of",
+            "the labelmap is not the one that its result record in _done is of",
             mend="give another tool's, or an edited one, a folder of its own, or run jobs.segment again",
             file=pair.labelmap, stage="labels",
         )  # fmt: skip

@@ -20,7 +20,7 @@ from bts.shards.catalogue import Shard
 from bts.training.splits import split_patients, turns
 
 FORMAT = 3  # raised when equal shards and settings train another model
-OTHER_TRUTH = "whose truth does not hold the preset's targets"
+OTHER_TRUTH = "whose ground truth does not hold the preset's targets"
 OTHER_SPACING = "not of 1 mm, which a 3D preset needs"
 
 
@@ -104,8 +104,8 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
     if not training or not held_out:
         others = "".join(f"{len(keys)} shards are left out, {why}; " for why, keys in left_out.items())
         raise UsageError(
-            f"fold {fold} of {len(groups)} patients with a truth has {len(training)} cases for training and "
-            f"{len(held_out)} for validation; {others}preprocess more cases (5 patients fill every fold)"
+            f"fold {fold} of {len(groups)} patients with ground truth has {len(training)} cases for training "
+            f"and {len(held_out)} for validation; {others}preprocess more cases (5 patients fill every fold)"
         )
     preset = with_statistics(preset, training)
     keys = {s.key: "" for s in usable}  # a shard's name carries its content's fingerprint
@@ -168,7 +168,7 @@ def sort_out(shards: Sequence[Shard], preset: Preset) -> tuple[list[Shard], dict
         figshare = preset.targets in WRITTEN_AS
         of, instead = ("BraTS", "regions or labels") if figshare else ("figshare", "tumour or tumour_types")
         raise UsageError(
-            f"targets {preset.targets} and these shards do not go together: their truths are of {of}, "
+            f"targets {preset.targets} and these shards do not go together: their ground truth is of {of}, "
             f"which has --targets {instead}"
         )
     return usable, {why: [shard.key for shard in others] for why, others in found.items()}
@@ -179,7 +179,7 @@ def why_not(shard: Shard, preset: Preset) -> str:
     if shard.outdated:
         return "of older files, for the case failed when it was last preprocessed"
     if not shard.labelled:
-        return "without a truth"
+        return "without ground truth"
     if not teaches(shard.labels, preset.targets):
         return OTHER_TRUTH
     # A 3D cut is of slices as they are stored.

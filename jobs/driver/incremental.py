@@ -30,22 +30,22 @@ class Flags:
     """Flags of a job that does what is new."""
 
     dry_run: bool = False
-    """Say what would be done and why, and write nothing."""
+    """Say what would be done and why; write nothing."""
     retry_failed: int = 3
-    """In how many later runs a case that failed is tried again; then it is left aside until its files or the
-    options change. It counts as failed all the while."""
+    """How many later runs try a failed case again. Then it is left aside until its files or the options
+    change; it still counts as failed."""
     limit: int | None = None
     """Do at most this many cases; the next run goes on."""
     since: str | None = None
-    """Do only cases of which a file was written then or later, and those that failed before: 2026-11-20,
-    2026-11-20T22:00 (this machine's time), or so long ago as 36h or 7d."""
+    """Do only cases with a file written since then, and those that failed before: 2026-11-20,
+    2026-11-20T22:00 (this machine's time), or an age, 36h or 7d."""
     shard: str = "1/1"
-    """I/N: do only the I-th of N equal parts of the cases, told by their names, for N runs side by side."""
+    """I/N: do only the I-th of N equal parts of the cases, by name, for N runs side by side."""
     max_failed: str = "0"
     """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
     ray: UseRay = "auto"
-    """auto: this process does the cases by itself, without starting Ray, where no cluster is named and they
-    are few (two a core, eight at most); no: it does them all; yes: Ray does. The results are the same."""
+    """auto: without a cluster and with few cases (two a core, at most eight) this process does them itself,
+    without Ray. no: never start Ray. yes: always. The results are the same."""
 
     def check(self) -> None:
         """Raise UsageError for values that make no sense."""
@@ -114,8 +114,8 @@ def failed_before(notes: Mapping[str, str], output: Store) -> list[Failure]:
         try:
             found = Failure.from_json(output.read(key))
         except (OSError, ValueError):
-            problem = "its note cannot be read"
-            message = f"case {case_id}: its note {key} cannot be read; delete it to try the case again"
+            problem = "its failure record cannot be read"
+            message = f"case {case_id}: {problem}; delete {key} to try the case again"
             found = Failure(case_id=case_id, file=key, error=problem, message=message)
         return replace(found, case_id=case_id, left_aside=key)
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import tyro
-
 from bts.errors import Failure, RunError, UsageError
 from bts.storage import Store
+from jobs.driver import flags
 from jobs.driver.progress import examples, say
 
 ALIKE = 3  # failures of one cause that are named one by one
@@ -50,8 +49,7 @@ def run_job(name: str, settings_class: type, main: Callable[..., Outcome]) -> No
 
 def parse(name: str, settings_class: type, main: Callable) -> Any:
     """The command line as a value of `settings_class`; exits with 2 and the reason if it is none."""
-    about = sys.modules[main.__module__].__doc__.split("\n\n")[0]
-    return tyro.cli(settings_class, prog=f"python -m jobs.{name}", description=about)
+    return flags.parse(settings_class, f"python -m jobs.{name}", sys.modules[main.__module__].__doc__)
 
 
 def guarded(name: str, work: Callable[[], Outcome]) -> int:

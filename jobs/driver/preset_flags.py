@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from bts.presets import PRESETS
+from jobs.driver.flags import describe
 from jobs.driver.outcome import DONE, WRONG_USAGE, Outcome, guarded
 
 
@@ -32,7 +33,7 @@ def run(job: str, kind: type, work: Callable[..., Outcome], about: str, argv: li
 
 def parse(job: str, kind: type, about: str, argv: list[str]) -> Any:
     """`PRESET [flags]` as a value of `kind`, whose field `preset` defaults to that preset."""
-    prog, text = f"python -m jobs.{job} {argv[0]}", about.split("\n\n")[0]
+    prog, text = f"python -m jobs.{job} {argv[0]}", describe(about)
     needed = {f.name: tyro.MISSING for f in fields(kind) if f.default is MISSING and f.name != "preset"}
     default = kind(**needed, preset=PRESETS[argv[0]])
     return tyro.cli(kind, prog=prog, description=text, args=argv[1:], default=default)

@@ -201,7 +201,7 @@ def test_each_case_has_a_page(five, tmp_path, capsys):
     sound, bare = pages[f"cases/{PERFECT}.html"], pages[f"cases/{SHIFTED}.html"]
     assert (sound.count("data:image/jpeg"), bare.count("data:image/jpeg")) == (3 * 4, 3 * 2)
     assert f"{labelmaps.uri}/{PERFECT}.nii.gz" in sound and "40×48×24 voxels of 1×1×1 mm, RAS" in sound
-    assert "<script" not in sound and "Volume of the truth, ml" in sound
+    assert "<script" not in sound and "Volume of the ground truth, ml" in sound
 
     output.delete(f"cases/{PERFECT}.html")
     _, said, _ = run(capsys, labelmaps, cases, output, dry_run=True)

@@ -96,7 +96,7 @@ def test_scores_against_other_truths_say_nothing(tracker, registry, tmp_path, ca
     name, (old, new) = registry
     of_new, of_old = report(tmp_path / "n", new, 0.8), report(tmp_path / "o", old, 0.7, truth_ml=90.0)
     code, _, said = run(capsys, f"models:/{name}/2", of_new, of_old)
-    assert code == 2 and "the truths of case case10 differ (WT 40.000 and 90.000 ml)" in said
+    assert code == 2 and "the ground truth of case case10 differs (WT 40.000 and 90.000 ml)" in said
     again = report(tmp_path / "a", new, 0.6)
     code, _, said = run(capsys, f"models:/{name}/2", of_new, again, report(tmp_path / "o", old, 0.7))
     assert code == 2 and "case10 has two different scores" in said and champion(tracker, name) == "1"

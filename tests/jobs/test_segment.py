@@ -20,7 +20,7 @@ def test_labelmaps_never_go_where_they_would_count_as_truths(tmp_path):
     keys = ["imagesTr/BRATS_001.nii.gz", "labelsTr/BRATS_001.nii.gz", "imagesTs/BRATS_485.nii.gz"]
     cases, source = find_cases(Entry(key, 1, "v") for key in keys).cases, Store(tmp_path / "Task01")
     for folder in ("labelsTr", "labelsTs"):
-        with pytest.raises(UsageError, match=f"{folder}/BRATS_001.nii.gz would count as a truth"):
+        with pytest.raises(UsageError, match=f"{folder}/BRATS_001.nii.gz would count as ground truth"):
             check_apart(cases, source, Store(tmp_path / "Task01" / folder))
     for elsewhere in ("Task01", "Task01/labelmaps", "Task01b/labelsTr", "labelsTr"):
         check_apart(cases, source, Store(tmp_path / elsewhere))

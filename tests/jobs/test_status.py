@@ -52,7 +52,9 @@ def test_a_night_in_a_bucket(bucket, model, capsys):
 
     labelmaps.put(f"_done/{GOOD}.0123456789ab.json", b"{")
     said, _ = run(capsys, labelmaps)
-    assert f"1 with a marker that cannot be read; jobs.segment makes them again\n  _done/{GOOD}." in said
+    assert (
+        f"1 with a result record that cannot be read; jobs.segment makes them again\n  _done/{GOOD}." in said
+    )
 
 
 def test_no_bucket_is_one_line(tmp_path, s3, capsys):

@@ -135,7 +135,9 @@ def test_slice_and_modality_change_the_picture_and_the_address(page):
 def test_a_case_without_a_labelmap_says_so_and_shows_its_images(page):
     page.press("ArrowRight")
     page.wait(f"document.body?.dataset.shown === '{ALONE}'")
-    assert page.run("document.getElementById('said').textContent") == "no labelmap: images and truth only"
+    assert (
+        page.run("document.getElementById('said').textContent") == "no labelmap: images and ground truth only"
+    )
     assert page.run("document.querySelector('#prediction button').disabled") is True
     assert axial(page).std() > 20
     page.press("ArrowLeft")

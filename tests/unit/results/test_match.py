@@ -171,7 +171,7 @@ def test_a_marker_is_believed_of_its_own_bytes_alone(stores):
     stores[1].put(pair.markers[0], json.dumps({"labels": "msd", "labelmap": written}).encode())
     assert read_pair(pair, *stores).convention == "msd"
     stores[1].put(pair.labelmap, nifti(np.roll(voxels()[1], 1, axis=0)))
-    with pytest.raises(CaseError, match="not the one that its marker") as caught:
+    with pytest.raises(CaseError, match="not the one that its result record") as caught:
         read_pair(pair, *stores)
     assert (caught.value.stage, caught.value.file) == ("labels", pair.labelmap)
 
@@ -244,7 +244,7 @@ def test_our_own_labelmap_without_its_marker_is_refused(tmp_path):
             lambda pair=pair: read_prediction(pair, store),
         ):
             if refused:
-                with pytest.raises(CaseError, match="marker in _done is missing"):
+                with pytest.raises(CaseError, match="result record in _done is missing"):
                     read()
             else:
                 read()

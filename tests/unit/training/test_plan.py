@@ -70,7 +70,7 @@ def test_what_is_not_trained_on_is_said():
     assert {len(plan.held_out) + len(plan.training) for plan in plans} <= {15, 16, 17}
     for plan in plans:
         left = {key: why for why, keys in plan.left_out.items() for key in keys}
-        assert "older files" in left[sound[0].key] and left[sound[1].key] == "without a truth"
+        assert "older files" in left[sound[0].key] and left[sound[1].key] == "without ground truth"
         assert "targets" in left[sound[2].key]
         assert {s.key for s in (*plan.training, *plan.held_out)} | left.keys() == {s.key for s in sound}
 

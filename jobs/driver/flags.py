@@ -1,0 +1,85 @@
+"""The command line of a job: its settings as flags, in the groups in which people need them. Not a command.
+
+Settings are flat dataclasses, some fields inherited, so their own order is another. For parsing and --help
+alone they are put into groups; what comes out is the job's own dataclass again.
+"""
+
+import ast
+import dataclasses
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+GROUPS = {
+    "files": (
+        "Where things lie: a folder, or s3://bucket/prefix.",
+        "source scans cases labelmaps shards models results report zip bucket model name on",
+    ),
+    "data": (
+        "What the files hold, by name and by label.",
+        "labels roles patients allow_missing channels strip atlas space",
+    ),
+    "result": ("What is made of them.", ""),
+    "cases": ("Which cases are done.", "dry_run limit since shard retry_failed max_failed"),
+    "machine": ("What it runs on.", "ray gpu predictors gpu_share port"),
+}
+"""Group → (its line, its fields in their order); fields that no group names are of "result"."""
+EXAMPLE = re.compile(r"^(?:    .*\\\n)*    .*$", re.MULTILINE)  # the first indented command
+
+
+def parse(kind: type, prog: str, about: str, args: Sequence[str] | None = None) -> Any:
+    """The command line as a value of `kind`, a dataclass; exits with 2 and the reason if it is none.
+
+    about: the command's own text, whose first paragraph and first example --help shows.
+    """
+    wanted = dataclasses.make_dataclass(
+        "Flags", [_group(kind, name) for name in GROUPS if _fields(kind, name)]
+    )
+    found = tyro.cli(tyro.conf.OmitArgPrefixes[wanted], prog=prog, description=describe(about), args=args)
+    values = {}
+    for group in dataclasses.fields(found):
+        values |= vars(getattr(found, group.name))
+    return kind(**values)
+
+
+def describe(about: str) -> str:
+    """The first paragraph of a command's text, and its first example."""
+    example = EXAMPLE.search(about)
+    return about.split("\n\n")[0] + (f"\n\nExample:\n{example[0]}" if example else "")
+
+
+def _group(kind: type, name: str) -> tuple[str, Any]:
+    """A field for `make_dataclass`: the group's own dataclass."""
+    hints, texts = typing.get_type_hints(kind, include_extras=True), field_texts(kind)
+    made = []
+    for field in _fields(kind, name):
+        annotation = Annotated[hints[field.name], tyro.conf.arg(help=texts.get(field.name))]
+        kept = {of: getattr(field, of) for of in ("default", "default_factory")}
+        made.append((field.name, annotation, dataclasses.field(kw_only=True, **kept)))
+    group = dataclasses.make_dataclass(f"{kind.__name__}_{name}", made)
+    return name, Annotated[group, tyro.conf.arg(help=GROUPS[name][0])]
+
+
+def _fields(kind: type, group: str) -> list[dataclasses.Field]:
+    """The fields of a group, in the order of GROUPS."""
+    place = {field: (name, n) for name, (_, some) in GROUPS.items() for n, field in enumerate(some.split())}
+    mine = [one for one in dataclasses.fields(kind) if place.get(one.name, ("result", 0))[0] == group]
+    return sorted(mine, key=lambda one: place.get(one.name, ("", 0))[1])
+
+
+def field_texts(kind: type) -> dict[str, str]:
+    """Field → the text that stands below it in the source, of a dataclass and those that it inherits."""
+    found = {}
+    for one in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(one):
+            continue
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+        for field, text in zip(node.body, node.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                found[field.target.id] = " ".join(text.value.value.split())
+    return found
