@@ -222,7 +222,7 @@ def _waiting(cases: Sequence[Case], entries: Sequence[Entry]) -> dict[str, Pair]
 
 def _note(case: Case, pair: Pair | None) -> str:
     if pair is None:
-        return f"no labelmap: images {'and truth ' * reader_of(case).has_truth(case)}only"
+        return f"no labelmap: images {'and ground truth ' * reader_of(case).has_truth(case)}only"
     return "held for review" if pair.labelmap.startswith(held("")) else ""
 
 
