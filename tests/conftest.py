@@ -25,6 +25,20 @@ hypothesis.settings.register_profile("bts", deadline=None)
 hypothesis.settings.load_profile("bts")
 
 
+WITH_RAY = {"jobs", "faults"}
+"""Folders of tests whose tests start Ray, all but a few files of them."""
+WITHOUT_RAY = {"test_inputs.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the two processes of `make test` one has all that starts Ray, one test after the other: two clusters
+    at a time would be too many for two cores. The other takes the rest, a file at a time."""
+    for item in items:
+        ray = item.path.parent.name in WITH_RAY and item.path.name not in WITHOUT_RAY
+        ray |= bool({"ray_local", "run_job"} & {*getattr(item, "fixturenames", ())})
+        item.add_marker(pytest.mark.xdist_group("ray" if ray else str(item.path)))
+
+
 @dataclass(frozen=True)
 class Bucket:
     """A fresh prefix of a fresh bucket, and the folder that the server keeps it in."""
