@@ -68,7 +68,8 @@ def slide(
     boxes = [tuple(slice(a, a + n) for a, n in zip(at, size, strict=True)) for at in corners]
     total = weights = None
     for some in _batches(boxes, window.sw_batch_size):
-        cuts = torch.cat([images[(slice(None), slice(None), *box)] for box in some]).to(device)
+        views = [images[(slice(None), slice(None), *box)] for box in some]
+        cuts = (views[0] if len(views) == 1 else torch.cat(views)).to(device)  # no copy of the one window
         found = forward(cuts).float() * weight
         if total is None:
             total = torch.zeros((found.shape[1], *images.shape[2:]), device=device)
