@@ -42,8 +42,6 @@ class Settings:
     takes them, such as 1=ED,2=NCR,3=ET."""
     configuration: str = ""
     """Which of several trained configurations a source holds, such as 3d_fullres of nnU-Net."""
-    trust: bool = False
-    """Adopt a program too (torch.export, TorchScript): it runs as its author wrote it; for your own alone."""
     overwrite: bool = False
     """Replace another model of this name."""
 
@@ -63,7 +61,6 @@ def main(settings: Settings) -> Outcome:
         channels=settings.channels,
         labels=labels,
         configuration=settings.configuration,
-        trust=settings.trust,
     )
     kind, data = foreign.convert(Source(settings.source), asked)
     adopted = load(data, key)

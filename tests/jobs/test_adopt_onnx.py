@@ -1,5 +1,6 @@
-"""Our own network, exported to ONNX, adopted and run by jobs.segment: the labelmaps of the network itself."""
+"""ONNX adopted and run by jobs.segment: the labelmaps of the network that was exported, ours or MONAI's."""
 
+import gzip
 import io
 import json
 
@@ -15,7 +16,7 @@ from bts.model.nets import build
 from bts.settings import Budget, Layers, Loss, Preset, Sampling
 from bts.storage import Store
 from jobs import adopt, segment
-from tests import builders
+from tests import builders, bundles
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(torch|onnxscript)")
 
@@ -53,13 +54,18 @@ def models(tmp_path_factory):
     (folder / "own.safetensors").write_bytes(save_model(untrained, preset, {}))
     network = load_model((folder / "own.safetensors").read_bytes(), "own").network
     assert list(TARGETS[preset.targets]) == ["WT", "TC", "ET"]
-    program = torch.onnx.export(network, (torch.zeros(1, 4, z, y, x),), dynamo=True, verbose=False)
+    return folder / "own.safetensors", exported(network, (z, y, x), TOML, folder / "export")
+
+
+def exported(network, size, toml, folder):
+    """A folder as jobs.adopt takes it."""
+    program = torch.onnx.export(network, (torch.zeros(1, 4, *size),), dynamo=True, verbose=False)
     file = io.BytesIO()
     onnx.save(program.model_proto, file)
-    (folder / "export").mkdir()
-    (folder / "export" / "own.onnx").write_bytes(file.getvalue())
-    (folder / "export" / "own.toml").write_text(TOML)
-    return folder / "own.safetensors", folder / "export"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(file.getvalue())
+    (folder / "model.toml").write_text(toml)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +84,8 @@ def run(cases, labelmaps, *models, **flags):
     where = {"cases": cases, "labelmaps": str(labelmaps), "model": tuple(map(str, models))}
     outcome = segment.main(segment.Settings(**where, ray="no", gpu="no", **flags))
     assert not outcome.failed and outcome.counts["written"] == len(CASES)
-    return [np.asanyarray(nib.load(labelmaps / f"{case}.nii.gz").dataobj) for case in CASES]
+    files = (gzip.decompress(Store(str(labelmaps)).read(f"{case}.nii.gz")) for case in CASES)
+    return [np.asanyarray(nib.Nifti1Image.from_bytes(file).dataobj) for file in files]
 
 
 def test_its_labelmaps_are_the_network_s_own(cases, models, tmp_path, monkeypatch):
@@ -97,3 +104,25 @@ def test_its_labelmaps_are_the_network_s_own(cases, models, tmp_path, monkeypatc
     sure = np.asanyarray(nib.load(tmp_path / "b" / "_probabilities" / f"{CASES[0]}.ET.nii.gz").dataobj)
     np.testing.assert_array_equal(sure >= 128, theirs[0] == 4)
     run(cases, tmp_path / "c", own, adopted)
+
+
+def test_monai_s_network_in_either_form_from_a_bucket(cases, tmp_path, monkeypatch, bucket):
+    """A bundle and an ONNX export of its network, adopted into a bucket and run over cases there."""
+    monkeypatch.chdir(tmp_path)
+    there = Store(f"{bucket.uri}/cases")
+    builders.put_all(there, {entry.key: Store(cases).read(entry.key) for entry in Store(cases).list()})
+    bundle = bundles.write_bundle(tmp_path / "bundle")
+    toml = TOML.replace('"SPL"', '"RAS"').replace("[16, 32, 24]", "[32, 32, 32]\noverlap = 0.5")
+    toml = toml.replace('["t1", "t1ce", "t2", "flair"]', '["t1ce", "t1", "t2", "flair"]')
+    toml = toml.replace('["WT", "TC", "ET"]', '["TC", "WT", "ET"]')
+    graph = exported(bundles.untrained(bundles.NETWORK), (32, 32, 32), toml, tmp_path / "export")
+    labelmaps = {}
+    for name, source in (("bundle", bundle), ("graph", graph)):
+        adopt.main(adopt.Settings(str(source), f"{bucket.uri}/models", name))
+        model = f"{bucket.uri}/models/{name}.safetensors"
+        labelmaps[name] = run(there.uri, f"{bucket.uri}/{name}", model)
+    for one, other in zip(*labelmaps.values(), strict=True):
+        assert len(np.unique(one)) >= 3 and (one != other).mean() < 1e-3
+    both = (f"{bucket.uri}/models/{name}.safetensors" for name in labelmaps)
+    for one, other in zip(run(there.uri, tmp_path / "both", *both), labelmaps["bundle"], strict=True):
+        assert (one != other).mean() < 1e-3, "their mean is what each of them says"

@@ -28,6 +28,7 @@ class Kind(Protocol):
 
 KINDS: dict[str, Kind] = {"nnunet": nnunet, "monai": bundle, "onnx": onnx_model}
 """By the name that the file of an adopted model carries."""
+PROGRAMS = (".pt2", ".ts", ".jit", ".torchscript")
 
 
 def convert(source: Source, asked: Asked) -> tuple[str, bytes]:
@@ -35,6 +36,11 @@ def convert(source: Source, asked: Asked) -> tuple[str, bytes]:
     for name, kind in KINDS.items():
         if kind.recognises(source):
             return name, kind.convert(source, asked)
+    if programs := [name for name in source.names if name.lower().endswith(PROGRAMS)]:
+        raise UsageError(
+            f"{source.uri}: {programs[0]} is a program (TorchScript, torch.export), which no list can check; "
+            "export the network to ONNX"
+        )
     files = ", ".join(source.names[:5]) + (", …" if len(source.names) > 5 else "")
     raise UsageError(f"{source.uri}: of no kind that can be adopted ({', '.join(KINDS)}); it holds {files}")
 
