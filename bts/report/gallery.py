@@ -56,7 +56,7 @@ def grid(
     shown = _Slice.fullest(volume, next(iter(predictions.values())), convention, colours)
     image = "t1ce" if "t1ce" in volume.modalities else volume.modalities[0]
     below = shown.grey(image)
-    cells = {NAMES[image]: shown.panel(below), "truth": shown.panel(below, shown.truth)}
+    cells = {NAMES[image]: shown.panel(below), "ground truth": shown.panel(below, shown.truth)}
     cells |= {name.replace("_", " "): shown.panel(below, of[shown.z]) for name, of in predictions.items()}
     captions = list(cells)
     rows = [[{name: cells[name] for name in captions[n : n + 4]}] for n in range(0, len(captions), 4)]
@@ -141,7 +141,7 @@ def _triptych(shown: _Slice, image: str) -> bytes:
     black = np.zeros_like(shown.truth)
     group = {
         NAMES[image]: shown.panel(shown.grey(image)),
-        "truth": shown.panel(black, shown.truth),
+        "ground truth": shown.panel(black, shown.truth),
         "prediction": shown.panel(black, shown.prediction),
     }
     return shown.sheet([[group]], shown.used())
@@ -152,7 +152,7 @@ def _overlay(shown: _Slice, image: str) -> bytes:
     grey = shown.grey(image)
     group = {
         NAMES[image]: shown.panel(grey),
-        "truth": shown.panel(grey, shown.truth),
+        "ground truth": shown.panel(grey, shown.truth),
         "prediction": shown.panel(grey, shown.prediction),
     }
     return shown.sheet([[group]], shown.used())

@@ -52,7 +52,7 @@ def draw(volume: CaseVolume, truth_DHW: np.ndarray, prediction_DHW: np.ndarray, 
     hull = _surface(_outline(volume), spacing)
     sides = {
         caption: {n: _surface(labels == n, spacing) for n in legend if (labels == n).any()}
-        for caption, labels in (("truth", truth_DHW), ("prediction", prediction_DHW))
+        for caption, labels in (("ground truth", truth_DHW), ("prediction", prediction_DHW))
     }
     half = spacing[::-1] * truth_DHW.shape[::-1] / 2  # x, y, z in mm
     scale = _scale(hull, half)
