@@ -28,7 +28,7 @@ GROUPS = {
     "cases": ("Which cases are done.", "dry_run limit since shard retry_failed max_failed"),
     "machine": ("What it runs on.", "ray gpu predictors gpu_share port"),
 }
-"""Group → (its line, its fields in their order); fields that no group names are of "result"."""
+"""Group → (its line, its fields in their order); fields that it does not name are of "result"."""
 EXAMPLE = re.compile(r"^(?:    .*\\\n)*    .*$", re.MULTILINE)  # the first indented command
 
 
@@ -66,10 +66,15 @@ def _group(kind: type, name: str) -> tuple[str, Any]:
 
 
 def _fields(kind: type, group: str) -> list[dataclasses.Field]:
-    """The fields of a group, in the order of GROUPS."""
+    """The fields of a group, in the order of GROUPS; one that no group names is of files if it is needed."""
     place = {field: (name, n) for name, (_, some) in GROUPS.items() for n, field in enumerate(some.split())}
-    mine = [one for one in dataclasses.fields(kind) if place.get(one.name, ("result", 0))[0] == group]
-    return sorted(mine, key=lambda one: place.get(one.name, ("", 0))[1])
+    found = []
+    for field in dataclasses.fields(kind):
+        needed = field.default is dataclasses.MISSING is field.default_factory
+        name, n = place.get(field.name, ("files" if needed else "result", 99))
+        if name == group:
+            found.append((not needed, n, field))
+    return [field for *_, field in sorted(found, key=lambda one: one[:2])]
 
 
 def field_texts(kind: type) -> dict[str, str]:
