@@ -4,19 +4,22 @@ import contextlib
 
 import torch
 
+SAFE_SIDE = 8
+"""oneDNN's bfloat16 gradients of 3D kernels are wrong, NaN at times, where a side is shorter than the kernel
+(torch 2.13; kernels here have 5 at most), and at a single voxel a slice up to a depth of 6."""
+
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
     """The device asked for; with None the GPU where there is one, else the CPU."""
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def autocast(device: torch.device, *, volumes_learn: bool = False) -> contextlib.AbstractContextManager:
+def autocast(device: torch.device, *, learned_side: int | None = None) -> contextlib.AbstractContextManager:
     """bfloat16 arithmetic where the hardware has it (a third of the time on avx512_bf16), else float32.
 
-    volumes_learn: gradients of 3D convolutions are wanted.
+    learned_side: shortest side, in voxels, of what 3D convolutions see whose gradients are wanted.
     """
-    if volumes_learn and device.type == "cpu":
-        # oneDNN's bfloat16 gradients of 3D kernels are wrong, NaN at times, at a depth of k - 1 (torch 2.13).
+    if device.type == "cpu" and learned_side is not None and learned_side < SAFE_SIDE:
         return contextlib.nullcontext()
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -196,7 +196,8 @@ def batch_loss(preset: Preset, stepper: nn.Module, batch: dict, generator) -> to
     images = normalise(batch["images"], batch["constants"])
     images, mask = vary(images, batch["mask"], preset, generator)
     images = finish(images, batch["constants"], preset.normalisation)
-    with autocast(images.device, volumes_learn=preset.volumetric):
+    deepest = min(preset.size) // preset.layers.multiple if preset.volumetric else None
+    with autocast(images.device, learned_side=deepest):
         logits = stepper(images.contiguous(memory_format=channels_last(images.ndim - 2)))
     return total_loss(logits, encode(mask, preset), preset.loss, preset.output)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bts.model.nets.instance_norm import InstanceNorm2d, InstanceNorm3d
 from bts.settings import Layers
 
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -16,7 +17,7 @@ TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 PAD = {2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+INSTANCE = {2: InstanceNorm2d, 3: InstanceNorm3d}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 from bts.errors import UsageError
-from bts.model.device import autocast
+from bts.model.device import SAFE_SIDE, autocast, channels_last
 from bts.model.nets import FAMILIES, build
 from bts.model.nets.attention import Gate
-from bts.model.nets.blocks import Parts, PreActivation
+from bts.model.nets.blocks import INSTANCE, Parts, PreActivation
 from bts.model.nets.encoder_unet import EncoderUNet, _timm, load_encoder
 from bts.model.nets.folding import folded
 from bts.model.nets.own_statistics import with_own_statistics
@@ -96,10 +96,42 @@ def test_volumes_learn_are_right_at_every_depth(family):
     """oneDNN's bfloat16 gradients of 3D kernels were wrong, NaN at times, at a depth of kernel - 1."""
     network, x = tiny(family, 3), images(3)
     exact = torch.autograd.grad(network(x).square().mean(), network.parameters())
-    with autocast(torch.device("cpu"), volumes_learn=True):
+    with autocast(torch.device("cpu"), learned_side=min(SIDES) // 4):
         found = torch.autograd.grad(network(x).square().mean(), network.parameters())
     for wanted, got in zip(exact, found, strict=True):
         assert (got - wanted).norm() <= 0.01 * wanted.norm()
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_volumes_learn_in_half_precision_where_its_gradients_are_right(kernel, stride):
+    x = torch.randn(2, 16, SAFE_SIDE, SAFE_SIDE + 1, SAFE_SIDE).to(memory_format=torch.channels_last_3d)
+    conv = nn.Conv3d(16, 32, kernel, stride, kernel // 2).to(memory_format=torch.channels_last_3d)
+    (exact,) = torch.autograd.grad(conv(x).square().mean(), [conv.weight])
+    with autocast(torch.device("cpu"), learned_side=SAFE_SIDE):
+        (found,) = torch.autograd.grad(conv(x).float().square().mean(), [conv.weight])
+    assert (found - exact).norm() <= 0.01 * exact.norm()
+
+
+@dimensions
+@pytest.mark.parametrize("batch", [1, 3])
+def test_instance_norm_is_pytorchs_in_channels_last_too(dims, batch):
+    """PyTorch's own gradients of a batch of 1 in channels-last memory are wrong."""
+    ours = INSTANCE[dims](5, affine=True)
+    nn.init.normal_(ours.weight)
+    nn.init.normal_(ours.bias)
+    theirs = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](5, affine=True)
+    theirs.load_state_dict(ours.state_dict())
+    x, memory = 3 * torch.randn(batch, 5, *SIDES[:dims]) + 7, channels_last(dims)
+    slope, found = torch.randn_like(x), []
+    for norm, format in ((ours, memory), (theirs, torch.contiguous_format)):
+        seen = x.contiguous(memory_format=format).requires_grad_()
+        answer = norm(seen)
+        wanted = [seen, *norm.parameters()]
+        found.append([answer, *torch.autograd.grad(answer, wanted, slope.contiguous(memory_format=format))])
+        assert answer.is_contiguous(memory_format=format)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 @families
