@@ -19,6 +19,8 @@ from bts.inference.segmenter import Segmenter
 from bts.model.load import load
 from bts.model.targets import LABELS, REGIONAL
 from bts.notebook import read_case
+from jobs import adopt as jobs_adopt
+from jobs.driver.outcome import guarded
 from tests import builders, nnunet_folders
 from tests.nnunet_folders import changed, write
 
@@ -263,6 +265,16 @@ def test_a_plan_that_is_hostile_or_strange_is_refused_in_one_line(tmp_path, path
     with pytest.raises(UsageError, match=words) as error:
         adopt(folder)
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_the_command_ends_with_2_and_one_line(tmp_path, capsys):
+    folder = write(tmp_path / "m")
+    changed(folder, "plans.json", *KWARGS, "nonlin", to="os.system")
+    settings = jobs_adopt.Settings(source=str(folder), models=str(tmp_path / "models"), name="evil")
+    assert guarded("adopt", lambda: jobs_adopt.main(settings)) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "nonlin 'os.system' is not known here" in said[0]
+    assert not (tmp_path / "models").exists()
 
 
 class Trap:
