@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bts.inference.postprocess import drop_small_et, drop_small_pieces, fill_core, tidy
+from bts.inference.postprocess import bounding_box, drop_small_et, drop_small_pieces, fill_core, tidy
 from bts.settings import Inference
 
 TUMOUR = (1, 2, 3)
@@ -71,3 +71,32 @@ def test_tumour_core_only_grows_and_enhancing_tumour_stays_whole_or_goes(labels,
     assert np.array_equal(after == 3, labels == 3) or not (after == 3).any()
     assert np.array_equal(after[after != 1], labels[after != 1])
     assert np.array_equal(tidy(after, Inference(fill_core=True), 1.0), after)
+
+
+@given(
+    LABELS,
+    st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 3),
+    st.tuples(*[st.sampled_from([0, 0.002, 0.004])] * 4),
+    st.booleans(),
+)
+def test_a_tumour_is_tidied_alike_wherever_it_lies(labels, around, least_ml, fill):
+    names = ("min_tumour_ml", "min_et_piece_ml", "min_core_ml", "min_et_ml")
+    settings = Inference(fill_core=fill, **dict(zip(names, least_ml, strict=True)))
+    whole = np.pad(labels, around)
+    # The rules one after another on the whole volume.
+    expected = whole
+    for parts, least, becomes in zip((TUMOUR, (3,), (1, 3)), least_ml[:3], (0, 1, 2), strict=True):
+        expected = drop_small_pieces(expected, parts, least, 1.0, becomes) if least else expected
+    expected = fill_core(expected) if fill else expected
+    expected = drop_small_et(expected, settings, 1.0)
+    found = tidy(whole, settings, 1.0)
+    assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+@given(LABELS)
+def test_the_box_holds_the_tumour_and_no_layer_more(labels):
+    box, outside = bounding_box(labels), labels.copy()
+    outside[box] = 0
+    assert not outside.any()
+    inside = labels[box]
+    assert not inside.size or all(inside.take(end, axis).any() for axis in range(3) for end in (0, -1))
