@@ -21,8 +21,8 @@ from bts.errors import UsageError
 from bts.labels import can_be_written, spelt
 from bts.storage import Store
 from jobs.driver.outcome import Outcome, run_job
+from jobs.driver.plans import check_name
 from jobs.driver.progress import say
-from jobs.train import check_name
 
 
 @dataclass(frozen=True)

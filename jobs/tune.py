@@ -30,7 +30,7 @@ from bts.tracking import Tracker, flatten
 from bts.training import search_space
 from bts.training.plan import make_plan
 from jobs import train
-from jobs.driver import preset_flags
+from jobs.driver import plans, preset_flags, training
 from jobs.driver.cluster import start_ray
 from jobs.driver.outcome import Outcome
 from jobs.driver.progress import say
@@ -74,8 +74,8 @@ def main(settings: Settings, system: str) -> Outcome:
     book = Book(name, sweep, trials, without_login(settings.shards))
     start_ray()
     try:
-        news = train.open_queue()
-        with train.Listener(news, book.told):
+        news = training.open_queue()
+        with training.Listener(news, book.told):
             results = fit(f"{name}-{sweep}", trials, settings, news)
         best = best_of(trials, results)
         data = model_of(best, results[best.number].checkpoint, sweep)
@@ -91,7 +91,7 @@ def main(settings: Settings, system: str) -> Outcome:
 
 def read_trials(settings: Settings, system: str) -> list[Trial]:
     """The trials, each with its plan. Raises UsageError before anything starts."""
-    train.check_name(settings.preset.name)
+    plans.check_name(settings.preset.name)
     if settings.trials < 1:
         raise UsageError(f"--trials {settings.trials}: give at least 1")
     axes = [search_space.parse_axis(given) for given in settings.over]
@@ -105,7 +105,7 @@ def read_trials(settings: Settings, system: str) -> list[Trial]:
             raise UsageError(f"--over gives {' '.join(flags)}, which no training takes") from None
         plan = make_plan(catalogue, replace(preset, name=system), settings.fold)
         if number == 0:
-            train.say_left_out(plan)
+            plans.say_left_out(plan)
         trials.append(Trial(number=number, flags=flags, plan=plan))
     return trials
 
@@ -135,7 +135,7 @@ def fit(name: str, trials: list[Trial], settings: Settings, news: Queue) -> list
                 storage_path=folder,
                 storage_filesystem=filesystem,
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-                failure_config=tune.FailureConfig(max_failures=train.MAX_FAILURES),
+                failure_config=tune.FailureConfig(max_failures=training.MAX_FAILURES),
                 verbose=0,
             ),
         )
@@ -144,7 +144,7 @@ def fit(name: str, trials: list[Trial], settings: Settings, news: Queue) -> list
 
 def resources(settings: Settings) -> dict[str, int]:
     """What a trial asks of the cluster. Raises UsageError for a GPU that this machine does not have."""
-    gpu = train.wants_gpu(settings.gpu, workers=1)
+    gpu = training.wants_gpu(settings.gpu, workers=1)
     most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     cpus = settings.cpus or (1 if gpu else max(1, most))
     return {"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus}

@@ -16,6 +16,7 @@ from bts.shards.holds import held
 from bts.storage import Store
 from bts.training import pin
 from jobs import train
+from jobs.driver import plans, training
 from jobs.workers.shard import MakeShard
 from tests import builders
 
@@ -38,7 +39,7 @@ def begin(place: Path, **flags) -> tuple[train.Settings, str, train.Plan]:
         shards=str(place / "shards"), models=str(place / "models"), preset=preset, **flags
     )
     asked = pin.asked_for(preset, settings.fold, Store(settings.shards))
-    return settings, asked, train.read_plan(settings, "fast", pin.read(Store(settings.models), "fast", asked))
+    return settings, asked, plans.read_plan(settings, "fast", pin.read(Store(settings.models), "fast", asked))
 
 
 def preprocess_a_changed_scan(place: Path) -> tuple[str, str]:
@@ -52,7 +53,7 @@ def preprocess_a_changed_scan(place: Path) -> tuple[str, str]:
 
 def test_a_training_that_was_cut_off_goes_on_with_its_shards_and_a_new_one_takes_those_of_now(place, capsys):
     settings, asked, plan = begin(place)
-    train.keep_plan(settings, asked, plan)
+    plans.keep_plan(settings, asked, plan)
     older, newer = preprocess_a_changed_scan(place)
     assert {older, newer} <= {entry.key for entry in Store(place / "shards").list()}
     assert older not in {shard.key for shard in read_catalogue(Store(place / "shards"))}
@@ -65,7 +66,7 @@ def test_a_training_that_was_cut_off_goes_on_with_its_shards_and_a_new_one_takes
 
     other = replace(settings, fold=1)
     assert pin.asked_for(other.preset, other.fold, Store(other.shards)) != asked
-    train.forget(settings, asked, plan.run)  # --fresh
+    plans.forget(settings, asked, plan.run)  # --fresh
     assert not held(Store(place / "shards"))
     _, _, anew = begin(place)
     assert anew.run != plan.run and newer in anew.keys and older not in anew.keys
@@ -73,18 +74,18 @@ def test_a_training_that_was_cut_off_goes_on_with_its_shards_and_a_new_one_takes
 
 def test_fresh_takes_the_checkpoints_of_before_away(place):
     settings, asked, plan = begin(place)
-    train.keep_plan(settings, asked, plan)
+    plans.keep_plan(settings, asked, plan)
     models = Store(settings.models)
     models.put(f"_checkpoints/fast-{plan.run}/epoch-00001/state.pt", b"")
     models.put("_checkpoints/fast-of-others/epoch-00001/state.pt", b"")
-    train.forget(settings, asked, plan.run)
+    plans.forget(settings, asked, plan.run)
     assert [entry.key for entry in models.list()] == ["_checkpoints/fast-of-others/epoch-00001/state.pt"]
 
 
 def test_a_shard_that_nobody_holds_is_deleted_once_it_is_superseded(place):
     settings, asked, plan = begin(place)
-    train.keep_plan(settings, asked, plan)
-    train.let_go(settings, asked, plan.run)
+    plans.keep_plan(settings, asked, plan)
+    plans.let_go(settings, asked, plan.run)
     older, newer = preprocess_a_changed_scan(place)
     keys = {entry.key for entry in Store(place / "shards").list()}
     assert newer in keys and older not in keys
@@ -100,7 +101,7 @@ def test_two_shards_of_a_case_without_a_training_are_refused_as_before(place):
 
 def test_a_pinned_shard_that_is_gone_is_named(place):
     settings, asked, plan = begin(place)
-    train.keep_plan(settings, asked, plan)
+    plans.keep_plan(settings, asked, plan)
     Store(place / "shards").delete(plan.keys[0])
     with pytest.raises(UsageError, match="--fresh"):
         begin(place)
@@ -108,7 +109,7 @@ def test_a_pinned_shard_that_is_gone_is_named(place):
 
 def test_too_few_gpus_for_the_workers_are_told(monkeypatch, capsys):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(train.ray, "cluster_resources", lambda: {"GPU": 3.0, "CPU": 8.0})
-    assert not train.wants_gpu("auto", 4)
+    monkeypatch.setattr(training.ray, "cluster_resources", lambda: {"GPU": 3.0, "CPU": 8.0})
+    assert not training.wants_gpu("auto", 4)
     assert "3 GPUs are fewer than 4 workers, so all train on the CPU; --workers 3" in capsys.readouterr().err
-    assert train.wants_gpu("auto", 3) and not capsys.readouterr().err
+    assert training.wants_gpu("auto", 3) and not capsys.readouterr().err
