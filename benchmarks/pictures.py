@@ -1,6 +1,6 @@
 """The pictures of README.md, of phantom cases: `make demo`, then `python -m benchmarks.pictures demo-bucket`.
 
-Writes docs/pictures: the report and a case's page as Chromium shows them, a rotating head.
+Writes docs/pictures: the report, a case's page and the viewer as Chromium shows them, a rotating head.
 """
 
 import base64
@@ -8,27 +8,54 @@ import io
 import re
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from PIL import Image
 
 from benchmarks.table import ROOT
+from bts.cases.layouts import find_cases
+from bts.report.viewer import Server, Shelf
+from bts.storage import Store
+from jobs.view import read_dice
 from tests.browser import Browser
 
 FOLDER = ROOT / "docs" / "pictures"
 WIDTH = 1160  # pixels of a page
 
 
-def shoot(browser: Browser, page: Path, name: str, high: int, heading: str) -> None:
-    """A page from a heading on, as many pixels high."""
+def resize(browser: Browser, high: int) -> None:
+    """Lay pages out as wide as the pictures are, and as many pixels high."""
     size = {"width": WIDTH, "height": high, "deviceScaleFactor": 1, "mobile": False}
     browser("Emulation.setDeviceMetricsOverride", **size)
+
+
+def save(browser: Browser, name: str) -> None:
+    shot = Image.open(io.BytesIO(base64.b64decode(browser("Page.captureScreenshot", format="png")["data"])))
+    shot.convert("RGB").quantize(method=Image.Quantize.FASTOCTREE).save(FOLDER / name, optimize=True)
+
+
+def shoot(browser: Browser, page: Path, name: str, high: int, heading: str) -> None:
+    """A page from a heading on."""
+    resize(browser, high)
     browser.open(page.resolve().as_uri())
     browser.wait(f"location.pathname.endsWith('{page.name}') && document.readyState === 'complete'")
     headings = "[...document.querySelectorAll('h1, h2')]"
     browser.run(f"{headings}.find(one => one.textContent === '{heading}').scrollIntoView()")
-    shot = Image.open(io.BytesIO(base64.b64decode(browser("Page.captureScreenshot", format="png")["data"])))
-    shot.convert("RGB").quantize(method=Image.Quantize.FASTOCTREE).save(FOLDER / name, optimize=True)
+    save(browser, name)
+
+
+def shoot_viewer(browser: Browser, bucket: Path, case: str) -> None:
+    """The viewer with a case of the demo."""
+    cases, labelmaps = Store(str(bucket / "unseen")), Store(str(bucket / "labelmaps"))
+    dice = read_dice(str(bucket / "reports" / "demo"))
+    resize(browser, 900)
+    with Server(Shelf(find_cases(cases.list()).cases, cases, labelmaps, dice)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.open(f"{server.url}?case={case}")
+        browser.wait(f"document.body?.dataset.shown === '{case}'")
+        save(browser, "viewer.png")
+        server.shutdown()
 
 
 def main() -> None:
@@ -41,7 +68,8 @@ def main() -> None:
         shoot(browser, report / "index.html", "report.png", 1300, "Charts")
         case = sorted((report / "cases").iterdir())[-1]
         shoot(browser, case, "case.png", 1300, case.stem)
-    for file in sorted(FOLDER.iterdir()):
+        shoot_viewer(browser, Path(sys.argv[1]), case.stem)
+    for file in sorted(FOLDER.glob("*.*")):
         print(f"{file.relative_to(ROOT)}: {file.stat().st_size / 1e3:.0f} kB")
 
 
