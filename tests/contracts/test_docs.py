@@ -64,6 +64,15 @@ def test_its_jobs_take_the_flags_that_it_gives(document):
         assert isinstance(settings, job.Settings)
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_it_is_for_readers_who_have_this_repository_alone(document):
+    """No folder beside it, and no commit but in the log."""
+    text = document.read_text("utf-8")
+    assert "../shared" not in text
+    commits = re.findall(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{7}\b", text)
+    assert not commits or document.name == "log.md"
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 700
 
