@@ -141,7 +141,7 @@ def read_checkpoint(data: bytes, name: str) -> dict[str, torch.Tensor]:
         or not all(isinstance(v, torch.Tensor) for v in found.values())
     ):
         raise UsageError(f"{name}: holds no state dict of a network")
-    return dict(found)
+    return {key: value.clone() for key, value in found.items()}  # DynUNet has some under two names
 
 
 def predictor(model: Adopted, how: How) -> Predictor:

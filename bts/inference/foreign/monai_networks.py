@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from bts.errors import UsageError
 from bts.inference.foreign.packages import load
@@ -30,8 +31,18 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 """Arguments of each that change what it computes."""
 FORGOTTEN = ("use_checkpoint", "img_size")
 """Arguments that do not: of training, and of older versions."""
-LARGEST, LONGEST = 4096, 64
-"""The largest number and the longest list among the arguments, so that what is built is bounded."""
+LARGEST, LONGEST, WIDEST = 4096, 64, 16
+"""The largest number, longest list and window among the arguments, so that what is built is bounded."""
+
+
+class WithoutMemory(TorchFunctionMode):
+    """Weights are made as shapes alone; other than under torch.device("meta"), numbers stay numbers."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones):
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 def check_network(name: object, arguments: object, where: str) -> None:
@@ -47,17 +58,17 @@ def check_network(name: object, arguments: object, where: str) -> None:
             f"{where}: {name} with spatial_dims {arguments['spatial_dims']}; only 3 is supported"
         )
     for key, value in arguments.items():
-        if not _is_small(value):
+        if not _is_small(value) or (key == "window_size" and not _is_small(value, most=WIDEST)):
             raise UsageError(f"{where}: {name}'s {key} is {value!r}, more than any network has")
 
 
-def _is_small(value: object, depth: int = 0) -> bool:
+def _is_small(value: object, depth: int = 0, most: int = LARGEST) -> bool:
     if isinstance(value, dict | list):
         inner = value.values() if isinstance(value, dict) else value
-        return depth < 4 and len(value) <= LONGEST and all(_is_small(one, depth + 1) for one in inner)
+        return depth < 4 and len(value) <= LONGEST and all(_is_small(one, depth + 1, most) for one in inner)
     if isinstance(value, str):
         return len(value) <= LONGEST
-    return value is None or (isinstance(value, int | float) and abs(value) <= LARGEST)
+    return value is None or (isinstance(value, int | float) and abs(value) <= most)
 
 
 def build(name: str, arguments: Mapping, weights: Mapping[str, torch.Tensor], where: str) -> torch.nn.Module:
@@ -68,7 +79,7 @@ def build(name: str, arguments: Mapping, weights: Mapping[str, torch.Tensor], wh
     check_network(name, arguments, where)
     kind = getattr(load("monai.networks.nets"), name)
     try:
-        with torch.device("meta"):
+        with WithoutMemory():
             shapes = {key: value.shape for key, value in kind(**arguments).state_dict().items()}
         if odd := [
             key for key in {*shapes, *weights} if shapes.get(key) != getattr(weights.get(key), "shape", None)

@@ -141,6 +141,7 @@ def finish_with(*steps: dict) -> dict:
         ({"network_def": bundles.NETWORK | {"blocks": 2}}, "argument blocks is not supported"),
         ({"network_def": bundles.NETWORK | {"init_filters": 10**9}}, "more than any network has"),
         ({"network_def": bundles.NETWORK | {"init_filters": 16}}, "SegResNet and its weights do not match"),
+        ({"network_def": bundles.NETWORK | {"init_filters": 4096}}, "SegResNet and its weights do not match"),
         ({"network_def": bundles.NETWORK | {"_mode_": "callable"}}, "_mode_ is not supported"),
         (finish_with(*FINISH[:2], step("KeepLargestConnectedComponentd")), "KeepLargestConnectedComponent"),
         (finish_with(FINISH[0], step("AsDiscreted", threshold=0.3)), "'threshold': 0.3} is not supported"),
@@ -254,3 +255,26 @@ def test_a_description_from_anybody_is_checked_again(tmp_path, weights, change):
     changed = SimpleNamespace(card=model.card, weights=model.weights, description=model.description | change)
     with pytest.raises(UsageError, match="zoo"):
         foreign.KINDS["monai"].predictor(changed, HOW)
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {"_target_": "UNet", "spatial_dims": 3, "channels": [4, 8], "strides": [2], "num_res_units": 1,
+         "norm": "batch", "act": ["leakyrelu", {"negative_slope": 0.1}]},
+        {"_target_": "DynUNet", "spatial_dims": 3, "kernel_size": [3, 3, 3], "strides": [1, 2, 2],
+         "upsample_kernel_size": [2, 2], "filters": [4, 8, 8], "deep_supervision": True, "deep_supr_num": 1,
+         "norm_name": ["INSTANCE", {"affine": True}]},
+        {"_target_": "SwinUNETR", "feature_size": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4],
+         "use_checkpoint": True},
+    ],
+    ids=lambda definition: definition["_target_"],
+)  # fmt: skip
+def test_every_network_of_the_list(tmp_path, definition):
+    """With the numbers that MONAI's own has."""
+    definition |= {"in_channels": 4, "out_channels": 3}
+    network = bundles.untrained(definition)
+    model = adopt(bundles.write_bundle(tmp_path, network.state_dict(), network_def=definition))
+    images = torch.randn(1, 4, 64, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(foreign.predictor(model, HOW).network(images), network(images))
