@@ -1,11 +1,13 @@
-"""The pictures of README.md, of phantom cases: `make demo`, then `python -m benchmarks.pictures demo-bucket`.
+"""The pictures of the documents, of phantoms: `make demo`, then `python -m benchmarks.pictures demo-bucket`.
 
-Writes docs/pictures: the report, a case's page and the viewer as Chromium shows them, a rotating head.
+Writes docs/pictures: the report, a case's page, the viewer and the training's curves in MLflow as Chromium
+shows them, and a rotating head. MLflow's are of MLFLOW_TRACKING_URI, or of mlflow.db in this folder.
 """
 
 import base64
 import io
 import re
+import subprocess
 import sys
 import tempfile
 import threading
@@ -17,8 +19,10 @@ from benchmarks.table import ROOT
 from bts.cases.layouts import find_cases
 from bts.report.viewer import Server, Shelf
 from bts.storage import Store
+from bts.tracking import EXPERIMENT, Tracker
 from jobs.view import read_dice
 from tests.browser import Browser
+from tests.servers import free_port, is_open
 
 FOLDER = ROOT / "docs" / "pictures"
 WIDTH = 1160  # pixels of a page
@@ -58,6 +62,25 @@ def shoot_viewer(browser: Browser, bucket: Path, case: str) -> None:
         server.shutdown()
 
 
+def shoot_curves(browser: Browser) -> None:
+    """The newest training's curves, as MLflow's own page shows them."""
+    tracker, port = Tracker(), free_port()
+    experiment = tracker.client.get_experiment_by_name(EXPERIMENT).experiment_id
+    run = tracker.client.search_runs([experiment], max_results=1)[0].info.run_id
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", tracker.uri, "--workers", "1"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert is_open(port, server, seconds=90)
+        resize(browser, 900)
+        browser.open(f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs/{run}/model-metrics")
+        browser.wait("document.querySelectorAll('.js-plotly-plot .scatterlayer path').length > 3")
+        save(browser, "mlflow.png")
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
 def main() -> None:
     report = Path(sys.argv[1]) / "reports" / "demo"
     html = (report / "index.html").read_text("utf-8")
@@ -69,6 +92,7 @@ def main() -> None:
         case = sorted((report / "cases").iterdir())[-1]
         shoot(browser, case, "case.png", 1300, case.stem)
         shoot_viewer(browser, Path(sys.argv[1]), case.stem)
+        shoot_curves(browser)
     for file in sorted(FOLDER.glob("*.*")):
         print(f"{file.relative_to(ROOT)}: {file.stat().st_size / 1e3:.0f} kB")
 

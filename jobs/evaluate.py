@@ -241,7 +241,10 @@ def track(contents: page.Contents, output: Store, files: dict[str, bytes]) -> No
     shown = {name: data for name, data in files.items() if name.endswith((".html", ".png"))}
     for picture in contents.pictures:
         title = picture.title.lower().replace(" ", "-")
-        shown |= {f"{title}-{caption.lower()}.png": png for caption, png in picture.panels.items()}
+        # best-case-truth.png: of "Ground truth" the last word.
+        shown |= {
+            f"{title}-{caption.split()[-1].lower()}.png": png for caption, png in picture.panels.items()
+        }
         shown |= {f"{title}.gif": picture.turning} if picture.turning else {}
     try:
         tracker = tracking.Tracker()

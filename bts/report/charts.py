@@ -49,7 +49,7 @@ def draw_volumes(points: Mapping[str, np.ndarray]) -> bytes:
     """
     figure, axes = _panel()
     _scatter(figure, axes, {r: np.maximum(of, (LOWEST_ML, 0)) for r, of in points.items()})
-    axes.set(xscale="log", xlabel="volume of the truth, ml")
+    axes.set(xscale="log", xlabel="volume of the ground truth, ml")
     return _svg(figure)
 
 

@@ -62,7 +62,7 @@ def draw(
     grey = {name: windowed(images[name]) for name in BACKGROUNDS if name in images}
     below = next(iter(grey.values()), np.zeros(truth_HW.shape, np.uint8))
     panels = {BACKGROUNDS[name]: (image, None) for name, image in grey.items()}
-    panels |= {"Truth": (below, truth_HW), "Prediction": (below, prediction_HW)}
+    panels |= {"Ground truth": (below, truth_HW), "Prediction": (below, prediction_HW)}
     shown = [image for image in grey.values() if image.any()] + [truth_HW, prediction_HW]
     box = box_around(shown) if grey else (slice(None), slice(None))
     return {
@@ -114,7 +114,7 @@ def draw_pair(
     """JPEG of truth beside prediction, two squares; `how` as `draw` takes it."""
     panels = draw(truth_HW, prediction_HW, images, zooms, pixels=THUMB_PX, encode=lambda panel: panel, **how)
     both = Image.new("RGB", (2 * THUMB_PX + 2, THUMB_PX))
-    for caption, x in (("Truth", 0), ("Prediction", THUMB_PX + 2)):
+    for caption, x in (("Ground truth", 0), ("Prediction", THUMB_PX + 2)):
         both.paste(ImageOps.pad(panels[caption], (THUMB_PX, THUMB_PX)), (x, 0))
     return jpeg(both)
 

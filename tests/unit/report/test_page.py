@@ -84,7 +84,7 @@ def test_page_is_whole_and_loads_nothing():
     assert runs_its_own_script_alone(html)
     sources = [attrs["src"] for tag, attrs in tags.found if tag == "img"]
     assert len(sources) == 2 and all(s.startswith("data:image/png;base64,") for s in sources)
-    assert base64.b64decode(sources[0].split(",")[1]) == picture.panels["Truth"]
+    assert base64.b64decode(sources[0].split(",")[1]) == picture.panels["Ground truth"]
     assert not re.search(r"https?://|url\(|@import", html)
 
 
@@ -236,7 +236,7 @@ def test_every_plane_stands_upright():
         ("coronal", (34 / 40, 3.5 / 20), 40 / 40),
         ("sagittal", (4.5 / 30, 3.5 / 20), 40 / 30),
     ):
-        truth = pixels(planes[plane][1]["Truth"])
+        truth = pixels(planes[plane][1]["Ground truth"])
         high, wide, _ = truth.shape
         assert high / wide == pytest.approx(aspect, rel=0.02), plane
         green = (truth[..., 1] - truth[..., 0]) > 40
@@ -265,7 +265,7 @@ def test_panels_over_images():
     labels, ramp = tumour()[2], np.arange(1, 161, dtype=np.int16).reshape(10, 16)
     brain = np.pad(ramp, ((5, 5), (0, 14)))
     panels = slices.draw(labels, labels * 0, {"t1ce": brain[::-1], "flair": brain}, (1, 1))
-    assert list(panels) == ["FLAIR", "T1ce", "Truth", "Prediction"]
+    assert list(panels) == ["FLAIR", "T1ce", "Ground truth", "Prediction"]
     flair, t1ce, truth, prediction = (pixels(png) for png in panels.values())
     assert flair.shape[:2] == (round(18 / 20 * slices.PICTURE_PX), slices.PICTURE_PX), "cut to the brain"
     assert np.array_equal(prediction, flair) and not np.array_equal(truth, flair)
@@ -274,8 +274,8 @@ def test_panels_over_images():
 
 def test_labels_keep_their_colours_and_sides():
     panels = slices.draw(tumour()[2], np.zeros((20, 30), np.uint8), {}, (1, 1))
-    assert list(panels) == ["Truth", "Prediction"]
-    truth, scale = pixels(panels["Truth"]), slices.PICTURE_PX / 30
+    assert list(panels) == ["Ground truth", "Prediction"]
+    truth, scale = pixels(panels["Ground truth"]), slices.PICTURE_PX / 30
     assert truth.shape == (round(20 * scale), slices.PICTURE_PX, 3)
     for label, (row, column) in {2: (7, 7), 3: (7.5, 12), 0: (2, 28)}.items():
         colour = LABEL_COLOURS[label][1] if label else (0, 0, 0)
@@ -288,7 +288,7 @@ def test_labels_keep_their_colours_and_sides():
 
 def test_pixels_have_their_size_in_mm():
     panels = slices.draw(tumour()[2], tumour()[2], {}, (3.0, 1.0))
-    high, wide, _ = pixels(panels["Truth"]).shape
+    high, wide, _ = pixels(panels["Ground truth"]).shape
     assert high / wide == pytest.approx(60 / 30, rel=0.01)
 
 
