@@ -232,10 +232,11 @@ def learning_rate(progress: Progress, share: float) -> float:
 def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """Move the running average towards the network; early steps count more, to forget the random start."""
     weight = 1 - min(decay, (1 + step) / (10 + step))
-    for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if old.is_floating_point():
-            old.lerp_(new, weight)
-        else:
+    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    floats = [(old, new) for old, new in pairs if old.is_floating_point()]
+    torch._foreach_lerp_(*map(list, zip(*floats, strict=True)), weight)
+    for old, new in pairs:
+        if not old.is_floating_point():
             old.copy_(new)
 
 

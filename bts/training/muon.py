@@ -4,6 +4,8 @@ Adam's steps, and SGD's, go mostly along the few directions in which a kernel's 
 steps, which is what minutes on a CPU are, the others count: docs/log.md has the figures.
 """
 
+from collections import defaultdict
+
 import torch
 from torch import nn
 
@@ -33,47 +35,71 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
+        """All parameters of a group together: a GPU that waits for the CPU has few kernels to wait for."""
         for group in self.param_groups:
             move = self._orthogonal if group["hidden"] else self._adam
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.sub_(move(parameter, group["momentum"]) * group["lr"])
+            if parameters := [p for p in group["params"] if p.grad is not None]:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                moves = move(parameters, group["momentum"])
+                torch._foreach_sub_(parameters, torch._foreach_mul(moves, group["lr"]))
 
-    def _orthogonal(self, kernel: torch.Tensor, momentum: float) -> torch.Tensor:
-        state = self.state[kernel]
-        if not state:
-            state["mean"] = torch.zeros_like(kernel)
-        mean = state["mean"].lerp_(kernel.grad, 1 - momentum)
-        ahead = kernel.grad.lerp(mean, momentum)  # Nesterov's
-        matrix = orthogonal(ahead.flatten(1))
-        return 0.2 * max(matrix.shape) ** 0.5 * matrix.view(kernel.shape)
+    def _orthogonal(self, kernels: list[torch.Tensor], momentum: float) -> list[torch.Tensor]:
+        grads, means = [kernel.grad for kernel in kernels], []
+        for kernel in kernels:
+            state = self.state[kernel]
+            if not state:
+                state["mean"] = torch.zeros_like(kernel)
+            means.append(state["mean"])
+        torch._foreach_lerp_(means, grads, 1 - momentum)
+        ahead = torch._foreach_lerp(grads, means, momentum)  # Nesterov's
+        moves = orthogonal([one.flatten(1) for one in ahead])
+        torch._foreach_mul_(moves, [0.2 * max(matrix.shape) ** 0.5 for matrix in moves])
+        return [matrix.reshape(kernel.shape) for matrix, kernel in zip(moves, kernels, strict=True)]
 
-    def _adam(self, parameter: torch.Tensor, momentum: float) -> torch.Tensor:
-        state = self.state[parameter]
-        if not state:
-            state |= {"steps": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
-        state["steps"] += 1
-        mean = state["mean"].lerp_(parameter.grad, 1 - momentum)
-        square = state["square"].lerp_(parameter.grad.square(), 1 - 0.999)
-        mean, square = mean / (1 - momentum ** state["steps"]), square / (1 - 0.999 ** state["steps"])
-        return mean / (square.sqrt() + 1e-8)
+    def _adam(self, parameters: list[torch.Tensor], momentum: float) -> list[torch.Tensor]:
+        states, grads = [self.state[p] for p in parameters], [p.grad for p in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:
+                zeros = (torch.zeros_like(parameter) for _ in range(2))
+                state |= dict(zip(("steps", "mean", "square"), (0, *zeros), strict=True))
+            state["steps"] += 1
+        means, squares = ([state[name] for state in states] for name in ("mean", "square"))
+        torch._foreach_lerp_(means, grads, 1 - momentum)
+        torch._foreach_lerp_(squares, torch._foreach_mul(grads, grads), 1 - 0.999)
+        moves = torch._foreach_div(means, [1 - momentum ** state["steps"] for state in states])
+        sizes = torch._foreach_div(squares, [1 - 0.999 ** state["steps"] for state in states])
+        torch._foreach_sqrt_(sizes)
+        torch._foreach_add_(sizes, 1e-8)
+        return torch._foreach_div(moves, sizes)
 
 
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """A matrix (m, n) → the same singular vectors, with singular values near 1; those that are nothing beside
+def orthogonal(matrices: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Matrices (m, n) → the same singular vectors, with singular values near 1; those that are nothing beside
     the largest stay small.
 
     The iteration multiplies by polynomials of the Gram matrix, so it runs on the smaller side alone and its
-    product meets the matrix once: less than half the work, and float32 has the digits for it.
+    product meets the matrix once: less than half the work, and float32 has the digits for it. Gram matrices
+    of one size are one batch.
     """
+    wide = [matrix if len(matrix) <= matrix.shape[1] else matrix.T for matrix in matrices]
+    wide = list(torch._foreach_div(wide, torch._foreach_add(torch._foreach_norm(wide), 1e-12)))
+    places = defaultdict(list)
+    for place, matrix in enumerate(wide):
+        places[len(matrix)].append(place)
+    for alike in places.values():
+        products = _newton_schulz(torch.stack([wide[place] @ wide[place].T for place in alike]))
+        for place, product in zip(alike, products, strict=True):
+            wide[place] = product @ wide[place]
+    pairs = zip(wide, matrices, strict=True)
+    return [made if len(matrix) <= matrix.shape[1] else made.T for made, matrix in pairs]
+
+
+def _newton_schulz(gram: torch.Tensor) -> torch.Tensor:
+    """Gram matrices (B, m, m) → what makes each's matrix orthogonal when multiplied from the left."""
     a, b, c = QUINTIC
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide / (wide.norm() + 1e-12)
-    gram, product = wide @ wide.T, torch.eye(len(wide), device=wide.device)
+    product = torch.eye(gram.shape[-1], device=gram.device).expand_as(gram)
     for _ in range(STEPS):
         factor = b * gram + c * gram @ gram
-        factor.diagonal().add_(a)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
         gram, product = factor @ gram @ factor, factor @ product
-    wide = product @ wide
-    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+    return product

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bts.training.muon import Muon, orthogonal
 
@@ -20,13 +21,34 @@ def test_singular_values_come_near_one_whatever_the_shape_and_the_scale(rows, co
     rank = min(rows, columns)
     values = np.linspace(0.2, 1, rank) * scale
     matrix = torch.tensor(left[:, :rank] * values @ right[:rank], dtype=torch.float32)
-    made = orthogonal(matrix)
+    made, *_ = orthogonal([matrix, matrix[:2], matrix.T])
     assert made.shape == matrix.shape
     singular = torch.linalg.svdvals(made)
     assert singular.min() > 0.5 and singular.max() < 1.4
     # The same directions: in the bases of the matrix it is diagonal.
     inner = left.T[:rank] @ made.numpy() @ right[:rank].T
     assert np.abs(inner - np.diag(np.diag(inner))).max() < 0.05
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operations that are called, each a kernel or more on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def test_kernels_of_one_size_are_made_orthogonal_together():
+    matrices = [torch.randn(4, 9), torch.randn(12, 4), torch.randn(4, 4), torch.randn(6, 9)]
+    for together, matrix in zip(orthogonal(matrices), matrices, strict=True):
+        torch.testing.assert_close(together, orthogonal([matrix])[0])
+    with Calls() as few:
+        orthogonal(matrices[:1])
+    with Calls() as many:
+        orthogonal(matrices[:1] * 10)
+    assert many.count < 4 * few.count
 
 
 def network() -> nn.Module:
