@@ -78,7 +78,7 @@ def train(name: str, configuration: str, plans: str, folds: int) -> None:
         trainer = get_trainer_from_args(
             f"Dataset001_{name}", configuration, fold, "nnUNetTrainer", plans, device=torch.device("cpu")
         )
-        trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 1, 6, 1
+        trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 1, 4, 1
         trainer.run_training()
 
 

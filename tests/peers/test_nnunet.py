@@ -131,14 +131,14 @@ def test_random_weights_give_the_labels_of_nnunet(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "configuration", "planner"),
-    [("labels", "3d_fullres", "nnUNetPlannerResEncM"), ("regions", "2d", "ExperimentPlanner")],
+    [("labels", "3d_fullres", "ExperimentPlanner"), ("regions", "2d", "nnUNetPlannerResEncM")],
 )
 def test_what_nnunet_trained_gives_the_labels_of_nnunetv2_predict(
     tmp_path, monkeypatch, name, configuration, planner
 ):
     monkeypatch.chdir(tmp_path)
     for index in range(5):
-        builders.put_all(Store(tmp_path / "cases"), write_case(7, index, (56, 64, 40)))
+        builders.put_all(Store(tmp_path / "cases"), write_case(7, index, (44, 48, 32)))
     script = ROOT / "tests" / "peers" / "nnunet.py"
     peer(script, "train", tmp_path / "cases", tmp_path, "--name", name, "--planner", planner,
          "--configurations", configuration)  # fmt: skip
