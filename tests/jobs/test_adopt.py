@@ -32,14 +32,23 @@ def registered(tmp_path_factory):
     return f"sqlite:///{place}/mlflow.db", counts, cases.uri
 
 
-def test_ray_and_this_process_give_the_same(ray_local, registered, tmp_path, monkeypatch):
+def test_ray_over_a_bucket_and_this_process_give_the_same(
+    ray_local, bucket, registered, tmp_path, monkeypatch
+):
     uri, counts, cases = registered
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    for ray in ("yes", "no"):
-        where = {"cases": cases, "labelmaps": str(tmp_path / ray), "model": ("models:/theirs@champion",)}
-        outcome = segment.main(segment.Settings(**where, ray=ray))
+    local, remote = Store(cases), Store(f"{bucket.uri}/cases")
+    builders.put_all(remote, {entry.key: local.read(entry.key) for entry in local.list()})
+    Store(f"{bucket.uri}/models").put("theirs.safetensors", Path(counts["model"]).read_bytes())
+    for ray, place, model, output in (
+        ("yes", remote.uri, f"{bucket.uri}/models/theirs.safetensors", f"{bucket.uri}/labelmaps"),
+        ("no", cases, "models:/theirs@champion", str(tmp_path / "no")),
+    ):
+        outcome = segment.main(segment.Settings(cases=place, labelmaps=output, model=(model,), ray=ray))
         assert not outcome.failed and outcome.counts["written"] == 2
-    by_ray, here = (builders.results(Store(tmp_path / ray), ".nii.gz") for ray in ("yes", "no"))
+    by_ray, here = (
+        builders.results(Store(of), ".nii.gz") for of in (f"{bucket.uri}/labelmaps", tmp_path / "no")
+    )
     assert by_ray == here and len(here) == 2
     (key, _) = [e.key for e in Store(tmp_path / "no").list("_done")]
     said = Marker.from_json(Store(tmp_path / "no").read(key)).models
