@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import ray
-
 from bts.cases import worklist
 from bts.cases.layouts import Listing
 from bts.errors import Failure, UsageError
@@ -199,6 +197,8 @@ def run(rows: list[dict], make: MakeCase) -> Iterator[dict]:
     if not rows:
         say("nothing to do: every study has its case")
         return
+    import ray  # which --help does without
+
     start_ray()
     there = int(ray.cluster_resources().get("memory", MEMORY))
     asked = {"num_cpus": 1, "memory": min(MEMORY, there)}

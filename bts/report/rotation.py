@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
-from torch.nn import functional
 
 from bts.cases.case import CaseVolume
 from bts.colours import Legend
@@ -96,6 +94,9 @@ def _surface(mask_DHW: np.ndarray, spacing: np.ndarray) -> Cloud:
     extent = spacing * [s.stop - s.start for s in box]
     voxel = max(extent) / SIDE
     shape = [max(1, round(n)) for n in extent / voxel]
+    import torch  # here, for the driver of evaluate does without
+    from torch.nn import functional
+
     part = torch.from_numpy(mask_DHW[box].astype(np.float32))[None, None]
     field = functional.interpolate(part, shape, mode="area")[0, 0].numpy()
     field = ndimage.gaussian_filter(np.pad(field, 3), 1.0)

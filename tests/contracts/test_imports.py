@@ -48,3 +48,20 @@ def test_what_a_module_does_without(module, without):
     code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not set(without) & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "command", ["segment", "evaluate", "preprocess", "export", "status", "deliver", "view", "phantom"]
+)
+def test_help_waits_for_no_heavy_library(command):
+    words = [sys.executable, "-X", "importtime", "-m", f"jobs.{command}", "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "usage" in done.stdout and "numpy" in loaded
+    assert not {"torch", "ray", "mlflow", "pandas", "scipy.ndimage", "matplotlib"} & loaded
+
+
+def test_import_bts_waits_for_nothing():
+    code = "import sys, bts; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "ray", "mlflow", "pandas", "scipy", "numpy"} & set(done.stdout.split())
