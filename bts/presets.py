@@ -2,7 +2,7 @@
 
 A preset is data: it travels as JSON inside each model file, and the command line can override each field.
 `unet2d`, `figshare2d`, `figshare3d`, `unet3d` and `resunet2d` reproduce published systems, with what defines
-them; docs/systems.md says what was fixed. `fast`, `fast3d` and `best` are ours.
+them; docs/results/systems.md says what was fixed. `fast`, `fast3d` and `best` are ours.
 """
 
 from bts.settings import (

@@ -1,4 +1,4 @@
-"""The five published systems, to the letter: what docs/systems.md says of each preset."""
+"""The five published systems, to the letter: what docs/results/systems.md says of each preset."""
 
 import math
 from dataclasses import replace
