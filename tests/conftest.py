@@ -30,6 +30,7 @@ WITH_RAY = {"jobs", "faults"}
 WITHOUT_RAY = {"test_inputs.py"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of the two processes of `make test` one has all that starts Ray, one test after the other: two clusters
     at a time would be too many for two cores. The other takes the rest, a file at a time."""
