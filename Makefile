@@ -48,7 +48,7 @@ demo: venv
 test: .venv/installed-test .venv-nnunet/installed
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m ruff format --check bts jobs tests benchmarks
-	@.venv/bin/python -m pytest -n 2 --dist loadgroup
+	@.venv/bin/python -m pytest -n 2
 
 test-fast: .venv/installed-test
 	@.venv/bin/python -m pytest -m "not slow"

@@ -25,19 +25,19 @@ hypothesis.settings.register_profile("bts", deadline=None)
 hypothesis.settings.load_profile("bts")
 
 
-WITH_RAY = {"jobs", "faults"}
-"""Folders of tests whose tests start Ray, all but a few files of them."""
-WITHOUT_RAY = {"test_inputs.py"}
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> object:
     """Of the two processes of `make test` one has all that starts Ray, one test after the other: two clusters
     at a time would be too many for two cores. The other takes the rest, a file at a time."""
-    for item in items:
-        ray = item.path.parent.name in WITH_RAY and item.path.name not in WITHOUT_RAY
-        ray |= bool({"ray_local", "run_job"} & {*getattr(item, "fixturenames", ())})
-        item.add_marker(pytest.mark.xdist_group("ray" if ray else str(item.path)))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneHasRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            with_ray = file.startswith(("tests/jobs/", "tests/faults/")) and not file.endswith("test_inputs.py")
+            return "ray" if with_ray else file
+
+    return OneHasRay(config, log)
 
 
 @dataclass(frozen=True)
