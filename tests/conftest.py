@@ -34,8 +34,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log) -> object:
     class OneHasRay(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            with_ray = file.startswith(("tests/jobs/", "tests/faults/")) and not file.endswith("test_inputs.py")
-            return "ray" if with_ray else file
+            without = "test_inputs.py", "test_guard.py"
+            ray = file.startswith(("tests/jobs/", "tests/faults/")) and not file.endswith(without)
+            return "ray" if ray else file
 
     return OneHasRay(config, log)
 
