@@ -1,10 +1,12 @@
 """A few cases without Ray: the same stages, one case after another in this process."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
+from bts.errors import RunError
 from bts.storage import Store
 from jobs.driver.progress import say
 
@@ -41,7 +43,8 @@ def noted(rows: Iterable[dict], output: Store) -> Iterator[dict]:
     try:
         yield from rows
     finally:
-        output.delete(BEGUN)
+        with contextlib.suppress(RunError):  # what ended the rows counts more; the next run starts Ray
+            output.delete(BEGUN)
 
 
 def run_here(rows: Sequence[dict], tasks: Sequence[Task]) -> Iterator[dict]:

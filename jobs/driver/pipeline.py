@@ -6,6 +6,7 @@ has failed at that stage; one that only shared a worker with it is done. In this
 kills the command; what was done before stays done.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -75,10 +76,11 @@ def stream(
     left = {row["case_id"]: row for row in rows}
     guards = [stage.guard for stage in stages]
     together = noted(run_here(rows, guards), output) if here else _together(rows, stages)
-    for row in together:
-        yield _counted(row, progress)
-        left.pop(row["case_id"])
-        alike.add(row["failure"])
+    with contextlib.closing(together):
+        for row in together:
+            yield _counted(row, progress)
+            left.pop(row["case_id"])
+            alike.add(row["failure"])
     if left:
         say(f"{name}: {len(left)} cases were lost with their workers; they are done one at a time")
     for row in left.values():

@@ -149,7 +149,7 @@ def test_models_that_fit_nothing_and_models_that_differ(tmp_path):
     with pytest.raises(UsageError, match=r"tumour \(targets tumour\) is for figshare.* only NIfTI cases"):
         segment_all(cases, tumour, out)
     both = segment.Settings(cases.uri, out.uri, (tumour, types))
-    with pytest.raises(UsageError, match=r"tumour predicts tumour \(sigmoid\), .* equal targets"):
+    with pytest.raises(UsageError, match=r"different targets: tumour \(sigmoid\), tumour_types \(sigmoid\)"):
         segment.main(both)
     assert out.list() == []
 

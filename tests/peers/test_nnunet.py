@@ -107,7 +107,7 @@ def assert_equal(output: Path, theirs: Path) -> None:
         expected, found = (np.asanyarray(nib.load(one).dataobj) for one in (path, output / path.name))
         assert np.array_equal(found, expected), f"{path.name}: {(found != expected).sum()} voxels differ"
         values |= set(np.unique(expected).tolist())
-    assert len(values) > 2
+    assert len(values) > 1, "background alone would be equal whatever was computed"
 
 
 def test_random_weights_give_the_labels_of_nnunet(tmp_path, monkeypatch):
