@@ -51,18 +51,21 @@ class Convolution(nn.Module):
         return self.norm(self.activation(x)) if self.activation_first else self.activation(self.norm(x))
 
 
+def _one_after_another(
+    kind: type[nn.Module], of: Network, count: int, inputs: int, outputs: int, kernel, stride
+) -> nn.Sequential:
+    """So many of a kind; the first alone has the stride, and changes the width."""
+    ones = (1,) * of.dims
+    first, rest = (inputs, outputs, kernel, stride), (outputs, outputs, kernel, ones)
+    return nn.Sequential(*(kind(of, *(rest if n else first)) for n in range(count)))
+
+
 class Stack(nn.Module):
     """Several convolutions, the first with a stride."""
 
     def __init__(self, of: Network, count: int, inputs: int, outputs: int, kernel, stride):
         super().__init__()
-        ones = (1,) * of.dims
-        self.convs = nn.Sequential(
-            *(
-                Convolution(of, inputs if n == 0 else outputs, outputs, kernel, ones if n else stride)
-                for n in range(count)
-            )
-        )
+        self.convs = _one_after_another(Convolution, of, count, inputs, outputs, kernel, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.convs(x)
@@ -91,13 +94,7 @@ class Residuals(nn.Module):
 
     def __init__(self, of: Network, count: int, inputs: int, outputs: int, kernel, stride):
         super().__init__()
-        ones = (1,) * of.dims
-        self.blocks = nn.Sequential(
-            *(
-                Residual(of, inputs if n == 0 else outputs, outputs, kernel, ones if n else stride)
-                for n in range(count)
-            )
-        )
+        self.blocks = _one_after_another(Residual, of, count, inputs, outputs, kernel, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.blocks(x)
