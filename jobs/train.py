@@ -18,7 +18,8 @@ from bts.errors import RunError
 from bts.mlflow_client import without_login
 from bts.model.file import digest, read_header
 from bts.report.curves import draw_classes, draw_curves
-from bts.settings import Preset, to_dict
+from bts.settings import Preset
+from bts.settings_json import to_dict
 from bts.storage import Store
 from bts.tracking import Tracker, flatten
 from bts.training import pin

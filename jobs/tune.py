@@ -23,7 +23,8 @@ from bts.errors import CaseError, Failure, RunError, UsageError
 from bts.fingerprint import fingerprint
 from bts.mlflow_client import without_login
 from bts.model.file import digest, read_header
-from bts.settings import Preset, to_dict
+from bts.settings import Preset
+from bts.settings_json import to_dict
 from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.tracking import Tracker, flatten

@@ -29,7 +29,8 @@ from bts.model.file import halved
 from bts.presets import PRESETS
 from bts.report import gallery
 from bts.report.curves import draw_curves
-from bts.settings import Preset, from_dict, to_dict
+from bts.settings import Preset
+from bts.settings_json import from_dict, to_dict
 from bts.shards.catalogue import read_catalogue
 from bts.shards.format import read_volume
 from bts.storage import Store

@@ -20,7 +20,8 @@ from bts.model.card import ModelCard, Predicts
 from bts.model.device import channels_last
 from bts.model.header import parse_header, read_metadata
 from bts.model.nets import build
-from bts.settings import Preset, from_dict, to_dict
+from bts.settings import Preset
+from bts.settings_json import from_dict, to_dict
 from bts.storage import read_file
 
 FORMAT, KEY = 2, "bts"

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 
 from bts.errors import RunError
 from bts.fingerprint import fingerprint
-from bts.settings import Preset, to_dict
+from bts.settings import Preset
+from bts.settings_json import to_dict
 from bts.storage import Store
 from bts.training.plan import FORMAT
 

@@ -15,7 +15,8 @@ from bts.fingerprint import fingerprint
 from bts.inference import quality
 from bts.labels import WRITTEN_AS, teaches
 from bts.model.resample import is_one_mm
-from bts.settings import Preset, to_dict
+from bts.settings import Preset
+from bts.settings_json import to_dict
 from bts.shards.catalogue import Shard
 from bts.training.splits import split_patients, turns
 

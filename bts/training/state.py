@@ -13,7 +13,8 @@ from bts.model.device import channels_last
 from bts.model.file import Model, save_model
 from bts.model.nets import build
 from bts.model.nets.encoder_unet import load_encoder
-from bts.settings import Optimiser, Preset, to_dict
+from bts.settings import Optimiser, Preset
+from bts.settings_json import to_dict
 from bts.training.log import best_epoch
 from bts.training.muon import Muon
 

@@ -32,9 +32,8 @@ from bts.settings import (
     Optimiser,
     Preset,
     Sampling,
-    from_dict,
-    to_dict,
 )
+from bts.settings_json import from_dict, to_dict
 from bts.training.loop import with_shared_norms
 
 OWN = [name for name in FAMILIES if name != "encoder_unet"]
