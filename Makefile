@@ -76,5 +76,5 @@ bench-quick: .venv/installed-test
 	@.venv/bin/python -m benchmarks.quick
 
 clean:
-	rm -rf .venv .venv-bench .venv-nnunet demo-bucket bench.json .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-nnunet demo-bucket bench.json .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

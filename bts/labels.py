@@ -88,7 +88,7 @@ def spelt(text: str) -> str:
     """What --labels says: auto, a key of CONVENTIONS, or pairs value=label, ordered. Raises UsageError."""
     if text == "auto" or text in SAYABLE:
         return text
-    pairs = {}
+    pairs: dict[int, str] = {}
     for pair in text.split(","):
         value, _, label = (part.strip() for part in pair.partition("="))
         if not value.isdecimal() or not 1 <= int(value) <= 255 or label.upper() not in STRUCTURES:
@@ -204,7 +204,7 @@ def from_internal(labels: np.ndarray, convention: str) -> np.ndarray:
     table = np.full(256, 255, np.uint8)
     table[0] = 0
     # The first of two values is written: the project does not tell necrosis from non-enhancing core.
-    for outside, inside in reversed(values_of(convention).items()):
+    for outside, inside in reversed(list(values_of(convention).items())):
         table[inside] = outside
     values = table[labels]
     if (values == 255).any():

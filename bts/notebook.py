@@ -88,8 +88,9 @@ def segment(
     """
     if model is None or isinstance(model, Place | Sequence):
         model = open_model(model or "box")
-    volume = place
-    if not isinstance(place, CaseVolume):
+    if isinstance(place, CaseVolume):
+        volume = place
+    else:
         used = {modality for one in model.models for modality in one.card.modalities}
         allowed = model.allow_missing | {modality for modality in MODALITIES if modality not in used}
         volume = read_case(place, case=case, truth=False, allow_missing=allowed)
@@ -123,12 +124,13 @@ def score(
         problem = f"its grid ({found.grid.describe()}) is not the ground truth's ({wanted.grid.describe()})"
         mend = "resample it to the ground truth's grid"
         raise CaseError(problem, mend=mend, file=_name(prediction, "the prediction"), stage="grid")
-    both = [to_internal(volume.voxels, convention) for volume in (wanted, found)]
+    truth_DHW, found_DHW = (to_internal(volume.voxels, convention) for volume in (wanted, found))
     if convention in WRITTEN_AS.values():  # of figshare, whose pixels have no known size
-        return metrics.score(*both, *regions_of(convention))
+        return metrics.score(truth_DHW, found_DHW, *regions_of(convention))
     by = rules_of(dataset, year_of(dataset, convention) if rules == "auto" else rules)
-    spacing = wanted.grid.zooms
-    return metrics.measure(*both, by.regions, by.where_present, spacing=spacing, rules=by)
+    return metrics.measure(
+        truth_DHW, found_DHW, by.regions, by.where_present, spacing=wanted.grid.zooms, rules=by
+    )
 
 
 def _find(place: Place | Files, case: str, labels: str) -> tuple[Store, Case]:

@@ -124,7 +124,7 @@ def compare(
         values = [[metrics.mean_score(of[i].scores, metric) for i in usable] for of in (first, second)]
     except KeyError:
         raise UsageError(f"--metric {metric}: not every case has been scored by it") from None
-    return comparison.compare_metric(*values, metric)
+    return comparison.compare_metric(metric, *values)
 
 
 def refuse_other_truths(pairs: Sequence[tuple[Scored, Scored]]) -> None:

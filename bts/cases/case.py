@@ -84,7 +84,8 @@ class CaseVolume:
     @property
     def box(self) -> tuple[slice, slice, slice]:
         """Where the crop lies in an array over the canonical grid (D, H, W)."""
-        return tuple(slice(o, o + n) for o, n in zip(self.origin, self.images.shape[1:], strict=True))
+        z, y, x = (slice(o, o + n) for o, n in zip(self.origin, self.images.shape[1:], strict=True))
+        return z, y, x
 
     def whole(self, cropped: np.ndarray) -> np.ndarray:
         """An array over the crop (…, D, H, W) put back into the canonical grid, zeros around it."""

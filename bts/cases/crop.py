@@ -92,7 +92,8 @@ def _bounding_box(arrays: list[np.ndarray]) -> tuple[slice, slice, slice]:
     rows = filled.any(axis=2)  # (D, H)
     lines = (rows.any(axis=1), rows.any(axis=0), filled.any(axis=0).any(axis=0))
     ends = [np.flatnonzero(line)[[0, -1]] if line.any() else (0, len(line) - 1) for line in lines]
-    return tuple(slice(int(first), int(last) + 1) for first, last in ends)
+    z, y, x = (slice(int(first), int(last) + 1) for first, last in ends)
+    return z, y, x
 
 
 def _check_extent(images_CDHW: np.ndarray, grid: Grid, file: str) -> None:
@@ -167,7 +168,8 @@ def _statistics_of_counts(image: np.ndarray) -> tuple[float, float, float, float
         return None
     mean = float(values @ counts) / n
     std = float(np.sqrt(((values - mean) ** 2) @ counts / n))
-    return mean, std, *(_percentile(values, counts.cumsum(), n, q) for q in (0.01, 0.99))
+    p01, p99 = (_percentile(values, counts.cumsum(), n, q) for q in (0.01, 0.99))
+    return mean, std, p01, p99
 
 
 def _percentile(values: np.ndarray, upto: np.ndarray, n: int, q: float) -> float:

@@ -137,4 +137,6 @@ def refuse_twins(cases: Iterable[Case]) -> tuple[list[Case], list[CaseError]]:
 
 def number(key: str) -> int:
     """The slice's number in the set, which is its file's name."""
-    return int(re.search(r"(\d+)\.mat$", key)[1])
+    found = re.search(r"(\d+)\.mat$", key)
+    assert found, "a listing takes no other file for a slice"
+    return int(found[1])

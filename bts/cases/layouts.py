@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from bts.cases.case import MODALITIES, Case
 from bts.cases.datasets import identify, knows_patient
 from bts.cases.keys import data_of, with_slashes
-from bts.cases.names import ANYWHERE, CHANNEL, IMAGE, LAYOUTS, Layout, place_of
+from bts.cases.names import ANYWHERE, CHANNEL, IMAGE, LAYOUTS, Naming, place_of
 from bts.errors import CaseError
 from bts.storage import Entry
 
@@ -67,7 +67,7 @@ def find_cases(
     entries: Iterable[Entry],
     labels: str = "auto",
     *,
-    layouts: Iterable[Layout] = (),
+    layouts: Iterable[Naming] = (),
     channels: Mapping[str, Mapping[str, str]] | None = None,
     patients: Callable[[str], str] | None = None,
 ) -> Listing:
@@ -78,14 +78,15 @@ def find_cases(
     case → patient, empty where it does not know.
     A case in two folders, or with a file twice, becomes a problem, for guessing would drop one.
     """
-    listing, found, layouts = Listing(), {}, (*layouts, *LAYOUTS)
+    listing, layouts = Listing(), (*layouts, *LAYOUTS)
+    found: Groups = {}
     for entry, key in data_of(entries):
         hidden = key.rpartition("/")[2].startswith(".")
         layout, place = (None, None) if hidden else place_of(key, layouts)
         if OURS & set(key.split("/")):
             if place:
                 listing.strays.append(entry.key)
-        elif place is None:
+        elif layout is None or place is None:
             _set_aside(entry, key, listing)
         else:
             role = (channels or {}).get(place.folder, {}).get(place.role, place.role)

@@ -7,7 +7,7 @@ A new layout is one record of LAYOUTS. Where the names of a set are like no othe
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from bts.cases.datasets import OTHER
 
@@ -41,6 +41,16 @@ class Place(NamedTuple):
     case_id: str
     role: str
     """Of ROLES, or the number of a channel of nnU-Net (0000), which its dataset.json names."""
+
+
+class Naming(Protocol):
+    """A way to name files: a Layout, or a table of keys (bts.cases.said)."""
+
+    @property
+    def sign(self) -> str: ...
+    @property
+    def dataset(self) -> str: ...
+    def place(self, key: str) -> Place | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +161,7 @@ LAYOUTS = (
 )
 
 
-def place_of(key: str, layouts: Iterable[Layout] = LAYOUTS) -> tuple[Layout, Place] | tuple[None, None]:
+def place_of(key: str, layouts: Iterable[Naming] = LAYOUTS) -> tuple[Naming, Place] | tuple[None, None]:
     """The first layout that knows a key, and where it puts it."""
     small = key.lower()
     for one in layouts:

@@ -29,9 +29,10 @@ def list_folder(
 
     Raises UsageError where a flag makes no sense, RunError if the store cannot be listed.
     """
-    said = {"labels": spelt(labels), "layouts": layouts_of(roles), "patients": patients_of(patients)}
+    convention, layouts, patient_of = spelt(labels), layouts_of(roles), patients_of(patients)
     entries = source.list()
-    return find_cases(entries, channels=channels_in(source, entries), **said)
+    channels = channels_in(source, entries)
+    return find_cases(entries, convention, layouts=layouts, channels=channels, patients=patient_of)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,13 +27,16 @@ class Grid:
     @property
     def source_shape(self) -> tuple[int, int, int]:
         """(x, y, z) as in the source file."""
-        return tuple(int(n) for n in self._nifti["dim"][1:4])
+        x, y, z = (int(n) for n in self._nifti["dim"][1:4])
+        return x, y, z
 
     @property
     def source_zooms(self) -> tuple[float, float, float]:
         """Voxel size in mm along the source's (x, y, z), as its header says it (not by the affine)."""
-        found = tuple(abs(float(mm)) for mm in self._nifti["pixdim"][1:4])
-        return found if all(found) else tuple(nib.affines.voxel_sizes(self.source_affine).tolist())
+        x, y, z = (abs(float(mm)) for mm in self._nifti["pixdim"][1:4])
+        if not (x and y and z):
+            x, y, z = nib.affines.voxel_sizes(self.source_affine).tolist()
+        return x, y, z
 
     @property
     def source_affine(self) -> np.ndarray:

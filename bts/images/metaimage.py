@@ -8,12 +8,15 @@ grid is kept as a NIfTI header, so that labelmaps are written as for any other c
 import math
 import zlib
 from collections.abc import Callable
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
 
 from bts.images.checks import bad, check_affine, check_finite, check_size
 from bts.images.grid import Grid, Volume
+
+Number = TypeVar("Number", int, float)
 
 MAX_HEADER = 16 << 10  # bytes; real ones have some 500
 FARTHEST = 1e6  # of any number in the geometry, mm; whoever is a kilometre away is not in the scanner
@@ -45,7 +48,7 @@ def read_mha(data: bytes, name: str) -> Volume:
     grid = _grid(fields, shape, name)
     count = math.prod(shape)
     size = count * dtype.itemsize
-    body = memoryview(data)[start:]
+    body: bytes | memoryview = memoryview(data)[start:]
     if _says_true(fields, "CompressedData"):
         body = _inflate(body, size, name)
     if len(body) < size:
@@ -127,7 +130,7 @@ def _grid(fields: dict[str, str], shape: tuple[int, ...], name: str) -> Grid:
     return Grid(bytes(header.binaryblock))
 
 
-def _inflate(body: memoryview, size: int, name: str) -> bytes:
+def _inflate(body: bytes | memoryview, size: int, name: str) -> bytes:
     """The deflated voxels. Raises CaseError; of a bomb it unpacks one byte more than `size` at most."""
     stream = zlib.decompressobj(wbits=47)  # zlib's or gzip's frame, as MetaImage's own library takes
     try:
@@ -150,8 +153,8 @@ def _value(fields: dict[str, str], name: str, *keys: str) -> str:
 
 
 def _numbers(
-    fields: dict[str, str], name: str, kind: Callable[[str], float], count: int, *keys: str
-) -> list[float]:
+    fields: dict[str, str], name: str, kind: Callable[[str], Number], count: int, *keys: str
+) -> list[Number]:
     """`count` numbers of the first of these synonyms. Raises CaseError."""
     text = _value(fields, name, *keys)
     try:

@@ -2,7 +2,6 @@
 
 import io
 import math
-from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -24,7 +23,7 @@ def read_nifti(data: bytes, name: str, *, channels: int = 0) -> Volume:
     Raises CaseError, naming the file, for anything that is not a whole, sane image of that kind.
     """
     try:
-        file: BinaryIO = io.BytesIO(data)
+        file: io.BufferedIOBase = io.BytesIO(data)
         if data[:2] == b"\x1f\x8b":
             file = igzip.IGzipFile(fileobj=file)
         header = _read_header(file, name)
@@ -32,7 +31,7 @@ def read_nifti(data: bytes, name: str, *, channels: int = 0) -> Volume:
         check_size(shape, dtype, len(data), name)
         _skip(file, int(header["vox_offset"]) - header.sizeof_hdr)
         voxels = _read_voxels(file, shape, dtype, name)
-    except (EOFError, igzip.BadGzipFile, igzip_lib.error) as error:
+    except (EOFError, igzip.BadGzipFile, igzip_lib.error) as error:  # type: ignore[misc]  # its stub makes error an instance
         raise bad(name, f"the gzip stream is truncated or corrupt ({error})") from error
     voxels = voxels.astype(dtype.newbyteorder("="), copy=False)
     voxels = _scaled(voxels, header, name)
@@ -75,7 +74,7 @@ def _write(voxels_DHW: np.ndarray, grid: Grid, descrip: str, intent: int) -> byt
     return igzip.compress(body, 2, mtime=0)
 
 
-def _read_header(file: BinaryIO, name: str) -> nib.Nifti1Header:
+def _read_header(file: io.BufferedIOBase, name: str) -> nib.Nifti1Header:
     start = file.read(348)
     size = HEADER_SIZES.get(start[:4])
     if len(start) < 348 or size is None:
@@ -124,7 +123,7 @@ def _affine(header: nib.Nifti1Header, name: str) -> np.ndarray:
         raise bad(name, f"the qform gives no affine ({error})", MEND_AFFINE) from error
 
 
-def _skip(file: BinaryIO, count: int) -> None:
+def _skip(file: io.BufferedIOBase, count: int) -> None:
     """Pass over extensions between header and voxels."""
     while count > 0:
         step = file.read(min(count, 1 << 20))
@@ -133,7 +132,7 @@ def _skip(file: BinaryIO, count: int) -> None:
         count -= len(step)
 
 
-def _read_voxels(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
+def _read_voxels(file: io.BufferedIOBase, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
     """Exactly the voxels, read-only, axes reversed. Raises CaseError where the file is shorter or longer."""
     count = math.prod(shape) * dtype.itemsize
     data = file.read(count)

@@ -29,7 +29,8 @@ class Lattice:
     @property
     def zooms(self) -> tuple[float, float, float]:
         """mm along x, y, z."""
-        return tuple(float(mm) for mm in np.linalg.norm(self.affine[:3, :3], axis=0))
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return x, y, z
 
     @property
     def centre(self) -> np.ndarray:
@@ -48,7 +49,8 @@ class Lattice:
 
     @classmethod
     def from_json(cls, told: dict) -> "Lattice":
-        return cls(tuple(int(n) for n in told["shape_xyz"][::-1]), np.array(told["affine"], float))
+        x, y, z = (int(n) for n in told["shape_xyz"])
+        return cls((z, y, x), np.array(told["affine"], float))
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,14 +87,13 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.init_conv(x)
         across = []
-        for context, down in ((self.context1, self.down1), (self.context2, self.down2),
-                              (self.context3, self.down3), (self.context4, self.down4)):  # fmt: skip
-            skip, x = down(context(x))
+        for level in (1, 2, 3, 4):
+            skip, x = getattr(self, f"down{level}")(getattr(self, f"context{level}")(x))
             across.append(skip)
-        x = self.up1(_bend(self.bn_after_context5(self.context5(x)), SLOPE))
-        x = self.up2(self.loc1(torch.cat((across.pop(), x), 1)))
-        x = self.up3(self.loc2(torch.cat((across.pop(), x), 1)))
-        x = self.up4(self.loc3(torch.cat((across.pop(), x), 1)))
-        x = torch.cat((across.pop(), x), 1)
+        x = _bend(self.bn_after_context5(self.context5(x)), SLOPE)
+        for level in (1, 2, 3, 4):
+            x = torch.cat((across.pop(), getattr(self, f"up{level}")(x)), 1)
+            if level < 4:
+                x = getattr(self, f"loc{level}")(x)
         x = _bend(self.end_conv_1_bn(self.end_conv_1(x)), SLOPE)
         return self.seg_layer(_bend(self.end_conv_2_bn(self.end_conv_2(x)), SLOPE))

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bts.errors import UsageError
 
@@ -35,7 +36,7 @@ class Rule:
     """`what` a series is if all conditions fit."""
 
     what: str
-    conditions: dict[str, object]
+    conditions: dict[str, Any]
 
     def fits(self, facts: Facts) -> bool:
         return all(_fits(name, wanted, facts) for name, wanted in self.conditions.items())
@@ -111,7 +112,7 @@ def _rule(told: dict) -> Rule:
     return Rule(what, conditions)
 
 
-def _fits(name: str, wanted: object, facts: Facts) -> bool:
+def _fits(name: str, wanted: Any, facts: Facts) -> bool:
     match name:
         case "text":
             return re.search(wanted, facts.text) is not None

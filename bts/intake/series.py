@@ -4,7 +4,7 @@ Positions and directions are DICOM's: mm in LPS+.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,11 +57,11 @@ def group(headers: Iterable[Header]) -> dict[str, list[Series]]:
 def make_series(headers: list[Header]) -> Series:
     """The files of one Series Instance UID as a Series, with a problem where they are no volume."""
     first = min(headers, key=lambda header: header.instance)
-    common = {"study": first.study, "uid": first.series, "number": first.number}
     kinds = sorted({header.what for header in headers})
     what = kinds[0] if len(kinds) == 1 else "mixed: " + ", ".join(kinds)
+    series = Series(first.study, first.series, first.number, what, tuple(sorted(headers, key=_name)))
     if problem := _unlike(headers, kinds):
-        return Series(**common, what=what, files=tuple(sorted(headers, key=_name)), problem=problem)
+        return replace(series, problem=problem)
     across = np.cross(first.directions[:3], first.directions[3:])
     ordered = sorted(headers, key=lambda header: (float(np.dot(header.positions[:3], across)), _name(header)))
     places = np.array([header.positions for header in ordered]).reshape(-1, 3)
@@ -69,8 +69,9 @@ def make_series(headers: list[Header]) -> Series:
         places = places[np.argsort(places @ across, kind="stable")]
     problem, gap = _stack(places, across)
     plane = ("sagittal", "coronal", "axial")[int(np.abs(across).argmax())]
-    zooms = (*first.zooms, gap)
-    return Series(**common, what=what, files=tuple(ordered), problem=problem, zooms=zooms, plane=plane)
+    across_mm, down_mm = first.zooms
+    zooms = (across_mm, down_mm, gap)
+    return replace(series, files=tuple(ordered), problem=problem, zooms=zooms, plane=plane)
 
 
 def _name(header: Header) -> str:

@@ -156,7 +156,9 @@ def _nifti_study(
 
 def _facts(entry: Entry) -> Facts:
     """A file's name tells; where its folder holds nothing else, the folder's name does too."""
-    return Facts(plain(NIFTI.match(entry.key.rpartition("/")[2])["stem"]))
+    named = NIFTI.match(entry.key.rpartition("/")[2])
+    assert named, "nothing else is listed"
+    return Facts(plain(named["stem"]))
 
 
 def _common_folder(files: list[Entry]) -> str:

@@ -172,12 +172,12 @@ def _grid(head: Head, plan: Plan, base: np.ndarray) -> tuple[tuple[int, int, int
     directions = ORIENTATIONS[plan.orientation]
     extent = np.array(head.labels.shape[::-1], float)  # mm of the head's box along x, y and z
     along = np.abs(directions).T @ extent * 1.06 + 6
-    shape = tuple(int(np.ceil(mm / zoom)) for mm, zoom in zip(along, plan.zooms, strict=True))
+    x, y, z = (int(np.ceil(mm / zoom)) for mm, zoom in zip(along, plan.zooms, strict=True))
     affine = np.eye(4)
     affine[:3, :3] = directions * plan.zooms
     box_middle = (base @ head.affine @ [*((extent - 1) / 2), 1])[:3]
-    affine[:3, 3] = box_middle - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return shape, affine
+    affine[:3, 3] = box_middle - affine[:3, :3] @ ((np.array((x, y, z)) - 1) / 2)
+    return (x, y, z), affine
 
 
 def _sample(volume_DHW: np.ndarray, to_voxel: np.ndarray, shape: tuple[int, int, int], thickness: float):

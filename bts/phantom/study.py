@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,9 @@ from isal import igzip
 
 from bts.phantom.anatomy import SIZE
 from bts.phantom.head import AXIAL, CORONAL, SAGITTAL, Plan, Scan, base_pose, make_head, take
+
+if TYPE_CHECKING:
+    from pydicom.uid import UID
 
 VENDORS = ("siemens", "ge")
 CANARY = "CANARY"
@@ -38,8 +42,9 @@ class Series:
     """A localiser: each slice along another axis."""
 
 
-# Tags of a sequence: repetition, echo and inversion time in ms, flip angle, sequence name.
-SIEMENS = {
+Prescription = tuple[Plan, str, tuple[float | None, ...], str]
+"""Plan, description, times (repetition, echo and inversion time in ms, flip angle), name of the sequence."""
+SIEMENS: dict[str, Prescription] = {
     "t1": (Plan("t1", SAGITTAL), "t1_mprage_sag_p2_iso", (2300, 2.98, 900, 9), "*tfl3d1_16ns"),
     "t1ce": (Plan("t1ce", SAGITTAL), "t1_mprage_sag_p2_iso_KM", (2300, 2.98, 900, 9), "*tfl3d1_16ns"),
     "t2": (Plan("t2", AXIAL, (0.9, 0.9, 3.0)), "t2_tse_tra_3mm", (5500, 93, None, 150), "*tse2d1_17"),
@@ -50,7 +55,7 @@ SIEMENS = {
         "*tir2d1_19",
     ),
 }
-GE = {
+GE: dict[str, Prescription] = {
     "t1": (Plan("t1", AXIAL, (0.94, 0.94, 5.0)), "Ax T1 FSE", (600, 12, None, 90), "fse"),
     "t1ce": (Plan("t1ce", AXIAL, (0.94, 0.94, 5.0)), "Ax T1 FSE +C", (600, 12, None, 90), "fse"),
     "t2": (Plan("t2", AXIAL, (0.94, 0.94, 5.0)), "Ax T2 frFSE", (4000, 102, None, 90), "fse"),
@@ -83,7 +88,7 @@ class Study:
         found = {r: {"affine": s.affine.tolist(), "pose": s.pose.tolist()} for r, s in known.items()}
         return {"study_uid": self.uid("study"), "vendor": self.vendor, "series": found}
 
-    def uid(self, *what: object) -> str:
+    def uid(self, *what: object) -> "UID":
         """A UID that depends on the study and `what` alone."""
         from pydicom.uid import generate_uid
 
@@ -167,12 +172,13 @@ def encode(dataset) -> bytes:
 def slice_dataset(study: Study, series: Series, place: int):
     """One slice as a pydicom Dataset with its file meta information."""
     from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import UID
 
     data = Dataset()
     data.file_meta = FileMetaDataset()
-    data.file_meta.MediaStorageSOPClassUID = MR_IMAGE
+    data.file_meta.MediaStorageSOPClassUID = UID(MR_IMAGE)
     data.file_meta.MediaStorageSOPInstanceUID = study.uid(series.number, place)
-    data.file_meta.TransferSyntaxUID = EXPLICIT_LITTLE
+    data.file_meta.TransferSyntaxUID = UID(EXPLICIT_LITTLE)
     _identify(data, study, series, place)
     _describe(data, study, series)
     _place(data, series, place)

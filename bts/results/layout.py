@@ -82,4 +82,4 @@ def whole(case: Case, present: Set[str], targets: Iterable[str] = ()) -> bool:
     """Whether all results of a case are there, in their place or waiting for review, and beside them the
     probabilities of all targets that are asked for."""
     there = all(key in present or held(key) in present for key in result_keys(case))
-    return there and present.issuperset(probability_key(case.id, target) for target in targets)
+    return there and all(probability_key(case.id, target) in present for target in targets)

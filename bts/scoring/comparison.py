@@ -27,14 +27,14 @@ def compare(first: Sequence[Scored], second: Sequence[Scored]) -> Comparison:
                 value = of[metric], theirs[one.case_id][region][metric]
                 pairs.setdefault((region, metric), []).append(value)
     return {
-        (region, metric): compare_metric(*zip(*pairs[region, metric], strict=True), metric)
+        (region, metric): compare_metric(metric, *zip(*pairs[region, metric], strict=True))
         for region in page.regions_of(first)
         for metric in page.TITLES
         if (region, metric) in pairs
     }
 
 
-def compare_metric(first: Sequence[float], second: Sequence[float], metric: str) -> Paired:
+def compare_metric(metric: str, first: Sequence[float], second: Sequence[float]) -> Paired:
     """One metric, case by case in the same order."""
     # A volume error alone has a sign, and its size is what counts.
     sizes = np.abs(first), np.abs(second)

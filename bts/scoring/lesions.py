@@ -83,7 +83,7 @@ def _means(scores: list[list[float]], nothing: int, rules: Rules) -> dict[str, f
     columns = list(zip(*scores, strict=True)) or [()] * (2 + len(rules.lesion_tolerances))
     means = {}
     for name, values in zip(("lesion_dice", "lesion_hd95", *surface_names(rules)), columns, strict=True):
-        worst, best = (rules.farthest, 0.0) if name == "lesion_hd95" else (0, 1.0)
+        worst, best = (rules.far_mm, 0.0) if name == "lesion_hd95" else (0, 1.0)
         means[name] = (sum(values) + worst * nothing) / whole if whole else best
     return means
 

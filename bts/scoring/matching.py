@@ -116,7 +116,7 @@ def _means(
         nothing = missed + pairs.false if scores or missed else 0
     else:
         nothing = int(not scores and missed + pairs.false > 0)
-    scores += [[0.0, rules.farthest] + [0.0] * len(rules.lesion_tolerances)] * nothing
+    scores += [[0.0, rules.far_mm] + [0.0] * len(rules.lesion_tolerances)] * nothing
     names = ("lesion_dice", "lesion_hd95", *surface_names(rules))
     return dict(zip(names, np.mean(scores, axis=0).tolist(), strict=True)) if scores else {}
 

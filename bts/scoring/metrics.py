@@ -4,7 +4,7 @@ Axes: D z slices, H rows (y), W columns (x). Labels are the project's own: 1 nec
 3 enhancing, 4 resection cavity; of figshare 1 meningioma, 2 glioma, 3 pituitary tumour.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -34,6 +34,14 @@ PARTS = (
 LOWER_IS_BETTER = {"hd95", "volume_error_ml", "lesion_hd95", "lesions_missed", "lesions_false"}
 """Of a volume error its size, without its sign."""
 LABELS = 5  # background and four
+HAUSDORFF: dict[Weighting, Callable[..., float]] = {
+    "area": surfaces.robust_hausdorff,
+    "voxels": borders.hausdorff,
+}
+SURFACE_DICE: dict[Weighting, Callable[..., float]] = {
+    "area": surfaces.surface_dice,
+    "voxels": borders.surface_dice,
+}
 
 
 def score(
@@ -84,12 +92,13 @@ def measure(
     if rules.farthest is None:
         rules = replace(rules, farthest=float(np.linalg.norm(truth_DHW.shape)))
     # The challenge's axes: its table of areas tells them apart.
-    labels, mm = [one.T for one in _crop(truth_DHW, prediction_DHW, rules.widest)], spacing[::-1]
+    truth, prediction = (one.T for one in _crop(truth_DHW, prediction_DHW, rules.widest))
+    mm = spacing[::-1]
     known = {**TISSUES, **regions, **where_present}
-    lesions = _number(*labels, known, mm, rules) if rules.grouped else {}
+    lesions = _number(truth, prediction, known, mm, rules) if rules.grouped else {}
     return {
-        region: {**of, **_in_space(*labels, known[region], mm, rules.of(region), lesions.get(region))}
-        for region, of in scores.items()
+        name: {**of, **_in_space(truth, prediction, known[name], mm, rules.of(name), lesions.get(name))}
+        for name, of in scores.items()
     }
 
 
@@ -98,10 +107,10 @@ def _number(truth_XYZ, prediction_XYZ, known, spacing, rules: Rules) -> dict[str
     least = {region: rules.of(region).smallest for region in known}
     if rules.grouped == "mm3":
         least = {region: mm3 / float(np.prod(spacing)) for region, mm3 in least.items()}
-    sides = (truth_XYZ, {}), (prediction_XYZ, least)
+    keep_all: dict[str, float] = {}
     found = [
         number_lesions({name: np.isin(side, of) for name, of in known.items()}, rules, least_voxels=voxels)
-        for side, voxels in sides
+        for side, voxels in ((truth_XYZ, keep_all), (prediction_XYZ, least))
     ]
     return {region: [side[region] for side in found] for region in known}
 
@@ -116,7 +125,8 @@ def _in_space(truth_XYZ, prediction_XYZ, labels, spacing, rules: Rules, lesions)
     if rules.matching == "pair":
         by_lesion = score_pairs(truth, prediction, spacing, rules, found.get("voxels"))
     elif lesions:
-        by_lesion = score_parts(*(side[box] for side in lesions), spacing, rules)
+        lesions_XYZ, parts_XYZ = (side[box] for side in lesions)
+        by_lesion = score_parts(lesions_XYZ, parts_XYZ, spacing, rules)
     else:
         by_lesion = score_lesions(truth, prediction, spacing, rules)
     voxels = int(truth.sum()), int(prediction.sum())
@@ -139,12 +149,11 @@ def _distances(found: Mapping[Weighting, tuple], anything: bool, rules: Rules) -
     """hd95 and the rules' surface Dice from the gaps between two masks. anything: one is not empty."""
     near = [NSD[tolerance] for tolerance in rules.tolerances]
     if not found:
-        hd95, nsd = (rules.farthest, 0.0) if anything else (0.0, 1.0)
+        hd95, nsd = (rules.far_mm, 0.0) if anything else (0.0, 1.0)
         return {"hd95": hd95, **dict.fromkeys(near, nsd)}
-    hausdorff = {"area": surfaces.robust_hausdorff, "voxels": borders.hausdorff}[rules.hausdorff]
-    dice = {"area": surfaces.surface_dice, "voxels": borders.surface_dice}[rules.surface_dice]
-    shares = [dice(found[rules.surface_dice], tolerance) for tolerance in rules.tolerances]
-    return {"hd95": hausdorff(found[rules.hausdorff]), **dict(zip(near, shares, strict=True))}
+    shares = [SURFACE_DICE[rules.surface_dice](found[rules.surface_dice], mm) for mm in rules.tolerances]
+    hd95 = HAUSDORFF[rules.hausdorff](found[rules.hausdorff])
+    return {"hd95": hd95, **dict(zip(near, shares, strict=True))}
 
 
 def _crop(truth: np.ndarray, prediction: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,8 @@ from bts.labels import CAVITY, PAEDIATRIC, REGIONS, TARGET, TISSUES, Regions
 from bts.scoring.surfaces import FARTHEST
 
 NSD = {0.5: "nsd05", 1.0: "nsd1"}  # mm → the metric
-YEARS = ("2023", "2024", "2026")
 Year = Literal["2023", "2024", "2026"]
+YEARS: tuple[Year, ...] = ("2023", "2024", "2026")
 Weighting = Literal["area", "voxels"]
 """Of a surface: by area (DeepMind's surface-distance), or each voxel at the border alike."""
 
@@ -70,6 +70,12 @@ class Rules:
         """The same, with the reach and the smallest lesion of one region."""
         reach = self.reach_of.get(region, self.reach)
         return replace(self, reach=reach, smallest=self.smallest_of.get(region, self.smallest))
+
+    @property
+    def far_mm(self) -> float:
+        """`farthest`, of an image: `measure` puts the diagonal in its place."""
+        assert self.farthest is not None
+        return self.farthest
 
     @property
     def widest(self) -> int:

@@ -64,7 +64,7 @@ def _areas(spacing: tuple[float, ...]) -> np.ndarray:
 def _percentile(one: Gaps, share: float) -> float:
     order = np.lexsort((one.areas, one.mm))
     areas = one.areas[order]
-    place = np.searchsorted(np.cumsum(areas) / np.sum(areas), share)
+    place = int(np.searchsorted(np.cumsum(areas) / np.sum(areas), share))
     return float(one.mm[order][min(place, len(order) - 1)])
 
 

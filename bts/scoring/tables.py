@@ -47,7 +47,7 @@ def write(scored: Sequence[Scored]) -> dict[str, bytes]:
     made = {one.case_id: {name: getattr(one, name) for name in KNOWN} for one in scored}
     fields = [*((name, pa.string()) for name in TEXTS), ("value", pa.float64())]
     schema = pa.schema(fields, metadata={"bts": json.dumps({"cases": made})})
-    table = pa.table(list(zip(*rows, strict=True)) or [[]] * len(schema), schema=schema)
+    table = pa.table(list(zip(*rows, strict=True)) or [()] * len(schema), schema=schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     files = {"scores.parquet": sink.getvalue().to_pybytes(), "scores.csv": write_csv(schema.names, rows)}

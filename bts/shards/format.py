@@ -81,7 +81,7 @@ def read_volume(data: bytes, modalities: tuple[str, ...] = MODALITIES) -> CaseVo
     shape = (table.num_rows, first["height"], first["width"])
     dtype = np.dtype(first["dtype"]).newbyteorder("<")
     rows = [MODALITIES.index(m) for m in modalities]
-    mask = None if table["mask"].null_count else pixels(table["mask"], np.uint8).reshape(shape)
+    mask = None if table["mask"].null_count else pixels(table["mask"], np.dtype(np.uint8)).reshape(shape)
     return CaseVolume(
         case_id=first["case_id"],
         patient_id=first["patient_id"],
