@@ -1,30 +1,78 @@
-"""Workers killed at random while cases are segmented: `python -m benchmarks.soak [--cases 300] [--every 4]`.
+"""A night that goes wrong: `python -m benchmarks.soak [--cases 200] [--every 4]`, in about five minutes.
 
-Every few seconds one Ray worker of the job gets SIGKILL. Prints how many were killed, how many labelmaps are
-whole and equal to those of a calm run, and how many cases were computed twice.
+Small phantom cases in a bucket of this machine are segmented by one run, while one case kills every worker
+that predicts it, every few seconds a random worker of the job gets SIGKILL, and the store fails twice: once
+every reading is refused (503) and once nobody answers at all. The run must end by itself, with a labelmap of
+every other case, equal to that of a calm run, and with one named failure.
 """
 
 import argparse
 import gzip
+import json
+import os
 import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 
 from benchmarks.memory import make_cases, make_model
+from bts.errors import LOST
+from tests import servers
+from tests.faults.proxy import Faults
 
-# Not Ray's own actors: a run ends without them.
-WORKERS = ("ray::MapWorker", "ray::Map(", "ray::IDLE")
+# Those at work. Not Ray's own actors: a run ends without them; not those that start, or none would ever work.
+WORKERS = ("ray::MapWorker", "ray::Map(")
+FAILS_S = 8  # of each of the store's failures; within the patience of its clients
+BUCKET = "night"
 
 
-def start(place: Path, labelmaps: str) -> psutil.Popen:
-    command = [sys.executable, "-m", "jobs.segment", "--cases", f"{place}/cases"]
-    command += ["--model", f"{place}/tiny.safetensors", "--labelmaps", f"{place}/{labelmaps}"]
-    return psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+class Bucket:
+    """An S3 server over a folder, behind a proxy that can refuse, and be gone."""
+
+    def __init__(self, folder: Path):
+        self.port, self.door = servers.free_port(), servers.free_port()
+        self.server = servers.start_s3(folder, self.port, "--log-level", "ERROR")
+        self.open()
+        os.environ |= servers.s3_environment(self.door)
+        if not servers.is_open(self.port, self.server):
+            raise SystemExit("the S3 server did not start")
+
+    def open(self) -> None:
+        command = [sys.executable, "-m", "tests.faults.proxy", str(self.door), str(self.port)]
+        self.proxy = subprocess.Popen(command)
+        if not servers.is_open(self.door, self.proxy):
+            raise SystemExit("the proxy did not start")
+
+    def refuse(self) -> int:
+        """Every reading, for FAILS_S; how many there were."""
+        with Faults(self.door).inject("503", times=0) as refused:
+            time.sleep(FAILS_S)
+            return refused()
+
+    def be_gone(self) -> None:
+        """Nobody answers, for FAILS_S."""
+        self.proxy.kill()
+        self.proxy.wait()
+        time.sleep(FAILS_S)
+        self.open()
+
+    def close(self) -> None:
+        for process in (self.proxy, self.server):
+            process.kill()
+            process.wait()
+
+
+def start(place: Path, module: str, *more: str, labelmaps: str, log: Path | None = None) -> psutil.Popen:
+    command = [sys.executable, "-m", module, *more, "--cases", f"s3://{BUCKET}/cases"]
+    command += ["--model", f"{place}/tiny.safetensors", "--labelmaps", labelmaps, "--ray", "yes"]
+    said = open(log, "wb") if log else subprocess.DEVNULL  # noqa: SIM115
+    return psutil.Popen(command, stdout=said, stderr=subprocess.STDOUT)
 
 
 def kill_one(job: psutil.Popen, rng: random.Random) -> bool:
@@ -42,50 +90,69 @@ def kill_one(job: psutil.Popen, rng: random.Random) -> bool:
     return True
 
 
-def torment(job: psutil.Popen, results: Path, every: float) -> tuple[int, int]:
-    """(workers killed, labelmaps written again) until the job ends."""
-    rng, killed, again = random.Random(0), 0, 0
-    seen: dict[str, int] = {}
-    struck = time.monotonic()
+def torment(job: psutil.Popen, results: Path, every: float, bucket: Bucket, cases: int) -> Counter:
+    """Kill workers until the job ends, and let the store fail after a third and two thirds of the cases."""
+    rng, did, struck = random.Random(0), Counter(), time.monotonic()
+
+    def refuse() -> None:
+        did["readings refused"] += bucket.refuse()
+
+    failures = [(2 * cases // 3, bucket.be_gone), (cases // 3, refuse)]
+    under_way, seen = None, 0
     while job.poll() is None:
-        for path in results.glob("*.nii.gz"):
-            written = path.stat().st_mtime_ns
-            again += seen.setdefault(path.name, written) != written
-            seen[path.name] = written
-        if seen and time.monotonic() - struck > every:
-            killed += kill_one(job, rng)
-            struck = time.monotonic()
-        time.sleep(0.05)
-    return killed, again
+        written = len(list(results.glob("*.nii.gz")))
+        if failures and written >= failures[-1][0] and not (under_way and under_way.is_alive()):
+            under_way = threading.Thread(target=failures.pop()[1])
+            under_way.start()
+            did["failures of the store"] += 1
+        # On a slow machine a new worker needs its time, or the run would stand still.
+        if written > seen and time.monotonic() - struck > every and kill_one(job, rng):
+            did["workers killed"] += 1
+            struck, seen = time.monotonic(), written
+        time.sleep(0.1)
+    if under_way:
+        under_way.join()
+    return did
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=300)
+    parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--every", type=float, default=4, help="seconds between kills")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        make_cases(place / "cases", arguments.cases)
+        make_cases(place / "s3" / BUCKET / "cases", arguments.cases)
         make_model(place / "tiny.safetensors")
-        start(place, "calm").wait()
-        job, runs, killed, again = start(place, "soak"), 1, 0, 0
-        while True:
-            more = torment(job, place / "soak", arguments.every)
-            killed, again = killed + more[0], again + more[1]
-            if job.returncode == 0:
-                break
-            print(f"run {runs} ended with {job.returncode}; running again", flush=True)
-            job, runs = start(place, "soak"), runs + 1
-        voxels = gzip.decompress(next((place / "calm").glob("*.nii.gz")).read_bytes())
-        found = list((place / "soak").glob("*.nii.gz"))
-        whole = sum(gzip.decompress(path.read_bytes()) == voxels for path in found)
-        markers = len(list((place / "soak" / "_done").iterdir()))
-        print(
-            f"{arguments.cases} cases, {killed} workers killed, {runs} runs: {whole} labelmaps whole, "
-            f"{markers} markers, {again} labelmaps written twice"
-        )
-        return int(whole != arguments.cases or markers != arguments.cases)
+        bucket = Bucket(place / "s3")
+        try:
+            return soak(place, bucket, arguments.cases, arguments.every)
+        finally:
+            bucket.close()
+
+
+def soak(place: Path, bucket: Bucket, cases: int, every: float) -> int:
+    began = time.monotonic()
+    start(place, "jobs.segment", labelmaps=f"{place}/calm").wait()
+    calm = time.monotonic() - began
+    poison = sorted(path.name for path in (place / "s3" / BUCKET / "cases").iterdir())[cases // 2]
+    results, log = place / "s3" / BUCKET / "labelmaps", place / "soak.log"
+    began = time.monotonic()
+    job = start(place, "benchmarks.poison", poison, labelmaps=f"s3://{BUCKET}/labelmaps", log=log)
+    did = torment(job, results, every, bucket, cases)
+    took = time.monotonic() - began
+    voxels = gzip.decompress(next((place / "calm").glob("*.nii.gz")).read_bytes())
+    whole = sum(gzip.decompress(path.read_bytes()) == voxels for path in results.glob("*.nii.gz"))
+    records = len(list((results / "_done").iterdir()))
+    print(log.read_text(errors="replace"), file=sys.stderr)
+    reports = [json.loads(path.read_bytes()) for path in (results / "_runs").glob("*.json")]
+    failed = [(f["case_id"], f["stage"], f.get("kind")) for one in reports for f in one["failed_cases"]]
+    print(f"{cases} cases, one a poison; {', '.join(f'{count} {what}' for what, count in did.items())}")
+    print(
+        f"one run of {took:.0f} s (calm: {calm:.0f} s), exit {job.returncode}: {whole} labelmaps whole, "
+        f"{records} result records; failed: {failed}"
+    )
+    return int((whole, records, failed) != (cases - 1, cases - 1, [(poison, "predict", LOST)]))
 
 
 if __name__ == "__main__":

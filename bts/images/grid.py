@@ -4,6 +4,7 @@ Inside the project a volume is (D, H, W) = (z, y, x) in LPS+ orientation: rows r
 from the patient's right to left. NIfTI's (x, y, z) and every other orientation stay in this room.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -50,7 +51,7 @@ class Grid:
 
     @property
     def guessed(self) -> bool:
-        """Whether the header tells no place (both form codes are 0): x is then taken to run to the left."""
+        """Whether the file tells no place (both form codes are 0): `guess` is then how it is taken to lie."""
         return not (self._nifti["qform_code"] or self._nifti["sform_code"])
 
     @property
@@ -110,6 +111,16 @@ class Volume:
 
     voxels: np.ndarray
     grid: Grid
+
+
+def guess(shape: tuple[int, ...], zooms_mm: Sequence[float]) -> Grid:
+    """Of a file of another format that tells no place: x runs to the left, y to the front, z up, as a NIfTI
+    file without a place is read. shape, zooms_mm: of its (x, y, z)."""
+    header = nib.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_xyzt_units("mm")
+    header.set_zooms(zooms_mm)
+    return Grid(bytes(header.binaryblock))
 
 
 def parse_header(header: bytes) -> nib.Nifti1Header:

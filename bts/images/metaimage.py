@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from bts.images.checks import bad, check_affine, check_finite, check_size
-from bts.images.grid import Grid, Volume
+from bts.images.grid import Grid, Volume, guess
 
 Number = TypeVar("Number", int, float)
 
@@ -30,6 +30,9 @@ TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
+# Synonyms of MetaImage's own library.
+TURNED = ("TransformMatrix", "Rotation", "Orientation")
+MOVED = ("Offset", "Position", "Origin")
 CONVERT = "convert it to .nii.gz"
 MEND = "fix its header or convert it to .nii.gz"
 
@@ -37,9 +40,9 @@ MEND = "fix its header or convert it to .nii.gz"
 def read_mha(data: bytes, name: str) -> Volume:
     """Decode a .mha of one 3D image. Voxels keep the file's dtype, in native byte order.
 
-    Bytes behind the last voxel are passed over. A header without orientation, place or spacing is refused,
-    for guessing could mirror the patient. Raises CaseError, naming the file, for anything that is not a
-    whole, sane image with its voxels inside.
+    Bytes behind the last voxel are passed over. A header with neither orientation nor position gives a grid
+    that says so (Grid.guessed); one without spacing, or with one of the two, is refused. Raises CaseError,
+    naming the file, for anything that is not a whole, sane image with its voxels inside.
     """
     fields, start = _read_header(data, name)
     _check_kind(fields, name)
@@ -106,11 +109,15 @@ def _dtype(fields: dict[str, str], name: str) -> np.dtype:
 
 def _grid(fields: dict[str, str], shape: tuple[int, ...], name: str) -> Grid:
     """The header's geometry as a NIfTI header. Raises CaseError."""
-    matrix = _numbers(fields, name, float, 9, "TransformMatrix", "Rotation", "Orientation")
-    offset = _numbers(fields, name, float, 3, "Offset", "Position", "Origin")
     spacing = _numbers(fields, name, float, 3, "ElementSpacing")
     if min(spacing) <= 0:
         raise bad(name, f"the spacing is {', '.join(f'{mm:g}' for mm in spacing)} mm", MEND)
+    if not fields.keys() & {*TURNED, *MOVED}:
+        grid = guess(shape, spacing)
+        check_affine(grid.source_affine, name, MEND)
+        return grid
+    matrix = _numbers(fields, name, float, 9, *TURNED)
+    offset = _numbers(fields, name, float, 3, *MOVED)
     affine = np.eye(4)
     # As ITK reads and writes it: three numbers for the direction of x, then of y, then of z; so each of
     # them is a column of the affine, although the nine look like a matrix written row by row.

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from bts.images.checks import bad, check_affine, check_finite, check_size
-from bts.images.grid import Grid, Volume
+from bts.images.grid import Grid, Volume, guess
 
 MAX_HEADER = 1 << 20  # bytes; a segmentation's has some 10 kB
 MEND = "export it as .nii.gz (3D Slicer: Save, or Segmentations, Export)"
@@ -45,7 +45,8 @@ SPACES = {
 def read_nrrd(data: bytes, name: str) -> Volume:
     """Decode one 3D image. Voxels keep the file's dtype, in native byte order.
 
-    Raises CaseError, naming the file, for anything that is not a whole, sane image with its place inside.
+    A header that tells spacings and no place gives a grid that says so (Grid.guessed). Raises CaseError,
+    naming the file, for anything that is not a whole, sane image.
     """
     fields, start = _read_header(data, name)
     shape, dtype = _shape(fields, name), _dtype(fields, name)
@@ -92,6 +93,13 @@ def _dtype(fields: dict[str, str], name: str) -> np.dtype:
 
 def _grid(fields: dict[str, str], shape: tuple[int, ...], name: str) -> Grid:
     """The header's place as a NIfTI header. Raises CaseError."""
+    if not fields.keys() & {"space", "space directions", "space origin"}:
+        spacings = _numbers(fields.get("spacings", ""))
+        if len(spacings) != 3 or min(spacings) <= 0:
+            raise bad(name, "its header tells neither its place nor its spacings", MEND)
+        grid = guess(shape, spacings)
+        check_affine(grid.source_affine, name, MEND)
+        return grid
     space = fields.get("space", "").lower()
     directions, origin = (_numbers(fields.get(key, "")) for key in ("space directions", "space origin"))
     if space not in SPACES or len(directions) != 9 or len(origin) != 3:
@@ -117,10 +125,14 @@ def _body(data: bytes, start: int, fields: dict[str, str], size: int, name: str)
         return body
     if encoding not in ("gzip", "gz"):
         raise bad(name, f"its encoding {encoding[:60]!r} is neither raw nor gzip", MEND)
+    stream = zlib.decompressobj(wbits=31)
     try:
-        return zlib.decompressobj(wbits=31).decompress(body, size + 1)
+        voxels = stream.decompress(body, size + 1)
     except zlib.error as error:
         raise bad(name, f"the gzip stream is truncated or corrupt ({error})") from error
+    if len(voxels) <= size and not stream.eof:
+        raise bad(name, f"the gzip stream is truncated, after {len(voxels):,} of {size:,} bytes of voxels")
+    return voxels
 
 
 def _numbers(text: str) -> list[float]:

@@ -73,7 +73,8 @@ def of_place(volume: CaseVolume) -> list[str]:
     if not volume.grid.guessed:
         return []
     return [
-        "place: the header tells no orientation (qform and sform codes are 0); left and right are a guess"
+        "place: the header tells no orientation (in NIfTI: qform and sform codes are 0); left and right are "
+        "a guess"
     ]
 
 

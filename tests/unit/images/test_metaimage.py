@@ -106,6 +106,21 @@ def test_labelmaps_are_written_on_its_grid(matrix):
     assert back.header.get_xyzt_units()[0] == "mm"
 
 
+def test_a_file_without_a_place_is_read_as_nifti_without_one():
+    nifti = nib.Nifti1Image(RAMP, None)
+    nifti.header.set_zooms((0.5, 1, 2))
+    expected = read_nifti(nifti.to_bytes(), "x.nii")
+    given = {"ElementSpacing": "0.5 1 2", "TransformMatrix": None, "Offset": None}
+    volume = read_mha(mha(RAMP, **given), "x.mha")
+    assert volume.grid.guessed and expected.grid.guessed and not read_mha(mha(RAMP), "x.mha").grid.guessed
+    assert np.array_equal(volume.voxels, expected.voxels) and volume.grid.same_place(expected.grid)
+    assert volume.grid.orientation == "LAS" and volume.grid.zooms == (2, 1, 0.5)
+    back = nib.Nifti1Image.from_bytes(
+        gzip.decompress(write_labelmap(volume.voxels.astype(np.uint8), volume.grid, "test"))
+    )
+    assert back.header["qform_code"] == back.header["sform_code"] == 0, "a guess is not written as known"
+
+
 def test_a_sheared_grid_has_no_qform():
     matrix = builders.affine("LPS")
     matrix[0, 1] = 0.4
@@ -183,6 +198,14 @@ BAD = {
     "no ElementType": (mha(RAMP, ElementType=None), "no ElementType"),
     "no ElementSpacing": (mha(RAMP, ElementSpacing=None), "no ElementSpacing"),
     "no TransformMatrix": (mha(RAMP, TransformMatrix=None), "no TransformMatrix"),
+    "no place, no spacing": (
+        mha(RAMP, TransformMatrix=None, Offset=None, ElementSpacing=None),
+        "no ElementSpacing",
+    ),
+    "no place, voxels of 900 mm": (
+        mha(RAMP, TransformMatrix=None, Offset=None, ElementSpacing="900 1 1"),
+        "voxels of 900",
+    ),
     "no Offset": (mha(RAMP, Offset=None), "no Offset"),
     "empty size": (mha(RAMP, DimSize="0 4 3"), "shape 0×4×3"),
     "negative size": (mha(RAMP, DimSize="-5 4 3"), "shape"),
