@@ -4,6 +4,7 @@ Inside the project labels are always 1 necrosis/non-enhancing, 2 oedema, 3 enhan
 figshare 1 meningioma, 2 glioma, 3 pituitary tumour.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 
@@ -36,6 +37,15 @@ UNKNOWN = ""  # the name does not tell the convention: a truth needs --labels
 # Names of the labels, for a convention that is spelt out: 1=ET,2=NCR,3=NCR,4=ED.
 STRUCTURES = {"NCR": 1, "NETC": 1, "NET": 1, "CYST": 1, "CC": 1, "ED": 2, "SNFH": 2, "ET": 3, "GTV": 3}
 STRUCTURES |= {"RC": 4}
+STRUCTURE_NAMES = {1: "NCR", 2: "ED", 3: "ET", 4: "RC"}
+NAMES = {
+    "figshare": {1: "meningioma", 2: "glioma", 3: "pituitary tumour"},
+    "figshare_tumour": {1: "tumour"},
+    "menrt": {3: "GTV"},
+}
+# How sets write them out, letters alone; the first that is found in a name counts.
+WORDS = {"RC": "CAVITY", "CYST": "CYST", "SNFH": "FLAIR|SNFH", "NCR": "NECRO|NONENHANCING|NCR", "ED": "EDEMA"}
+WORDS |= {"ET": "ENHANC"}
 WRITTEN = {1, 2, 3}  # labels that a labelmap of ours may hold
 EXAMPLE = "1=ET,2=NCR,3=NCR,4=ED"
 # Of a whole number: saved from floats with a scale in the header, not a mixture of labels.
@@ -101,6 +111,24 @@ def spelt(text: str) -> str:
     return ",".join(f"{value}={label}" for value, label in sorted(pairs.items()))
 
 
+def named_as(names: Mapping[int, str]) -> str:
+    """Convention of a set that names its values in words (edema, necrotic core, …): a key of SAYABLE, or
+    pairs; empty where a name is not known."""
+    labels = {value: structure(name) for value, name in names.items()}
+    if not labels or not all(labels.values()) or not all(1 <= value <= 255 for value in labels):
+        return UNKNOWN
+    pairs = ",".join(f"{value}={label}" for value, label in sorted(labels.items()))
+    return next((known for known in SAYABLE if CONVENTIONS[known] == values_of(pairs)), pairs)
+
+
+def structure(name: str) -> str:
+    """The key of STRUCTURES that a set calls so; empty where none is sure."""
+    plain = re.sub(r"[^A-Z]", "", name.upper())
+    if plain in STRUCTURES:
+        return plain
+    return next((label for label, words in WORDS.items() if re.search(words, plain)), "")
+
+
 @cache
 def values_of(convention: str) -> Mapping[int, int]:
     """Value in the file → label inside the project, of a key of CONVENTIONS or of pairs (`spelt`).
@@ -113,6 +141,12 @@ def values_of(convention: str) -> Mapping[int, int]:
         raise KeyError(convention)
     pairs = (pair.partition("=") for pair in convention.split(","))
     return {int(value): STRUCTURES[label] for value, _, label in pairs if value.isdecimal()}
+
+
+def meaning(convention: str) -> str:
+    """What the values of a file stand for, for a person: 1 NCR, 2 ED, 4 ET."""
+    names = NAMES.get(convention, STRUCTURE_NAMES)
+    return ", ".join(f"{value} {names[label]}" for value, label in sorted(values_of(convention).items()))
 
 
 def is_known(convention: str) -> bool:

@@ -21,7 +21,7 @@ from bts.storage import Store
 from jobs.driver import incremental
 from jobs.driver.figshare_index import index_figshare
 from jobs.driver.here import UseRay
-from jobs.driver.listing import list_cases
+from jobs.driver.listing import describe, list_cases
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.pipeline import Stage, stream
 from jobs.driver.progress import say
@@ -70,7 +70,10 @@ def main(settings: Settings) -> Outcome:
     if settings.dry_run:
         failed += incremental.foresee(work, settings.allow_missing, truth=True)
         reasons = incremental.explain(work, made_of, lambda key: read_made_of(output, key))
-        return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
+        outcome = incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
+        for line in describe(listing):
+            say(line)
+        return outcome
     retire(output, work.stale)
     make = MakeShard(source, output, settings.allow_missing)
     settled = incremental.settle(run(work.todo, make, settings.ray), work, output)

@@ -6,13 +6,14 @@ figshare's slices are the exception: the patient is inside the files, so they be
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bts.cases.case import MODALITIES, Case
 from bts.cases.datasets import identify, knows_patient
 from bts.cases.keys import data_of, with_slashes
 from bts.cases.names import ANYWHERE, CHANNEL, IMAGE, LAYOUTS, Naming, place_of
+from bts.cases.sidecars import Sidecars
 from bts.errors import CaseError
 from bts.storage import Entry
 
@@ -68,17 +69,18 @@ def find_cases(
     labels: str = "auto",
     *,
     layouts: Iterable[Naming] = (),
-    channels: Mapping[str, Mapping[str, str]] | None = None,
+    sidecars: Sidecars | None = None,
     patients: Callable[[str], str] | None = None,
 ) -> Listing:
     """Group the objects of a listing into cases.
 
-    `labels` is a convention (bts.labels.spelt) for all of them, or "auto": by the dataset that the name
-    tells. layouts: tried before LAYOUTS. channels: folder → number of a channel of nnU-Net → role. patients:
-    case → patient, empty where it does not know.
+    `labels` is a convention (bts.labels.spelt) for all of them, or "auto": what the set's own files say, else
+    by the dataset that the name tells. layouts: tried before LAYOUTS. sidecars: what the set's own files say.
+    patients: case → patient, empty where it does not know.
     A case in two folders, or with a file twice, becomes a problem, for guessing would drop one.
     """
     listing, layouts = Listing(), (*layouts, *LAYOUTS)
+    sidecars = sidecars or Sidecars()
     found: Groups = {}
     for entry, key in data_of(entries):
         hidden = key.rpartition("/")[2].startswith(".")
@@ -89,7 +91,7 @@ def find_cases(
         elif layout is None or place is None:
             _set_aside(entry, key, listing)
         else:
-            role = (channels or {}).get(place.folder, {}).get(place.role, place.role)
+            role = sidecars.channels.get(place.folder, {}).get(place.role, place.role)
             if not role:  # a channel of another kind of image
                 listing.strays.append(entry.key)
                 continue
@@ -108,7 +110,9 @@ def find_cases(
         if problem and folder == min(folders[case_id]):  # said once, not once a folder
             listing.problems.append(problem)
         if not problem:
-            _add_case(case_id, folder, one, labels, patients, listing)
+            truth = with_slashes(one.files["seg"][0].key) if "seg" in one.files else ""
+            told = sidecars.convention(truth) if labels == "auto" else labels
+            _add_case(case_id, folder, one, told, patients, listing)
     _look_for_truths(found, listing)
     return listing
 
@@ -205,7 +209,7 @@ def _add_case(
         patient=said or patient,
         dataset=dataset,
         group=grade[2] if grade else "",
-        labels=convention if labels == "auto" else labels,
+        labels=labels or convention,
         files={role: entries[0] for role, entries in sorted(found.files.items())},
     )
     listing.cases.append(case)

@@ -1,23 +1,22 @@
 """What a user says of a folder's cases where their names do not: roles of files, and who was scanned.
 
---roles takes patterns, `t1ce=*_POST.nii.gz`, or a CSV file of keys; --patients a pattern or a CSV file. And
-what nnU-Net says in its dataset.json: the names of its channels.
+--roles takes patterns, `t1ce=*_POST.nii.gz`, or a CSV file of keys; --patients a pattern or a CSV file.
 """
 
 import csv
 import io
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bts.cases.case import MODALITIES
 from bts.cases.datasets import OTHER
 from bts.cases.layouts import Listing, find_cases
-from bts.cases.names import ANYWHERE, Layout, Place, layout, role_of_channel
+from bts.cases.names import ANYWHERE, Layout, Place, layout
+from bts.cases.sidecars import read_sidecars
 from bts.errors import UsageError
 from bts.labels import spelt
-from bts.storage import Entry, Store, read_file
+from bts.storage import Store, read_file
 
 SAYABLE = (*MODALITIES, "seg")
 
@@ -31,8 +30,8 @@ def list_folder(
     """
     convention, layouts, patient_of = spelt(labels), layouts_of(roles), patients_of(patients)
     entries = source.list()
-    channels = channels_in(source, entries)
-    return find_cases(entries, convention, layouts=layouts, channels=channels, patients=patient_of)
+    sidecars = read_sidecars(source, entries)
+    return find_cases(entries, convention, layouts=layouts, sidecars=sidecars, patients=patient_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,25 +126,3 @@ def _rows(uri: str, columns: set[str]) -> list[dict[str, str]]:
         if not all((row.get(name) or "").strip() for name in columns):
             raise UsageError(f"{uri}: every row needs {' and '.join(sorted(columns))}, comma-separated")
     return found
-
-
-def channels_in(source: Store, entries: Iterable[Entry]) -> dict[str, dict[str, str]]:
-    """Folder → number of a channel (0000) → role, of each dataset.json beside images of nnU-Net."""
-    keys = [entry.key for entry in entries]
-    tops = {key.rpartition("/images")[0] if "/images" in key else "" for key in keys if "_0000." in key}
-    found = {}
-    for top in sorted(tops):
-        key = f"{top}/dataset.json".lstrip("/")
-        if key in keys:
-            found[top] = channels_of(source.read(key))
-    return found
-
-
-def channels_of(data: bytes) -> dict[str, str]:
-    """Number of a channel → role, empty of another kind of image; of a dataset.json of nnU-Net 1 or 2."""
-    try:
-        said = json.loads(data)
-        names = said.get("channel_names") or said.get("modality") or {}
-        return {f"{int(number):04}": role_of_channel(str(name)) for number, name in names.items()}
-    except (ValueError, AttributeError):
-        return {}

@@ -1,12 +1,18 @@
 """The cases below a prefix, said in numbers."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
+from bts.cases.case import Case
 from bts.cases.layouts import Listing
+from bts.cases.read import reader_of
 from bts.cases.said import list_folder
 from bts.errors import UsageError
+from bts.labels import SAYABLE, UNKNOWN, meaning
 from bts.storage import Store
 from jobs.driver.progress import examples, say
+
+KINDS = 8  # kinds of cases that `describe` names
 
 
 def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: str = "") -> Listing:
@@ -30,3 +36,35 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
         example = "BraTS2021_00000/BraTS2021_00000_flair.nii.gz, or figshare's 1.mat"
         raise UsageError(f"{source.uri}: no case found; expected files such as {example}")
     return listing
+
+
+def describe(listing: Listing) -> Iterator[str]:
+    """Lines for a person who sees the set for the first time: what the cases hold, as it is understood."""
+    patients = len({case.patient for case in listing.cases})
+    yield f"understood as {len(listing.cases)} cases of {patients} patients:"
+    kinds = Counter(map(_kind, listing.cases)).most_common()
+    yield from (f"  {count} × {kind}" for kind, count in kinds[:KINDS])
+    if len(kinds) > KINDS:
+        yield f"  … and {len(kinds) - KINDS} kinds more"
+    labelled = (case for case in listing.cases if reader_of(case).has_truth(case))
+    unknown = [case for case in labelled if case.labels == UNKNOWN]
+    if unknown:
+        yield f"nothing tells what the ground truth of {len(unknown)} cases means; --labels takes"
+        same: dict[str, list[str]] = {}
+        for name in dict.fromkeys(one for case in unknown for one in case.traits.conventions or SAYABLE):
+            same.setdefault(meaning(name), []).append(name)
+        yield from (f"  {', '.join(names)}: {values}" for values, names in same.items())
+    if listing.unnamed:
+        few = examples(listing.unnamed)
+        yield f"nothing tells who was scanned in {len(listing.unnamed)} cases ({few}): each is taken for a"
+        yield "  patient of its own; if some are visits of one patient, give --patients"
+
+
+def _kind(case: Case) -> str:
+    """Its images, its set and what is known of its truth."""
+    reader = reader_of(case)
+    images = ", ".join(reader.modalities(case)) or ", ".join(case.files)
+    truth = "no ground truth"
+    if reader.has_truth(case):
+        truth = f"ground truth ({meaning(case.labels)})" if case.labels else "ground truth (labels not known)"
+    return f"{images}, {truth}; set: {case.dataset}"

@@ -14,7 +14,8 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from bts.cases.case import MODALITIES, Case, CaseVolume, exchanged
 from bts.cases.layouts import Listing, find_cases
 from bts.cases.read import foreseen, load_case, reader_of
-from bts.cases.said import channels_of, layouts_of, list_folder, patients_of
+from bts.cases.said import layouts_of, list_folder, patients_of
+from bts.cases.sidecars import channels_of
 from bts.errors import Failure, UsageError
 from bts.images.nifti import read_nifti
 from bts.inference import quality
@@ -22,6 +23,7 @@ from bts.results.match import match, read_pair
 from bts.shards.format import read_volume, write_shard
 from bts.storage import Entry, Store
 from bts.training.splits import split_patients
+from jobs.driver.listing import describe
 from jobs.driver.outcome import failures_by_cause
 from tests import builders
 
@@ -153,6 +155,41 @@ def test_roles_are_said_by_pattern_or_table(tmp_path):
     for wrong in ("t1ce", "t1ce=POST.nii.gz", "dwi=*_D.nii.gz", str(tmp_path / "none.csv")):
         with pytest.raises(UsageError):
             layouts_of([wrong])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "ucsf_alptdg",
+            ["4 cases of 2 patients", "ground truth (1 NCR, 2 ED, 3 ET, 4 RC); set: ucsf-alptdg"],
+        ),
+        ("visits/ses", ["10 cases of 5 patients", "10 × t1, t1ce, t2, flair", "labels not known"]),
+        ("ped2024/cases", ["  ped2023: 1 NCR, 2 ED, 3 ET\n  ped2024: 1 ET, 2 NCR, 3 NCR, 4 ED", "brats-ped"]),
+        ("bids", ["2 cases of 2 patients", "--labels takes\n  brats2021, fets2022: 1 NCR, 2 ED, 4 ET\n"]),
+        ("backslash", ["2 cases of 2 patients", "ground truth (1 NCR, 2 ED, 4 ET); set: brats2021"]),
+    ],
+)
+def test_a_set_is_described_to_who_sees_it_first(name, said):
+    lines = list(describe(list_folder(field(name))))
+    assert len(lines) < 20 and max(map(len, lines)) < 110
+    assert all(one in "\n".join(lines) for one in said), lines
+
+
+def test_what_nothing_tells_is_described_with_the_flag_that_tells_it():
+    keys = [
+        f"{name}/{name}_{role}.nii.gz" for name in ("Ann", "Bea") for role in ("t1", "t1ce", "t2", "flair")
+    ]
+    lines = "\n".join(describe(listed(*keys, "Cleo/Cleo_t1.nii.gz")))
+    assert "2 × t1, t1ce, t2, flair, no ground truth" in lines and "1 × t1, no ground truth" in lines
+    assert "in 3 cases (Ann, Bea, Cleo)" in lines and "--patients" in lines and "--labels" not in lines
+    many = [
+        f"A{n}/A{n}_{role}.nii.gz"
+        for n in range(1 << 4)
+        for bit, role in enumerate(MODALITIES)
+        if n >> bit & 1
+    ]
+    assert "  … and 7 kinds more" in list(describe(listed(*many)))
 
 
 # --- labels -----------------------------------------------------------------------------------------------

@@ -1,0 +1,78 @@
+"""What a set says of its own labels, in nnU-Net's dataset.json or in BIDS's dseg.tsv, is believed."""
+
+import json
+
+import pytest
+
+from bts.cases.said import list_folder
+from bts.cases.sidecars import labels_of, labels_of_table
+from bts.storage import Store
+from tests import builders
+
+NNUNET_2 = {"background": 0, "edema": 1, "non-enhancing and necrosis": 2, "enhancing": 3}
+REGIONS = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": [3]}
+DECATHLON = {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}
+OF_2023 = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
+AFTER = {"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}
+
+
+@pytest.mark.parametrize(
+    ("labels", "convention"),
+    [
+        (NNUNET_2, "msd"),
+        (REGIONS, "msd"),
+        ({**REGIONS, "enhancing tumor": 3}, "msd"),
+        (DECATHLON, "msd"),
+        (OF_2023, "brats2023"),
+        (AFTER, "brats2024"),
+        ({"0": "background", "1": "ET", "2": "NET", "3": "cyst", "4": "peritumoral edema"}, "ped2024"),
+        ({"background": 0, "necrotic core": 7, "oedema": 8, "enhancing": 9}, "7=NCR,8=ED,9=ET"),
+        ({"background": 0, "tumor": 1}, ""),
+        ({"background": 0, "core": [1], "spots": [2]}, ""),
+        ({"background": 0, "edema": 300}, ""),
+        ({"background": 0, "edema": "one"}, ""),
+        ([1, 2], ""),
+        ({}, ""),
+    ],
+)
+def test_labels_by_their_names(labels, convention):
+    assert labels_of(json.dumps({"labels": labels}).encode()) == convention
+
+
+@pytest.mark.parametrize("data", [b"", b"[", b"[]", b"\xff", b'{"labels": 3}'])
+def test_what_is_no_dataset_json_says_nothing(data):
+    assert labels_of(data) == "" and labels_of_table(data) == ""
+
+
+def raw_of_nnunet(case_id: str, **more: object) -> dict[str, bytes]:
+    names = {"0": "FLAIR", "1": "T1", "2": "T1CE", "3": "T2"}
+    said = {"channel_names": names, **more}
+    images = {f"D/imagesTr/{case_id}_{n:04}.nii.gz": b"x" for n in range(4)}
+    return {"D/dataset.json": json.dumps(said).encode(), **images, f"D/labelsTr/{case_id}.nii.gz": b"x"}
+
+
+def test_nnunets_own_values_count_more_than_the_name(tmp_path):
+    """nnU-Net wants values without a gap, so its users write 1 oedema, 2 necrosis, 3 enhancing tumour."""
+    builders.put_all(Store(tmp_path), raw_of_nnunet("BraTS-GLI-00001-000", labels=REGIONS))
+    (case,) = list_folder(Store(tmp_path)).cases
+    assert (case.labels, case.dataset) == ("msd", "brats2023-gli")
+    (case,) = list_folder(Store(tmp_path), "brats2023").cases
+    assert case.labels == "brats2023", "--labels counts more"
+
+
+def test_without_names_of_labels_the_name_of_the_case_tells(tmp_path):
+    builders.put_all(Store(tmp_path), raw_of_nnunet("BraTS-GLI-00001-000", labels={"tumor": 1}))
+    assert list_folder(Store(tmp_path)).cases[0].labels == "brats2023"
+
+
+def test_a_table_of_a_bids_set_tells_its_labels(tmp_path):
+    images = {f"sub-1/anat/sub-1_{role}.nii.gz": b"x" for role in ("T1w", "ce-gad_T1w", "T2w", "FLAIR")}
+    truth = {"derivatives/manual/sub-1/anat/sub-1_dseg.nii.gz": b"x"}
+    table = b"index\tname\n0\tbackground\n1\tnecrotic core\n2\tedema\n4\tenhancing\n"
+    for key in ("derivatives/manual/dseg.tsv", "derivatives/manual/desc-tumour_dseg.tsv", "dseg.tsv"):
+        place = tmp_path / key.replace("/", "+")
+        builders.put_all(Store(place), {**images, **truth, key: table})
+        (case,) = list_folder(Store(place)).cases
+        assert case.labels == "brats2021", key
+    builders.put_all(Store(tmp_path / "of another"), {**images, **truth, "derivatives/auto/dseg.tsv": table})
+    assert list_folder(Store(tmp_path / "of another")).cases[0].labels == ""
