@@ -110,10 +110,14 @@ def of_input(volume: CaseVolume, known: Ranges) -> list[str]:
 class Measured(Protocol):
     """A case or its shard: statistics of each modality over the brain, C values each."""
 
-    mean: Sequence[float]
-    std: Sequence[float]
-    p01: Sequence[float]
-    p99: Sequence[float]
+    @property
+    def mean(self) -> Sequence[float] | np.ndarray: ...
+    @property
+    def std(self) -> Sequence[float] | np.ndarray: ...
+    @property
+    def p01(self) -> Sequence[float] | np.ndarray: ...
+    @property
+    def p99(self) -> Sequence[float] | np.ndarray: ...
 
 
 def extremes(of: Measured) -> np.ndarray:

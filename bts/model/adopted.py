@@ -82,7 +82,7 @@ def card_of(header: dict, digest: str, name: str) -> ModelCard:
     """The card that the header of an adopted model gives. Raises UsageError where it makes no sense."""
     texts = [header.get(key) for key in ("kind", "name", "targets", "output")]
     modalities, patients = header.get("modalities"), header.get("training_patients")
-    predicts = Predicts(*texts[2:])
+    predicts = Predicts(header.get("targets", ""), header.get("output", ""))
     sound = all(isinstance(text, str) for text in texts) and isinstance(header.get("description"), dict)
     if not sound or predicts not in (LABELS, REGIONAL):
         raise UsageError(f"{name}: its header does not say what the model predicts; adopt it again")

@@ -3,6 +3,7 @@
 import contextlib
 
 import torch
+from torch import nn
 
 SAFE_SIDE = 8
 """oneDNN's bfloat16 gradients of 3D kernels are wrong, NaN at times, where a side is shorter than the kernel
@@ -32,3 +33,8 @@ def autocast(device: torch.device, *, learned_side: int | None = None) -> contex
 def channels_last(dims: int) -> torch.memory_format:
     """The memory format in which convolutions of `dims` dimensions are fastest."""
     return torch.channels_last if dims == 2 else torch.channels_last_3d
+
+
+def in_channels_last(network: nn.Module, dims: int) -> nn.Module:
+    """The network itself, its weights in that order."""
+    return network.to(memory_format=channels_last(dims))  # type: ignore[call-overload]  # torch's types lack it

@@ -17,7 +17,7 @@ from bts import tracking
 from bts.errors import UsageError
 from bts.labels import TARGETS
 from bts.model.card import ModelCard, Predicts
-from bts.model.device import channels_last
+from bts.model.device import in_channels_last
 from bts.model.header import parse_header, read_metadata
 from bts.model.nets import build
 from bts.settings import Preset
@@ -77,7 +77,7 @@ def load_model(data: bytes, name: str) -> Model:
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         why = " ".join(str(error).split())[:300]
         raise UsageError(f"{name}: weights and preset do not match ({why}); train it again") from None
-    network.eval().to(memory_format=channels_last(3 if preset.volumetric else 2))
+    in_channels_last(network.eval(), 3 if preset.volumetric else 2)
     return Model(network, preset, header.get("provenance", {}), digest(data))
 
 

@@ -33,7 +33,10 @@ def constants(
     depth, channels = images_SCHW.shape[:2]
     kind = settings.kind
     if kind == "slice_zscore":
-        pixels = math.prod(frame) if settings.percentiles == "frame" else 0
+        pixels = 0
+        if settings.percentiles == "frame":
+            assert frame is not None, "Preset refuses it"
+            pixels = math.prod(frame)
         return np.array([[_clipped(image, pixels) for image in stack] for stack in images_SCHW], np.float32)
     one = np.empty((depth, channels, 4), np.float32)
     one[..., 0], one[..., 1] = -np.inf, np.inf
@@ -77,7 +80,8 @@ def limits(brain_N: np.ndarray, zeros: int) -> tuple[float, float]:
 
     ranks = [share * (len(ordered) + zeros - 1) for share in (0.01, 0.99)]
     ends = [(rank, at(math.floor(rank)), at(math.ceil(rank))) for rank in ranks]
-    return tuple(low + (high - low) * (rank - math.floor(rank)) for rank, low, high in ends)
+    first, last = (low + (high - low) * (rank - math.floor(rank)) for rank, low, high in ends)
+    return first, last
 
 
 def normalise(images: torch.Tensor, constants: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,8 @@ templates/case.html.
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from bts.colours import Colours, colours_of
 from bts.report import slices
 from bts.report.page import TITLES, Scored, environment, metrics_of
@@ -28,7 +30,7 @@ def render(
     scored: Scored,
     pair: Pair,
     labels: Labels,
-    images: Mapping[str, object],
+    images: Mapping[str, np.ndarray],
     *,
     places: Sequence[str],
     colours: Colours,

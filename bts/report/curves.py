@@ -125,13 +125,14 @@ def _share(part: int, whole: int) -> str:
 def _panels(count: int, *, rows: int | None = None, width: float = 1.0):
     """A figure and its `count` panels, at most three a row; lower where they hold `rows` bars alone."""
     from matplotlib.figure import Figure  # a second to import, and workers seldom draw
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = min(count, 3) if count != 4 else 2
     lines = -(-count // columns)
     high = PANEL[1] if rows is None else 0.9 + 0.4 * rows
     # No pyplot: no global state, no display.
-    figure = Figure(figsize=(PANEL[0] * columns * width, high * lines), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(PANEL[0] * columns * width, high * lines), layout=layout)
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for spare in axes[count:]:
         spare.remove()

@@ -87,6 +87,7 @@ class _Slice:
     def fullest(
         cls, volume: CaseVolume, labels_DHW: np.ndarray, convention: str, colours: Colours = "field"
     ) -> "_Slice":
+        assert volume.mask is not None, "only cases with a ground truth are drawn"
         truth = (volume.mask > 0).astype(np.uint8) if convention == "figshare_tumour" else volume.mask
         z = slices.fullest_slice(truth, labels_DHW)
         box = slices.box_around([*volume.images[:, z], truth[z], labels_DHW[z]])
@@ -102,7 +103,7 @@ class _Slice:
     def title(self) -> str:
         """Case, group where it has one, slice: z in the source, or place in a stack that tells none."""
         volume = self.volume
-        place = f"slice {self.z + 1} of {len(volume.mask)}"
+        place = f"slice {self.z + 1} of {len(self.truth_DHW)}"
         if volume.traits.placed:
             place = f"slice {volume.origin[0] + self.z}"
         return " · ".join(part for part in (volume.case_id, volume.group, place) if part)
@@ -164,7 +165,7 @@ def _strip(shown: _Slice, modalities: Sequence[str], probabilities_KHW: np.ndarr
     truths, predicted = {}, {}
     for (name, labels), probability in zip(TARGETS[targets].items(), probabilities_KHW, strict=True):
         label = PAINT.get(name, labels[0])
-        of = np.isin(shown.volume.mask[shown.z], labels).astype(np.uint8) * np.uint8(label)
+        of = np.isin(shown.truth, labels).astype(np.uint8) * np.uint8(label)
         truths[f"{name} truth"] = shown.panel(np.zeros_like(of), of, STRIP_PX)
         predicted[f"{name} predicted"] = _tinted(shown, probability, shown.legend[label][1])
     return shown.sheet([[images, truths, predicted]], {}, ramp=True)
@@ -212,7 +213,7 @@ def _sheet(title: str, rows: Sequence[Sequence[Group]], legend: Legend, ramp: bo
     return sheet
 
 
-def _draw_ramp(ink: ImageDraw.ImageDraw, x: int, y: int, font: ImageFont.FreeTypeFont) -> None:
+def _draw_ramp(ink: ImageDraw.ImageDraw, x: int, y: int, font: slices.Font) -> None:
     """The scale of the probabilities, from black to bright."""
     text = "probability 0"
     ink.text((x, y), text, DIM, font, anchor="lm")

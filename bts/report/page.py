@@ -238,7 +238,8 @@ def render(contents: Contents) -> str:
 
 def draw_charts(scored: Sequence[Scored]) -> dict[str, bytes]:
     """SVG or PNG by caption; a chart is left out where there is nothing to show."""
-    regions, found = regions_of(scored), {}
+    regions = regions_of(scored)
+    found: dict[str, bytes] = {}
     if len(scored) < 2:
         return found
     for metric, title in (("dice", "Dice"), ("hd95", TITLES["hd95"])):

@@ -178,8 +178,9 @@ def _nearest(cloud: Cloud, turn: float, scale: float, side: int) -> np.ndarray:
 
 def _pixels(at_N3: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Column and row of each point on a square panel."""
-    columns, rows = side / 2 + at_N3[:, 0], side / 2 - at_N3[:, 1]
-    return tuple(np.clip(np.floor(v).astype(np.int64), 0, side - 1) for v in (columns, rows))
+    places = side / 2 + at_N3[:, 0], side / 2 - at_N3[:, 1]
+    columns, rows = (np.clip(np.floor(place).astype(np.int64), 0, side - 1) for place in places)
+    return columns, rows
 
 
 def _write_sides(panel: Image.Image, turn: float, scale: float, half: np.ndarray) -> None:
@@ -218,7 +219,9 @@ def _gif(frames: list[Image.Image], exact: list[tuple[int, int, int]]) -> bytes:
         sample.paste(frames[n * len(frames) // 3], (0, n * frames[0].height))
     palette = sample.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     kept = [value for colour in (*exact, BRIGHT, DIM) for value in colour]
-    palette.putpalette(palette.getpalette()[: 3 * COLOURS] + kept)
+    found = palette.getpalette()
+    assert found is not None, "a quantised picture has one"
+    palette.putpalette(found[: 3 * COLOURS] + kept)
     small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     file = io.BytesIO()
     small[0].save(file, "GIF", save_all=True, append_images=small[1:], duration=FRAME_MS, loop=0)

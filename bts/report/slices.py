@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from bts.colours import LABEL_COLOURS, Legend
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # as Pillow's default is
+
 PLANES = {"axial": (0, "RL"), "coronal": (1, "RL"), "sagittal": (2, "AP")}  # axis looked along, its sides
 BACKGROUNDS = {"flair": "FLAIR", "t1ce": "T1ce"}  # what a reader of tumour pictures expects to see
 PICTURE_PX = 440  # longer side of a panel: sharp at twice the width it has on the page
@@ -61,8 +63,11 @@ def draw(
     """
     grey = {name: windowed(images[name]) for name in BACKGROUNDS if name in images}
     below = next(iter(grey.values()), np.zeros(truth_HW.shape, np.uint8))
-    panels = {BACKGROUNDS[name]: (image, None) for name, image in grey.items()}
-    panels |= {"Ground truth": (below, truth_HW), "Prediction": (below, prediction_HW)}
+    panels: dict[str, tuple[np.ndarray, np.ndarray | None]] = {
+        **{BACKGROUNDS[name]: (image, None) for name, image in grey.items()},
+        "Ground truth": (below, truth_HW),
+        "Prediction": (below, prediction_HW),
+    }
     shown = [image for image in grey.values() if image.any()] + [truth_HW, prediction_HW]
     box = box_around(shown) if grey else (slice(None), slice(None))
     return {
@@ -96,11 +101,20 @@ def draw_planes(
     found = {}
     for plane, (axis, sides) in PLANES.items() if placed else {"slice": (0, "")}.items():
         at = fullest_slice(truth_DHW, prediction_DHW, axis)
-        mm = tuple(size for n, size in enumerate(zooms) if n != axis)
+        down_mm, across_mm = (size for n, size in enumerate(zooms) if n != axis)
         truth, prediction, *grey = (cut(v, axis, at) for v in (truth_DHW, prediction_DHW, *images.values()))
         below = dict(zip(images, grey, strict=True))
-        how = {"legend": legend, "sides": sides, "pixels": PLANE_PX, "encode": jpeg}
-        found[plane] = at, draw(truth, prediction, below, mm, **how)
+        pictures = draw(
+            truth,
+            prediction,
+            below,
+            (down_mm, across_mm),
+            legend=legend,
+            sides=sides,
+            pixels=PLANE_PX,
+            encode=jpeg,
+        )
+        found[plane] = at, pictures
     return found
 
 
@@ -133,7 +147,10 @@ def box_around(arrays_HW: Sequence[np.ndarray]) -> tuple[slice, slice]:
     """Rows and columns that hold anything in any array, with a margin."""
     filled = np.any([array != 0 for array in arrays_HW], axis=0)
     ends = [np.flatnonzero(filled.any(axis=axis)) for axis in (1, 0)]
-    return tuple(slice(max(e[0] - MARGIN, 0), e[-1] + 1 + MARGIN) if e.size else slice(None) for e in ends)
+    rows, columns = (
+        slice(max(e[0] - MARGIN, 0), e[-1] + 1 + MARGIN) if e.size else slice(None) for e in ends
+    )
+    return rows, columns
 
 
 def panel(
@@ -159,24 +176,25 @@ def panel(
     return picture
 
 
-def panel_size(shape_HW: tuple[int, int], zooms: tuple[float, float], pixels: int) -> tuple[int, int]:
+def panel_size(shape_HW: tuple[int, ...], zooms: tuple[float, float], pixels: int) -> tuple[int, int]:
     """Width and height of a panel, the longer of `pixels`, at the right aspect."""
     high, wide = (n * mm for n, mm in zip(shape_HW, zooms, strict=True))
-    return tuple(max(1, round(side * pixels / max(high, wide))) for side in (wide, high))
+    width, height = (max(1, round(side * pixels / max(high, wide))) for side in (wide, high))
+    return width, height
 
 
 def write_sides(picture: Image.Image, sides: str = "RL") -> None:
     """A letter at the left, one at the right: R and L, the patient's, or A and P, front and back."""
     white = 255 if picture.mode == "L" else (255, 255, 255)
     font = ImageFont.load_default(max(12, max(picture.size) // 22))
-    style = {"fill": white, "font": font, "stroke_width": 2, "stroke_fill": 0}
     wide, high = picture.size
     # Rows run front to back, columns from the patient's right to left: radiological as it is.
     for letter, x, anchor in zip(sides, (6, wide - 6), ("lm", "rm"), strict=True):
-        ImageDraw.Draw(picture).text((x, high // 2), letter, anchor=anchor, **style)
+        at = (x, high // 2)
+        ImageDraw.Draw(picture).text(at, letter, white, font, anchor=anchor, stroke_width=2, stroke_fill=0)
 
 
-def fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def fitted(text: str, font: Font, width: float) -> str:
     """The text, its end cut off where it is wider than that many pixels."""
     if font.getlength(text) <= width:
         return text

@@ -105,6 +105,7 @@ class Shelf:
             if role == "truth":
                 return to_nifti(read_truth(shown.case, self.source))
             if role == "prediction":
+                assert shown.pair is not None, "else it has no such role"
                 return to_nifti(read_prediction(shown.pair, self.labelmaps))
             return to_nifti(reader_of(shown.case).read_modality(shown.case, self.source, role))
         except CaseError as error:
@@ -201,7 +202,7 @@ def to_nifti(volume: Volume) -> bytes:
 def read_niivue() -> bytes:
     """NiiVue as a JavaScript module that exports the class `Niivue`. Raises UsageError."""
     package = importlib.util.find_spec("ipyniivue")
-    if package is None:
+    if package is None or not package.submodule_search_locations:
         raise UsageError(f"NiiVue, which draws the page, is not installed; {INSTALL}")
     script = Path(package.submodule_search_locations[0], "static", "widget.js").read_bytes()
     # A widget for notebooks, which exports only that; NiiVue's class is what the widget makes one of.

@@ -110,7 +110,7 @@ def _centres(mask, axis: int, mirrored_B) -> torch.Tensor:
 
 def _places(columns_BW, rows_BH, settings: Augmentation, generator: torch.Generator) -> torch.Tensor:
     """Where each pixel is fetched from, (B, H, W, 2), columns first as grid_sample has it."""
-    count, height, width = *rows_BH.shape, columns_BW.shape[1]
+    (count, height), width = rows_BH.shape, columns_BW.shape[1]
     angle = torch.deg2rad(_uniform((count,), settings.rotate, generator))
     zoom = 1 + _uniform((count,), settings.zoom, generator)
     cos, sin = angle.cos() / zoom, angle.sin() / zoom

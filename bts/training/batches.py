@@ -80,7 +80,7 @@ def collate(samples: list[Sample], preset: Preset, rng: np.random.Generator) -> 
     are channels, those of a modality side by side. Augmentation follows on the device.
     """
     depth = preset.size[0] if preset.volumetric else 2 * preset.sampling.neighbours + 1
-    size, modalities = tuple(preset.size[-2:]), preset.modalities
+    size, modalities = (preset.size[-2], preset.size[-1]), preset.modalities
     parts = [_read(sample.rows, preset) for sample in samples]
     dtype = np.int16 if all(images.dtype == np.int16 for images, _, _ in parts) else np.float32
     batch = np.zeros((len(samples), len(modalities), depth, *size), dtype)
@@ -137,7 +137,7 @@ def _whole(images_SCHW: np.ndarray, mask_SHW: np.ndarray, rows: pa.Table) -> tup
     return images, mask
 
 
-def _resized(images_SCHW: np.ndarray, mask_SHW: np.ndarray, size: tuple[int, int]):
+def _resized(images_SCHW: np.ndarray, mask_SHW: np.ndarray, size: tuple[int, ...]):
     """Slices of that many pixels."""
     images = resize_images(torch.from_numpy(images_SCHW), size)
     return images.numpy(), resize_labels(torch.from_numpy(mask_SHW), size).numpy()
@@ -155,7 +155,7 @@ def _inside(sample: Sample, preset: Preset, images_SCHW, mask_SHW, rng) -> tuple
     return divmod(int(places[rng.integers(len(places))]), shown.shape[1])
 
 
-def _framed(rows: pa.Table, preset: Preset, crop: tuple[int, int]) -> tuple[int | None, int | None]:
+def _framed(rows: pa.Table, preset: Preset, crop: tuple[int, ...]) -> tuple[int | None, int | None]:
     """First row and column of a slice in its patch, None along an axis where the patch is no whole frame."""
     if preset.frame is None:
         return None, None
@@ -163,7 +163,8 @@ def _framed(rows: pa.Table, preset: Preset, crop: tuple[int, int]) -> tuple[int 
     start, source, zooms = ([first[name] for name in PLACE[n : n + 2]] for n in (0, 2, 4))
     found = place_in_frame(preset.frame, crop, start, source, zooms)
     whole = (n == side for n, side in zip(preset.size, preset.frame, strict=True))
-    return tuple(at if fills else None for at, fills in zip(found, whole, strict=True))
+    row, column = (at if fills else None for at, fills in zip(found, whole, strict=True))
+    return row, column
 
 
 def _window(
@@ -175,14 +176,15 @@ def _window(
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """(where in the patch, where in the slice): around `centre`, else at random; a small slice lies at its
     `place`, else anywhere."""
-    target, source = [], []
+    found = []
     for axis, (n, size) in enumerate(zip(mask_SHW.shape[1:], want, strict=True)):
         start = int(rng.integers(0, abs(n - size) + 1))
         if centre and n > size:
             start = min(max(centre[axis] - size // 2, 0), n - size)
-        if place[axis] is not None:
-            start = place[axis]
+        if (at := place[axis]) is not None:
+            start = at
         length = min(n, size)
-        target.append(slice(start, start + length) if n < size else slice(0, size))
-        source.append(slice(start, start + length) if n > size else slice(0, n))
-    return tuple(target), tuple(source)
+        target = slice(start, start + length) if n < size else slice(0, size)
+        found.append((target, slice(start, start + length) if n > size else slice(0, n)))
+    (rows, from_rows), (columns, from_columns) = found
+    return (rows, columns), (from_rows, from_columns)

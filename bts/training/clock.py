@@ -36,7 +36,7 @@ class Clock:
         if self.budget.minutes:
             known.append(self.budget.minutes - seconds / 60)
         if self.budget.epochs and progress.epoch:
-            steps = (progress.step - progress.part.steps) / progress.epoch * self.budget.epochs
+            steps = (progress.step - progress.begun.steps) / progress.epoch * self.budget.epochs
             known.append(seconds / 60 * (steps - progress.step) / progress.step)
         return max(0.0, min(known)) if known else None
 

@@ -176,7 +176,8 @@ def train_step(
     losses = []
     for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
         # Ranks exchange gradients once a step, with the last batch of each.
-        with stepper.no_sync() if left and hasattr(stepper, "no_sync") else contextlib.nullcontext():
+        alone = getattr(stepper, "no_sync", contextlib.nullcontext) if left else contextlib.nullcontext
+        with alone():
             loss = batch_loss(progress.preset, stepper, batch, generator)
             (loss * weight).backward()
         losses.append(loss.detach())
@@ -235,7 +236,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, step: i
     weight = 1 - min(decay, (1 + step) / (10 + step))
     pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
     floats = [(old, new) for old, new in pairs if old.is_floating_point()]
-    torch._foreach_lerp_(*map(list, zip(*floats, strict=True)), weight)
+    torch._foreach_lerp_([old for old, _ in floats], [new for _, new in floats], weight)
     for old, new in pairs:
         if not old.is_floating_point():
             old.copy_(new)
@@ -243,7 +244,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, step: i
 
 def _seen(progress: Progress, clock: Clock, samples_per_second: float) -> dict:
     """What `on_look` gets."""
-    part = progress.part
+    part = progress.begun
     return {
         "loss": float(part.loss) / max(1, part.batches),
         "steps": part.steps,

@@ -3,6 +3,9 @@
 Axes: B batch, K output channel, … space: (H, W) or (D, H, W), N its pixels in a row.
 """
 
+import functools
+import operator
+
 import torch
 from torch.nn import functional
 
@@ -34,7 +37,7 @@ def total_loss(logits: torch.Tensor, targets: torch.Tensor, settings: Loss, outp
     if settings.lovasz:
         term = lovasz_softmax(probabilities, targets) if exclusive else lovasz_hinge(logits, targets)
         terms.append(settings.lovasz * term)
-    return sum(terms)
+    return functools.reduce(operator.add, terms)
 
 
 def dice(probabilities_BKN, targets_BKN, smooth: float = 1.0) -> torch.Tensor:

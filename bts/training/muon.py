@@ -34,7 +34,7 @@ class Muon(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # torch's takes a closure, which nothing here has
         """All parameters of a group together: a GPU that waits for the CPU has few kernels to wait for."""
         for group in self.param_groups:
             move = self._orthogonal if group["hidden"] else self._adam
@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_sub_(parameters, torch._foreach_mul(moves, group["lr"]))
 
     def _orthogonal(self, kernels: list[torch.Tensor], momentum: float) -> list[torch.Tensor]:
-        grads, means = [kernel.grad for kernel in kernels], []
+        grads, means = _grads(kernels), []
         for kernel in kernels:
             state = self.state[kernel]
             if not state:
@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
         return [matrix.reshape(kernel.shape) for matrix, kernel in zip(moves, kernels, strict=True)]
 
     def _adam(self, parameters: list[torch.Tensor], momentum: float) -> list[torch.Tensor]:
-        states, grads = [self.state[p] for p in parameters], [p.grad for p in parameters]
+        states, grads = [self.state[p] for p in parameters], _grads(parameters)
         for parameter, state in zip(parameters, states, strict=True):
             if not state:
                 zeros = (torch.zeros_like(parameter) for _ in range(2))
@@ -70,7 +70,11 @@ class Muon(torch.optim.Optimizer):
         sizes = torch._foreach_div(squares, [1 - 0.999 ** state["steps"] for state in states])
         torch._foreach_sqrt_(sizes)
         torch._foreach_add_(sizes, 1e-8)
-        return torch._foreach_div(moves, sizes)
+        return list(torch._foreach_div(moves, sizes))
+
+
+def _grads(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
 
 
 def orthogonal(matrices: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -201,8 +201,9 @@ def with_statistics(preset: Preset, training: Sequence[Shard]) -> Preset:
     brain = np.array([s.brain for s in training], np.float64)[:, None]
     voxels = sum(s.voxels for s in training)
     first, second = ((brain * moment).sum(axis=0) / voxels for moment in (mean, std**2 + mean**2))
-    found = {"mean": tuple(first.tolist()), "std": tuple(np.sqrt(second - first**2).tolist())}
-    return replace(preset, normalisation=replace(settings, **found))
+    deviation = np.sqrt(second - first**2)
+    found = replace(settings, mean=tuple(first.tolist()), std=tuple(deviation.tolist()))
+    return replace(preset, normalisation=found)
 
 
 def commit() -> str:

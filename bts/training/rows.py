@@ -47,7 +47,7 @@ def with_grid(rows: pa.Table, grid: Grid) -> pa.Table:
     """The rows with columns of the source's slices in canonical orientation: full_height and full_width in
     pixels, row_mm and column_mm of a pixel.
     """
-    sides = dict(zip(("full_height", "full_width"), grid.shape[1:], strict=True))
+    sides: dict[str, float] = dict(zip(("full_height", "full_width"), grid.shape[1:], strict=True))
     sides |= zip(("row_mm", "column_mm"), grid.zooms[1:], strict=True)
     for name, value in sides.items():
         rows = rows.append_column(name, pa.array([value] * len(rows)))

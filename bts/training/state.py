@@ -9,17 +9,19 @@ from torch import nn
 
 from bts.errors import UsageError
 from bts.inference.segmenter import Segmenter
-from bts.model.device import channels_last
+from bts.model.device import in_channels_last
 from bts.model.file import Model, save_model
 from bts.model.nets import build
-from bts.model.nets.encoder_unet import load_encoder
+from bts.model.nets.encoder_unet import EncoderUNet, load_encoder
 from bts.settings import Optimiser, Preset
 from bts.settings_json import to_dict
 from bts.training.log import best_epoch
 from bts.training.muon import Muon
 
-COUNTERS = ("epoch", "step", "seconds", "lr", "losses", "rates", "metrics", "validations")
-COUNTERS += ("best_score", "best", "since_best", "flat", "falls", "cooling")
+COUNTERS = (
+    "epoch", "step", "seconds", "lr", "losses", "rates", "metrics", "validations",
+    "best_score", "best", "since_best", "flat", "falls", "cooling",
+)  # fmt: skip
 """What a checkpoint keeps besides the weights."""
 
 
@@ -98,9 +100,15 @@ class Progress:
             self.part = Part(world=world, parts=parts)
         return self.part
 
+    @property
+    def begun(self) -> Part:
+        """`part`, within an epoch."""
+        assert self.part is not None
+        return self.part
+
     def end_epoch(self, figures: dict[str, float]) -> None:
         """Take in the epoch under way."""
-        self.losses.append(float(self.part.loss) / max(1, self.part.batches))
+        self.losses.append(float(self.begun.loss) / max(1, self.begun.batches))
         self.rates.append(self.lr)
         self.metrics = {"loss": self.losses[-1], "lr": self.lr, **figures}
         self.epoch, self.part = self.epoch + 1, None
@@ -164,8 +172,9 @@ def start(
         torch.manual_seed(preset.seed)
         network = build(preset)
     if encoder and not checkpoint:
+        assert isinstance(network, EncoderUNet), "Preset refuses layers.weights of others"
         load_encoder(network, encoder)
-    network.to(device, memory_format=channels_last(3 if preset.volumetric else 2))
+    in_channels_last(network.to(device), 3 if preset.volumetric else 2)
     average = copy.deepcopy(network) if preset.optimiser.ema else network
     optimiser = make_optimiser(network, preset.optimiser)
     progress = Progress(preset=preset, network=network, average=average, optimiser=optimiser)
@@ -182,11 +191,11 @@ def outcome(progress: Progress) -> dict:
 
 def make_optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
     """Over all parameters of the network."""
-    common = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    lr, momentum, decay = settings.lr, settings.momentum, settings.weight_decay
     if settings.kind == "muon":
-        return Muon(network, momentum=settings.momentum, **common)
-    common["fused"] = True
+        return Muon(network, lr=lr, momentum=momentum, weight_decay=decay)
+    parameters = network.parameters()
     if settings.kind == "sgd":
-        return torch.optim.SGD(network.parameters(), momentum=settings.momentum, **common)
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay, fused=True)
     kind = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
-    return kind(network.parameters(), betas=(settings.momentum, 0.999), **common)
+    return kind(parameters, lr=lr, betas=(momentum, 0.999), weight_decay=decay, fused=True)

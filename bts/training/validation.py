@@ -11,13 +11,15 @@ from bts.labels import regions_predicted
 from bts.scoring import metrics
 from bts.training.splits import leaked
 
+LABELLED = "only cases with a ground truth are trained on"
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
 
 
 def held_out_part(volume: CaseVolume, seed: int, turn: int) -> CaseVolume | None:
     """The slices that `leaking_by_slice` holds out of a case (`splits.leaked`); None if there are none."""
+    assert volume.mask is not None, LABELLED
     z = volume.origin[0] + np.arange(len(volume.mask))
-    kept = leaked(volume.case_id, z, seed=seed, turn=turn)
+    kept = leaked(volume.case_id, z.tolist(), seed=seed, turn=turn)
     return replace(volume, images=volume.images[:, kept], mask=volume.mask[kept]) if kept.any() else None
 
 
@@ -27,6 +29,7 @@ def score_case(segmenter: Segmenter, volume: CaseVolume) -> dict[str, float]:
     A tumour type that neither truth nor prediction has is left out: it would score 1.
     """
     targets = segmenter.predicts.targets
+    assert volume.mask is not None, LABELLED
     probable, truth = segmenter.probabilities(volume), volume.mask
     prediction = segmenter.tidied(volume, segmenter.decoded(probable))
     if targets == "tumour":
@@ -49,6 +52,7 @@ def sweep(segmenter: Segmenter, volumes: Iterable[CaseVolume]) -> list[float]:
     """Mean IoU of any tumour over the cases, at each of THRESHOLDS; for `targets` tumour."""
     ious = []
     for volume in volumes:
+        assert volume.mask is not None, LABELLED
         found, truth = segmenter.probabilities(volume)[0].numpy(), volume.mask > 0
         said = [found > threshold for threshold in THRESHOLDS]
         ious.append([(s & truth).sum() / max(1, (s | truth).sum()) for s in said])

@@ -83,7 +83,7 @@ def work(config: dict) -> dict:
         validate=lambda segmenter: validate(job, segmenter, rank, world),
         on_epoch=on_epoch,
         on_look=on_look,
-        on_part=lambda p: keep(p, {}, rank, f"epoch-{p.epoch:05d}-step-{p.part.steps:06d}"),
+        on_part=lambda p: keep(p, {}, rank, f"epoch-{p.epoch:05d}-step-{p.begun.steps:06d}"),
         checkpoint=read_state(ray.train.get_checkpoint()),
         encoder=read_encoder(job.plan.preset.layers.weights),
         device=get_device(),

@@ -15,7 +15,7 @@ from bts.settings import Layers
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-PAD = {2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
+PAD: dict[int, type[nn.Module]] = {2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 INSTANCE = {2: InstanceNorm2d, 3: InstanceNorm3d}
 
@@ -134,7 +134,7 @@ def he(module: nn.Module) -> None:
 
 def glorot(module: nn.Module) -> None:
     """For `network.apply`: fresh weights as Keras has them (Glorot and Bengio 2010), biases and slopes 0."""
-    if isinstance(module, (*CONVOLUTION.values(), *TRANSPOSED.values())):
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -26,7 +27,7 @@ class EncoderUNet(nn.Module):
         assert dims == 2, "Preset refuses volumes"
         parts, widths, self.name = Parts(dims, layers), layers.widths, layers.encoder
         self.encoder = _create(layers.encoder, inputs)
-        info = self.encoder.feature_info
+        info: Any = self.encoder.feature_info  # timm's
         # Level l has 1 / 2^l of the image's height and width; an encoder may begin at 1 or 2.
         self.levels = [int(math.log2(reduction)) for reduction in info.reduction()]
         deepest, channels = self.levels[-1], dict(zip(self.levels, info.channels(), strict=True))
@@ -69,7 +70,7 @@ def load_encoder(network: EncoderUNet, data: bytes) -> None:
         raise UsageError(f"layers.weights: no .safetensors file, or damaged ({error})") from None
     ours, theirs = network.encoder.state_dict(), {_plain(key): value for key, value in weights.items()}
     fitted = {key: _adapt(theirs.get(_plain(key)), value) for key, value in ours.items()}
-    misfits = [key for key, value in ours.items() if fitted[key] is None or fitted[key].shape != value.shape]
+    misfits = [key for key, value in ours.items() if getattr(fitted[key], "shape", None) != value.shape]
     parts, known = {_part(key) for key in ours}, {_plain(key) for key in ours}
     misfits += [key for key in weights if _part(key) in parts and _plain(key) not in known]
     if misfits:

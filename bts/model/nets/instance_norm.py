@@ -13,12 +13,18 @@ class _ItemByItem(nn.Module):
     normalisation of a single item is the same function, and reads channels-last memory as it is.
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter
+    eps: float
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, …) → the same shape, each item and channel by its own mean and variance."""
         if x.is_cuda and len(x) > 1:
             return super().forward(x)
-        scale = (None, None, self.weight, self.bias, True, 0.0, self.eps)
-        items = [functional.batch_norm(item, *scale) for item in x.split(1)]
+        items = [
+            functional.batch_norm(item, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            for item in x.split(1)
+        ]
         return items[0] if len(items) == 1 else torch.cat(items)
 
 
