@@ -1,61 +1,100 @@
-"""What planning a large bucket costs: `python -m benchmarks.planning [--cases 100000]`.
+"""What a night without news costs: `python -m benchmarks.planning [--cases 100000]`.
 
-Folders of empty files with the names of BraTS cases, five a case; `jobs.preprocess --dry-run` lists and plans
-them all. Prints seconds and peak memory of the whole command, for a quarter, a half and all of the cases.
+A folder of cases with the names of BraTS, five files each, and all their results: of each the name alone.
+jobs.preprocess and jobs.segment list both, plan, and find nothing to do. Prints seconds, seconds of CPU and
+peak memory of each whole command, beside the same of a folder of 100 cases.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
+from bts.cases.said import list_folder
+from bts.results.layout import labelmap_key, marker_key
+from bts.storage import Store
+from jobs import preprocess, segment
+from jobs.workers.write import Write
+
 MODALITIES = ("t1n", "t1c", "t2w", "t2f", "seg")
+SIZE = 1_800_000  # bytes that a file says it has
+FEW = 100  # cases of the folder that tells what the commands cost without cases
 
 
-def make_cases(folder: Path, start: int, stop: int) -> None:
-    for n in range(start, stop):
+def make_file(path: Path) -> None:
+    file = os.open(path, os.O_CREAT | os.O_WRONLY)
+    os.truncate(file, SIZE)
+    os.close(file)
+
+
+def make_cases(place: Path, count: int) -> None:
+    """Folders `cases`, `shards` and `labelmaps` of so many cases that are done."""
+    for n in range(count):
         case = f"BraTS-GLI-{n:06d}-000"
-        (folder / case).mkdir(parents=True)
+        (place / "cases" / case).mkdir(parents=True)
         for modality in MODALITIES:
-            (folder / case / f"{case}-{modality}.nii.gz").touch()
+            make_file(place / "cases" / case / f"{case}-{modality}.nii.gz")
+    (place / "shards").mkdir()
+    (place / "labelmaps" / "_done").mkdir(parents=True)
+    for key in results(place):
+        make_file(place / key)
 
 
-def measure(command: list[str]) -> tuple[float, float, dict]:
-    """(seconds, peak GiB, last line) of a command."""
-    began, peak = time.monotonic(), 0
+def results(place: Path) -> Iterator[str]:
+    """Keys of the results of all cases."""
+    source = Store(str(place / "cases"))
+    cases = list_folder(source).cases
+    for case, mark in preprocess.wanted(cases):
+        yield f"shards/{case.id}.{mark}.parquet"
+    settings = segment.Settings(cases=source.uri, labelmaps=str(place / "labelmaps"))
+    _, described, targets = segment.read_models(settings.model)
+    write = Write(source, Store(settings.labelmaps), described, targets, settings)
+    for case in cases:
+        yield f"labelmaps/{labelmap_key(case.id)}"
+        yield f"labelmaps/{marker_key(case.id, segment.fingerprint(case, write))}"
+
+
+def measure(command: list[str]) -> tuple[float, float, float, dict]:
+    """(seconds, seconds of CPU, peak MB, last line) of a command."""
+    began, peak, cpu = time.monotonic(), 0, 0.0
     with tempfile.TemporaryFile("w+") as out:
         job = psutil.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
         while job.poll() is None:
             try:
-                peak = max(peak, sum(p.memory_info().rss for p in (job, *job.children(recursive=True))))
+                peak, cpu = max(peak, job.memory_info().rss), sum(job.cpu_times()[:2])
             except psutil.NoSuchProcess:
                 continue
             time.sleep(0.05)
         seconds = time.monotonic() - began
         out.seek(0)
-        return seconds, peak / 2**30, json.loads(out.read().splitlines()[-1])
+        return seconds, cpu, peak / 1e6, json.loads(out.read().splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=100_000)
     wanted = parser.parse_args().cases
-    print(f"{'cases':>9}{'objects':>9}{'seconds':>9}{'peak GiB':>10}")
-    with tempfile.TemporaryDirectory() as place:
-        made = 0
-        for count in (wanted // 4, wanted // 2, wanted):
-            make_cases(Path(place, "cases"), made, count)
-            made = count
-            command = [sys.executable, "-m", "jobs.preprocess", "--dry-run"]
-            command += ["--cases", f"{place}/cases", "--shards", f"{place}/shards"]
-            seconds, peak, line = measure(command)
-            assert line["todo"] == count, line
-            print(f"{count:9}{5 * count:9}{seconds:9.1f}{peak:10.2f}", flush=True)
+    print(f"{'job':12}{'cases':>9}{'seconds':>9}{'CPU s':>8}{'peak MB':>9}{'KB a case':>11}")
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (FEW, wanted):
+            make_cases(Path(folder, str(count)), count)
+        for job, results in (("preprocess", "shards"), ("segment", "labelmaps")):
+            before = 0.0
+            for count in (FEW, wanted):
+                place = Path(folder, str(count))
+                command = [sys.executable, "-m", f"jobs.{job}", "--cases", str(place / "cases")]
+                seconds, cpu, peak, line = measure([*command, f"--{results}", str(place / results)])
+                assert line["unchanged"] == count, line
+                a_case = f"{(peak - before) * 1e3 / count:11.1f}" if before else ""
+                print(f"{job:12}{count:9}{seconds:9.1f}{cpu:8.1f}{peak:9.0f}{a_case}", flush=True)
+                before = peak
 
 
 if __name__ == "__main__":

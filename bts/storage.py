@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from operator import attrgetter
+from stat import S_ISREG
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
@@ -95,25 +97,28 @@ class Store:
         Raises RunError when the bucket itself is missing or cannot be reached.
         """
         walk = self._walk_local if self.local else self._walk_remote
-        return sorted(walk(prefix), key=lambda entry: entry.key)
+        return sorted(walk(prefix), key=attrgetter("key"))
 
     def _walk_local(self, prefix: str) -> Iterator[Entry]:
         top = self.path(prefix)
+        below = os.path.relpath(top, self.root).replace(os.sep, "/")
+        real = os.path.realpath(top)
+        folders, seen = [(top, "" if below == "." else f"{below}/", real)], {real}
         try:
-            seen = {os.path.realpath(top)}
-            for folder, folders, files in os.walk(top, followlinks=True, onerror=_raise_unless_missing):
-                # A link back to a folder above would never end.
-                folders[:] = [f for f in folders if _unseen(os.path.join(folder, f), seen)]
-                for name in files:
-                    path = os.path.join(folder, name)
-                    sound = os.path.isfile(path)
-                    # A link to nowhere (a git-annex that was not fetched) is listed, and fails when read.
-                    broken = not sound and os.path.islink(path) and not os.path.exists(path)
-                    if name.startswith(".tmp-") or not (sound or broken):
-                        continue
-                    stat = os.lstat(path) if broken else os.stat(path)
-                    key = os.path.relpath(path, self.root).replace(os.sep, "/")
-                    yield Entry(key, stat.st_size, f"{stat.st_size}+{stat.st_mtime_ns}", _written(stat))
+            while folders:
+                folder, key, real = folders.pop()
+                inside = []
+                for entry in _scan(folder):
+                    if _is_folder(entry):
+                        # A link back to a folder above would never end.
+                        path = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
+                        if path not in seen:
+                            seen.add(path)
+                            inside.append((entry.path, f"{key}{entry.name}/", path))
+                    elif not entry.name.startswith(".tmp-") and (stat := _stat_of(entry)):
+                        version = f"{stat.st_size}+{stat.st_mtime_ns}"
+                        yield Entry(key + entry.name, stat.st_size, version, _written(stat))
+                folders += reversed(inside)
         except OSError as error:
             raise RunError(f"{error.filename or self.uri}: cannot be listed: {_reason(error)}") from error
 
@@ -247,16 +252,30 @@ def _written(stat: os.stat_result) -> float:
     return max(stat.st_mtime, stat.st_ctime)  # a copy may keep the original's date of change
 
 
-def _unseen(folder: str, seen: set[str]) -> bool:
-    real = os.path.realpath(folder)
-    new = real not in seen
-    seen.add(real)
-    return new
+def _scan(folder: str) -> list[os.DirEntry]:
+    """What lies in a folder; nothing in one that is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
 
 
-def _raise_unless_missing(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _stat_of(entry: os.DirEntry) -> os.stat_result | None:
+    """Of a file, or of a link to nowhere (a git-annex that was not fetched): it is listed, and fails when
+    read. None of what is neither, or was deleted meanwhile."""
+    try:
+        stat = entry.stat()
+    except OSError:
+        return os.lstat(entry.path) if entry.is_symlink() else None
+    return stat if S_ISREG(stat.st_mode) else None
 
 
 def _reason(error: BaseException) -> str:

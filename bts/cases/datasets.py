@@ -131,16 +131,16 @@ VISITS = (
 )
 
 
+@cache
+def _whole(expression: str) -> re.Pattern:
+    """Of a whole name, in any case of letters."""
+    return re.compile(rf"(?:{expression})\Z", re.IGNORECASE)
+
+
 def _patient_of_visit(case_id: str) -> str:
     """Who was scanned, where the name tells a visit; else empty."""
-    found = (re.fullmatch(pattern, case_id, re.IGNORECASE) for pattern in VISITS)
+    found = (_whole(pattern).match(case_id) for pattern in VISITS)
     return next((match["p"] for match in found if match), "")
-
-
-def knows_patient(case_id: str, layouts: Iterable[str]) -> bool:
-    """Whether a case's name, or the layouts of its files, tell who was scanned."""
-    dataset, _, patient = identify(case_id, layouts)
-    return dataset != OTHER.name or patient != case_id
 
 
 def identify(case_id: str, layouts: Iterable[str]) -> tuple[str, str, str]:
@@ -152,9 +152,10 @@ def identify(case_id: str, layouts: Iterable[str]) -> tuple[str, str, str]:
     if "msd" in told:
         return "msd", "msd", case_id
     for one in DATASETS:
-        if one.cases and (match := re.fullmatch(one.cases, case_id, re.IGNORECASE)):
+        if one.cases and (match := _whole(one.cases).match(case_id)):
             named = {group: (text or "").lower() for group, text in match.groupdict().items()}
-            return one.name.format(**named), one.convention, match.expand(one.patient)
+            # `sub` keeps the templates that it has parsed, `expand` does not.
+            return one.name.format(**named), one.convention, match.re.sub(one.patient, case_id)
     known = min(told - {OTHER.name}, default=OTHER.name)
     return known, dataset_of(known).convention, _patient_of_visit(case_id) or case_id
 

@@ -23,7 +23,8 @@ def data_of(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str]]:
     above = _folders(key for _, key in keyed) if any(not entry.size for entry, _ in keyed) else set()
     for entry, key in keyed:
         marker = not entry.size and (FOLDER_MARKER.search(key) or key in above)
-        if not (marker or HIDDEN.search(key)):
+        hidden = ("/." in key or key[:1] == ".") and HIDDEN.search(key)
+        if not (marker or hidden):
             yield entry, key
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bts.cases.case import MODALITIES, Case
-from bts.cases.datasets import identify, knows_patient
+from bts.cases.datasets import OTHER, identify
 from bts.cases.keys import data_of, with_slashes
 from bts.cases.names import ANYWHERE, CHANNEL, IMAGE, LAYOUTS, Naming, place_of
 from bts.cases.sidecars import Sidecars
@@ -201,7 +201,7 @@ def _add_case(
 ) -> None:
     dataset, convention, patient = identify(case_id, found.datasets)
     said = patients(case_id) if patients else ""
-    if not said and not knows_patient(case_id, found.datasets):
+    if not said and dataset == OTHER.name and patient == case_id:
         listing.unnamed.append(case_id)
     grade = GRADE.search(folder)
     case = Case(

@@ -79,8 +79,10 @@ class Layout:
             folder = ANYWHERE
         elif "folder" in groups:
             folder = "/".join(filter(None, (groups["folder"], groups.get("below"))))
-        role = next((role for role in ROLES if groups.get(role) is not None), "")
-        return Place(folder, groups["id"], role or groups["channel"])
+        for role in ROLES:
+            if groups.get(role) is not None:
+                return Place(folder, groups["id"], role)
+        return Place(folder, groups["id"], groups["channel"])
 
 
 def layout(name: str, keys: str, *, sign: str = "", dataset: str = OTHER.name) -> Layout:
@@ -115,10 +117,13 @@ LAYOUTS = (
         sign="/vsd.",
         dataset="brats2015",
     ),
-    layout(  # a folder named like a file, with one file of any name inside
-        "BraTS as Kaggle unpacks it",
-        rf"{TOP}(?P<id>[^/]+?)[_-]{ROLE}\.nii(?:\.gz)?/[^/]+{FILE}",
-        sign="/",
+    *(
+        layout(  # a folder named like a file, with one file of any name inside
+            "BraTS as Kaggle unpacks it",
+            rf"{TOP}(?P<id>[^/]+?)[_-]{ROLE}{re.escape(end)}[^/]+{FILE}",
+            sign=end,
+        )
+        for end in (".nii/", ".nii.gz/")
     ),
     layout(  # truths in a folder of their own
         "UPENN-GBM",

@@ -94,7 +94,7 @@ def plan(
     there: dict[str, dict[str, str]] = {}
     notes: dict[str, dict[str, tuple[int, str]]] = {}
     for entry in results:
-        if note := NOTE.fullmatch(entry.key):
+        if entry.key.startswith("_failed/") and (note := NOTE.fullmatch(entry.key)):
             notes.setdefault(note["case"], {})[entry.key] = (int(note["tries"]), note["mark"])
             continue
         name = entry.key.rpartition("/")[2]
