@@ -59,6 +59,16 @@ def test_a_missing_bucket_is_no_empty_folder(s3):
         Store("s3://no-such-bucket/x").list()
 
 
+def test_a_listing_of_several_pages(bucket):
+    bucket.directory.mkdir()  # where the server has not looked yet
+    names = [f"{n:04}" for n in range(2500)]
+    for name in names:
+        (bucket.directory / name).write_bytes(b"x")
+    entries = Store(bucket.uri).list()
+    assert [entry.key for entry in entries] == names
+    assert {entry.size for entry in entries} == {1} and min(entry.modified for entry in entries) > 1e9
+
+
 def test_an_unknown_scheme_is_a_usage_error():
     with pytest.raises(UsageError, match="nosuch://"):
         Store("nosuch://x/y").list()
