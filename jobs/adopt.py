@@ -50,8 +50,8 @@ def main(settings: Settings) -> Outcome:
     from bts.inference import foreign  # with torch, which --help does without
     from bts.inference.foreign.source import Asked, Source
     from bts.inference.predictor import How
+    from bts.model.adopted import load_adopted
     from bts.model.device import pick_device
-    from bts.model.load import load
 
     check(settings)
     output, key = Store(settings.models), f"{settings.name}.safetensors"
@@ -63,7 +63,7 @@ def main(settings: Settings) -> Outcome:
         configuration=settings.configuration,
     )
     kind, data = foreign.convert(Source(settings.source), asked)
-    adopted = load(data, key)
+    adopted = load_adopted(data, key)
     foreign.predictor(adopted, How(device=pick_device("cpu")))  # refuses now what segment would refuse later
     there = {entry.key for entry in output.list()}
     if key in there and output.read(key) != data and not settings.overwrite:
@@ -71,9 +71,15 @@ def main(settings: Settings) -> Outcome:
     output.put(key, data)
     card = adopted.card
     say(f"{settings.name}: {kind}, channels {', '.join(card.modalities)}, predicts {card.predicts}")
-    counts = {"model": f"{output.uri}/{key}", "digest": card.digest, "kind": kind}
-    counts |= {"modalities": card.modalities, "targets": card.predicts.targets}
-    return Outcome(None, counts | {"version": register(settings.name, data, card)})
+    counts = {
+        "model": f"{output.uri}/{key}",
+        "digest": card.digest,
+        "kind": kind,
+        "modalities": card.modalities,
+        "targets": card.predicts.targets,
+        "version": register(settings.name, data, card),
+    }
+    return Outcome(None, counts)
 
 
 def check(settings: Settings) -> None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from bts import tracking
 from bts.colours import Colours
@@ -116,7 +116,7 @@ def main(settings: Settings) -> Outcome:
     return outcome(output, contents, listing.strays, settings.max_failed)
 
 
-def contents_of(scores: dict[str, list[Scored]], matched: Matched, **known: object) -> page.Contents:
+def contents_of(scores: dict[str, list[Scored]], matched: Matched, **known: Any) -> page.Contents:
     """What the page tells; `scores` by folder, these labelmaps' first."""
     (_, scored), *others = scores.items()
     return page.Contents(
@@ -144,7 +144,7 @@ def todo_of(pairs: Sequence[Pair], book: Scorebook, output: Store, colours: Colo
 
 def score(
     pairs: Sequence[Pair], todo: Container[str], scorer: Score, book: Scorebook, ray: UseRay
-) -> tuple[list[Scored], list[dict]]:
+) -> tuple[list[Scored], list[Failure]]:
     """(scores, failures) of the pairs; computed are those to do, the others the book knows."""
     chosen = [pair for pair in pairs if pair.case.id in todo]
     if pairs and not chosen:
@@ -158,7 +158,7 @@ def score(
             book.add(row["case_id"], marks[row["case_id"]], scores, about)
     lost = {failure.case_id for failure in failed}
     sound = [pair for pair in pairs if pair.case.id not in lost]
-    return [scored_of(p, book.get(p.fingerprint), book.about(p.fingerprint)) for p in sound], failed
+    return [scored_of(p, book.scores(p.fingerprint), book.about(p.fingerprint)) for p in sound], failed
 
 
 def rehearse(matched: Matched, todo: dict[str, str], failed: list[Failure]) -> Outcome:

@@ -103,6 +103,7 @@ def older(pairs: Iterable[Pair], cases: Store, labelmaps: Store) -> list[CaseErr
             refuse_older(pair, read_markers(pair, labelmaps), cases)
         except CaseError as error:
             return error
+        return None
 
     with ThreadPoolExecutor(READERS) as threads:
         return list(filter(None, threads.map(problem_of, (pair for pair in pairs if pair.markers))))

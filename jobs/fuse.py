@@ -91,8 +91,11 @@ def main(settings: Settings) -> Outcome:
     for case_id, flags in list(settled.flagged.items())[:20]:
         say(f"flagged: case {case_id}: {'; '.join(flags)}")
     counts |= {"written": settled.written, "flagged": len(settled.flagged)}
-    details = {"method": settings.method, "folders": [folder.uri for folder in folders]}
-    details["flagged_cases"] = settled.flagged
+    details = {
+        "method": settings.method,
+        "folders": [folder.uri for folder in folders],
+        "flagged_cases": settled.flagged,
+    }
     return Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
 
 

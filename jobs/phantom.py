@@ -80,7 +80,8 @@ class MakeStudy:
         files = write_dicom(study) if self.settings.raw_format == "dicom" else write_nifti(study)
         for key, data in files.items():
             self.output.put(key, data)
-        self.output.put(*keys(self.settings, index), json.dumps(study.truth(), indent=1).encode())
+        (truth,) = keys(self.settings, index)
+        self.output.put(truth, json.dumps(study.truth(), indent=1).encode())
         return {"bytes": sum(map(len, files.values()))}
 
 

@@ -11,7 +11,7 @@ writes nothing else.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -52,7 +52,7 @@ def main(settings: Settings) -> Outcome:
         raise UsageError(f"--p-value {settings.p_value:g}: give a probability, such as 0.05")
     tracker = Tracker()
     candidate = find(tracker, settings.model)
-    said = {"model": candidate.uri, "digest": candidate.digest, "alias": settings.alias}
+    said: dict[str, Any] = {"model": candidate.uri, "digest": candidate.digest, "alias": settings.alias}
     holder = tracker.holder(candidate.name, settings.if_better_than)
     if holder is None:
         why = f"no version of {candidate.name} was {settings.if_better_than}"
@@ -177,8 +177,8 @@ def patients_of(tracker: Tracker, version: Version) -> tuple[set[str], set[str]]
     card = read_card(tracker.read(version.uri), version.uri)
     if card.training_patients is None:
         say(f"{version.uri}: does not tell what it was trained on; give reports of cases that it never saw")
-    both = card.training_patients or (), card.validation_patients
-    return tuple({patient.lower() for patient in patients} for patients in both)
+    trained = {patient.lower() for patient in card.training_patients or ()}
+    return trained, {patient.lower() for patient in card.validation_patients}
 
 
 def figures(paired: Paired, metric: str, holder: Version) -> str:
@@ -190,7 +190,7 @@ def figures(paired: Paired, metric: str, holder: Version) -> str:
 
 
 def settle(
-    tracker: Tracker, candidate: Version, said: dict[str, object], why: str, *, promoted: bool
+    tracker: Tracker, candidate: Version, said: dict[str, Any], why: str, *, promoted: bool
 ) -> Outcome:
     """Move the alias or leave it, and say so."""
     if promoted:

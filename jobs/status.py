@@ -71,14 +71,15 @@ def read_markers(keys: set[str], output: Store) -> tuple[dict[str, Marker], list
         return None
 
     named = [(found["case"], key) for key in sorted(keys) if (found := MARKER.fullmatch(key))]
-    found, unreadable = {}, []
+    markers: dict[str, Marker] = {}
+    unreadable = []
     with ThreadPoolExecutor(READERS) as threads:
         for (case, key), marker in zip(named, threads.map(read, [key for _, key in named]), strict=True):
             if marker is None:
                 unreadable.append(key)
-            elif case not in found or marker.written > found[case].written:
-                found[case] = marker
-    return found, unreadable
+            elif case not in markers or marker.written > markers[case].written:
+                markers[case] = marker
+    return markers, unreadable
 
 
 def failures(notes: Mapping[str, tuple[str, int]], output: Store) -> list[str]:

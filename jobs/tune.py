@@ -79,7 +79,9 @@ def main(settings: Settings, system: str) -> Outcome:
         with training.Listener(news, book.told):
             results = fit(f"{name}-{sweep}", trials, settings, news)
         best = best_of(trials, results)
-        data = model_of(best, results[best.number].checkpoint, sweep)
+        checkpoint = results[best.number].checkpoint
+        assert checkpoint is not None, "best_of takes no other"
+        data = model_of(best, checkpoint, sweep)
         book.register(best, data)
         models.put(f"{name}.safetensors", data)  # last: cut off before this, the next run does the rest
     finally:
@@ -140,10 +142,22 @@ def fit(name: str, trials: list[Trial], settings: Settings, news: Queue) -> list
                 verbose=0,
             ),
         )
-    return sorted(tuner.fit(), key=lambda result: result.config["number"])
+    grid = tuner.fit()
+    return sorted((grid[n] for n in range(len(grid))), key=number_of)
 
 
-def resources(settings: Settings) -> dict[str, int]:
+def number_of(result: tune.Result) -> int:
+    assert result.config is not None, "run_trial has one"
+    return result.config["number"]
+
+
+def dice_of(result: tune.Result) -> float:
+    """Of a trial that did not fail."""
+    assert result.metrics is not None, "run_trial reports them"
+    return result.metrics["dice"]
+
+
+def resources(settings: Settings) -> dict[str, float]:
     """What a trial asks of the cluster. Raises UsageError for a GPU that this machine does not have."""
     gpu = training.wants_gpu(settings.gpu, workers=1)
     most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
@@ -157,7 +171,7 @@ def best_of(trials: list[Trial], results: list[tune.Result]) -> Trial:
     scored = [n for n, result in enumerate(results) if n not in failed and result.checkpoint]
     if not scored:
         raise RunError(f"every trial failed, the first with: {next(iter(failed.values()), 'no validation')}")
-    return trials[max(scored, key=lambda n: results[n].metrics["dice"])]
+    return trials[max(scored, key=lambda n: dice_of(results[n]))]
 
 
 def reasons(results: list[tune.Result]) -> dict[int, str]:
@@ -179,7 +193,7 @@ def table(trials: list[Trial], results: list[tune.Result]) -> str:
     """Every trial, the best first, with how much of its budget it was given."""
     lines = ["trial    Dice  budget  flags"]
     failed = reasons(results)
-    dice = [-1.0 if n in failed else result.metrics["dice"] for n, result in enumerate(results)]
+    dice = [-1.0 if n in failed else dice_of(result) for n, result in enumerate(results)]
     for n in sorted(range(len(trials)), key=lambda n: -dice[n]):
         score = "failed" if n in failed else f"{dice[n]:.3f}"
         percent = (results[n].metrics or {}).get("percent", 0)

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from bts.cases.keys import with_slashes
 from bts.cases.names import role_of_channel
@@ -87,7 +88,7 @@ def labels_of(data: bytes) -> str:
         return ""
 
 
-def _of_regions(named: Mapping[str, object]) -> dict[int, str]:
+def _of_regions(named: Mapping[str, Any]) -> dict[int, str]:
     """Value → structure, of nested regions (whole tumour, core, enhancing); empty where they are others."""
     found: dict[str, set[int]] = {}
     for name, values in named.items():

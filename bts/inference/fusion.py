@@ -73,7 +73,7 @@ def staple(votes_NP: np.ndarray, counts_P: np.ndarray) -> np.ndarray:
     of each voxel, in turns, by expectation and maximisation; where it is over 0.5."""
     share = (votes_NP @ counts_P).sum() / (len(votes_NP) * counts_P.sum())
     if share in (0, 1):
-        return votes_NP.all(axis=0) if share else np.zeros(len(counts_P), bool)
+        return np.logical_and.reduce(votes_NP) if share else np.zeros(len(counts_P), bool)
     rates = np.full((2, len(votes_NP), 1), SURE)
     for _ in range(ROUNDS):
         sensitivity, specificity = rates

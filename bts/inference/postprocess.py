@@ -56,7 +56,7 @@ def drop_small_pieces(
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     small = sizes * voxel_mm3 / 1000 < least_ml
-    small[[0, sizes.argmax()]] = False
+    small[[0, int(sizes.argmax())]] = False
     return np.where(small[pieces], np.uint8(becomes), labels_DHW)
 
 

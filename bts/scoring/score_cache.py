@@ -38,8 +38,12 @@ class Scorebook:
 
     def get(self, fingerprint: str) -> dict | None:
         """Scores as bts.scoring.metrics.score gave them, or None."""
+        return self.scores(fingerprint) if fingerprint in self.kept else None
+
+    def scores(self, fingerprint: str) -> dict:
+        """The same of a case whose scores are kept."""
         self.asked.add(fingerprint)
-        return json.loads(self.kept[fingerprint]["scores"]) if fingerprint in self.kept else None
+        return json.loads(self.kept[fingerprint]["scores"])
 
     def about(self, fingerprint: str) -> dict:
         """What is known of a case whose scores are kept, besides them."""

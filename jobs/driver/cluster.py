@@ -105,7 +105,7 @@ def one_task_each(rows: Sequence[dict]) -> "ray.data.Dataset":
     import ray.data
 
     start_ray()
-    return ray.data.from_items(rows, override_num_blocks=len(rows))
+    return ray.data.from_items(list(rows), override_num_blocks=len(rows))
 
 
 def is_started() -> bool:

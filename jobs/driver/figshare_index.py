@@ -107,11 +107,11 @@ def _read_rows(slices: list[Entry], task: "IndexSlice", ray: UseRay) -> Iterable
     rows = [asdict(entry) for entry in slices]
     if fits_here(ray, len(rows) // SLICES_A_CASE):
         return map(task, rows)
-    import ray.data
+    from ray.data import from_items
 
     start_ray()
     with worker_deaths("reading the patients of figshare slices"):
-        return tried(ray.data.from_items(rows).map, task.__call__).take_all()
+        return tried(from_items(rows).map, task.__call__).take_all()
 
 
 class IndexSlice:

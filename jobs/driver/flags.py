@@ -37,11 +37,11 @@ def parse(kind: type, prog: str, about: str, args: Sequence[str] | None = None) 
 
     about: the command's own text, whose first paragraph and first example --help shows.
     """
-    wanted = dataclasses.make_dataclass(
-        "Flags", [_group(kind, name) for name in GROUPS if _fields(kind, name)]
-    )
-    found = tyro.cli(tyro.conf.OmitArgPrefixes[wanted], prog=prog, description=describe(about), args=args)
-    values = {}
+    groups = [_group(kind, name) for name in GROUPS if _fields(kind, name)]
+    wanted: Any = dataclasses.make_dataclass("Flags", groups)
+    config = (tyro.conf.OmitArgPrefixes,)
+    found = tyro.cli(wanted, config=config, prog=prog, description=describe(about), args=args)
+    values: dict[str, Any] = {}
     for group in dataclasses.fields(found):
         values |= vars(getattr(found, group.name))
     return kind(**values)
@@ -58,9 +58,9 @@ def _group(kind: type, name: str) -> tuple[str, Any]:
     hints, texts = typing.get_type_hints(kind, include_extras=True), field_texts(kind)
     made = []
     for field in _fields(kind, name):
-        annotation = Annotated[hints[field.name], tyro.conf.arg(help=texts.get(field.name))]
+        said = tyro.conf.arg(help=texts.get(field.name))
         kept = {of: getattr(field, of) for of in ("default", "default_factory")}
-        made.append((field.name, annotation, dataclasses.field(kw_only=True, **kept)))
+        made.append((field.name, Annotated[hints[field.name], said], dataclasses.field(kw_only=True, **kept)))
     group = dataclasses.make_dataclass(f"{kind.__name__}_{name}", made)
     return name, Annotated[group, tyro.conf.arg(help=GROUPS[name][0])]
 
@@ -84,7 +84,9 @@ def field_texts(kind: type) -> dict[str, str]:
         if not dataclasses.is_dataclass(one):
             continue
         (node,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
-        for field, text in zip(node.body, node.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                found[field.target.id] = " ".join(text.value.value.split())
+        assert isinstance(node, ast.ClassDef)
+        for pair in zip(node.body, node.body[1:], strict=False):
+            match pair:
+                case ast.AnnAssign(target=ast.Name(id=field)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[field] = " ".join(text.split())
     return found

@@ -31,7 +31,7 @@ def fits_here(ray: UseRay, cases: int, output: Store | None = None) -> bool:
         died = output is not None and output.read(BEGUN) is not None
     except OSError:  # there is none, or the run will end of it soon
         died = False
-    if died:
+    if died and output is not None:
         say("a case may have killed the last run: Ray does them now, and keeps them apart")
         output.delete(BEGUN)
     return not died

@@ -140,7 +140,8 @@ def settle(results: Iterable[dict], work: Work, output: Store) -> Settled:
     no try to any of them.
     """
     todo = {one.case.id: one for one in work.todo}
-    settled, held = Settled(), []
+    settled = Settled()
+    held: list[tuple[Todo, Failure]] = []
     for result in results:
         one = todo[result["case_id"]]
         failure = Failure.from_json(result["failure"]) if result["failure"] else None

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -24,9 +24,9 @@ class Outcome:
 
     output: Store | None
     """Where the run report goes; a job without a folder of its own (promote, view, export, …) has none."""
-    counts: dict[str, object]
+    counts: Mapping[str, Any]
     failed: list[Failure] = field(default_factory=list)
-    details: dict[str, object] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
     max_failed: str = "0"
     dry_run: bool = False
     """Nothing was done, nor shall be written: no run report."""
@@ -49,7 +49,7 @@ def run_job(name: str, settings_class: type, main: Callable[..., Outcome]) -> No
 
 def parse(name: str, settings_class: type, main: Callable) -> Any:
     """The command line as a value of `settings_class`; exits with 2 and the reason if it is none."""
-    return flags.parse(settings_class, f"python -m jobs.{name}", sys.modules[main.__module__].__doc__)
+    return flags.parse(settings_class, f"python -m jobs.{name}", sys.modules[main.__module__].__doc__ or "")
 
 
 def guarded(name: str, work: Callable[[], Outcome]) -> int:
@@ -101,11 +101,12 @@ def _close(name: str, outcome: Outcome, seconds: float) -> None:
     """Write the run report, name the failed cases, print the last line."""
     shown = outcome.failed[:20] if outcome.output else outcome.failed  # without a run report, all of them
     each = (f"failed at {case.stage}: {case.message}" for case in shown)
-    for line in failures_by_cause(shown) if outcome.output or outcome.dry_run else each:
-        say(line)
+    for failure in failures_by_cause(shown) if outcome.output or outcome.dry_run else each:
+        say(failure)
     if len(outcome.failed) > len(shown):
         say(f"… and {len(outcome.failed) - 20} more, all in the run report")
-    line = {"job": name, **outcome.counts, "failed": len(outcome.failed), "seconds": round(seconds, 2)}
+    ending = {"failed": len(outcome.failed), "seconds": round(seconds, 2)}
+    line: dict[str, Any] = {"job": name, **outcome.counts, **ending}
     if outcome.dry_run:
         line["dry_run"] = True
     elif outcome.output:

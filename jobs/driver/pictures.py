@@ -7,7 +7,7 @@ bts.scoring.comparison's.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bts.colours import Colours
 from bts.errors import UsageError
@@ -44,7 +44,7 @@ def draw_cases(
     return shown, [(one, found[one.case_id]["pair"]) for one in worst if found[one.case_id]["pair"]]
 
 
-def drawn(rows: Sequence[dict], drawer: Callable[[dict], dict], ray: UseRay) -> Iterator[dict]:
+def drawn(rows: Sequence[dict], drawer: Draw | DrawSide, ray: UseRay) -> Iterator[dict]:
     """A drawer's result of every row."""
     if fits_here(ray, len(rows)):
         return map(drawer, rows)
@@ -85,7 +85,7 @@ def draw_comparison(
         raise UsageError(f"--against: no case was scored in all of {', '.join(scored)}")
     same = {name: [one for one in of if one.case_id in shared] for name, of in scored.items()}
     found = {"comparison.png": draw_bars({name: means(of, SHOWN) for name, of in same.items()})}
-    chosen = {one.case_id: {} for one in choose(same[next(iter(same))]).values()}
+    chosen: dict[str, dict[str, dict]] = {one.case_id: {} for one in choose(same[next(iter(same))]).values()}
     for name, of in pairs.items():
         for pair in of:
             if pair.case.id in chosen:

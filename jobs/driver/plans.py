@@ -21,11 +21,20 @@ from jobs.workers.train import read_encoder
 class Asked(Protocol):
     """Of a training's settings, those that say what it learns from."""
 
-    shards: str
-    models: str
-    workers: int | tuple[int, int]
-    fold: int
-    preset: Preset
+    @property
+    def shards(self) -> str: ...
+
+    @property
+    def models(self) -> str: ...
+
+    @property
+    def workers(self) -> int | tuple[int, int]: ...
+
+    @property
+    def fold(self) -> int: ...
+
+    @property
+    def preset(self) -> Preset: ...
 
     @property
     def least_workers(self) -> int: ...

@@ -24,7 +24,9 @@ class Meter:
 
     def export(self) -> None:
         """Tell the nodes' metrics where the job is."""
-        for state in ("total", "done", "failed") if self.gauge else ():
+        if self.gauge is None:
+            return
+        for state in ("total", "done", "failed"):
             self.gauge.set(getattr(self, state), {"job": self.name, "state": state})
 
     def step(self, *, failed: bool = False) -> None:

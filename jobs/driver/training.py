@@ -4,11 +4,10 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -19,15 +18,27 @@ from jobs.driver import cluster
 from jobs.driver.progress import say
 from jobs.workers.train import Job, work
 
+if TYPE_CHECKING:  # Ray annotates the names below with its first version's types; what runs is its second
+    from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
+else:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
 MAX_FAILURES = 3  # restarts from the last epoch after a worker died; reclaimed nodes are not counted
 
 
 class Asked(Protocol):
     """Of a training's settings, those that say what it runs on."""
 
-    models: str
-    gpu: str
-    workers: int | tuple[int, int]
+    @property
+    def models(self) -> str: ...
+
+    @property
+    def gpu(self) -> str: ...
+
+    @property
+    def workers(self) -> int | tuple[int, int]: ...
 
     @property
     def least_workers(self) -> int: ...
@@ -82,7 +93,8 @@ def fit(name: str, job: Job, settings: Asked, told: Callable[[int, float, dict],
     )
     try:
         with Listener(job.news, told):
-            return trainer.fit().return_value
+            result: Any = trainer.fit()
+            return result.return_value
     except TrainingFailedError as error:
         raise _cause(error) from error
     except SystemExit:  # of Ray's own handlers, after Ctrl-C or `ray job stop`

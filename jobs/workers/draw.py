@@ -33,17 +33,17 @@ class Draw:
         placed = pair.case.traits.placed
         seen = found.truth[z], found.prediction[z], {n: image[z] for n, image in images}, found.grid.zooms[1:]
         legend = colours_of(found.convention, self.colours)
-        how = {"legend": legend, "sides": "RL" if placed else ""}
+        sides = "RL" if placed else ""
         panels, turned = {}, b""
         if row["large"]:
-            panels, turned = slices.draw(*seen, **how), self.turn(pair, found, legend)
+            panels, turned = slices.draw(*seen, legend=legend, sides=sides), self.turn(pair, found, legend)
         return {
             "case_id": pair.case.id,
             "slice": z if placed else figshare.number(list(pair.case.files)[z]),
             "captions": list(panels),
             "panels": list(panels.values()),
             "turning": turned,
-            "pair": slices.draw_pair(*seen, **how),
+            "pair": slices.draw_pair(*seen, legend=legend, sides=sides),
         }
 
     def turn(self, pair: Pair, found: Labels, legend: Legend) -> bytes:

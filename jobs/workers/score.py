@@ -29,7 +29,7 @@ class Score:
         found = read_pair(pair, self.cases, self.labelmaps)
         scores, about = _measure(pair, found), self._about(pair, found)
         if self.pages:
-            self._write_page(pair, found, scored_of(pair, scores, about))
+            self._write_page(self.pages, pair, found, scored_of(pair, scores, about))
         return {"scores": json.dumps(scores), "about": json.dumps(about)}
 
     def _about(self, pair: Pair, found: Labels) -> dict:
@@ -40,11 +40,11 @@ class Score:
         said = {"maker": found.maker, "flags": found.flags, "expected": found.expected}
         return {**said, "truth_ml": volumes, "page": page}
 
-    def _write_page(self, pair: Pair, found: Labels, scored: Scored) -> None:
+    def _write_page(self, pages: Store, pair: Pair, found: Labels, scored: Scored) -> None:
         images = dict(read_images(pair.case, self.cases, found.grid, slices.BACKGROUNDS))
         places = (self.labelmaps.uri, self.cases.uri)
         page = case_page.render(scored, pair, found, images, places=places, colours=self.colours)
-        self.pages.put(case_page.key(pair.case.id), page)
+        pages.put(case_page.key(pair.case.id), page)
 
 
 def scored_of(pair: Pair, scores: dict, about: dict) -> Scored:

@@ -136,7 +136,8 @@ class Feed:
 
     def __init__(self, job: Job, rank: int, world: int):
         self.job, self.rank, self.world = job, rank, world
-        self.pieces, self.next_epoch = iter(()), None
+        self.pieces: Iterator[tuple[bool, list[pa.Table]]] = iter(())
+        self.next_epoch: int | None = None
         self.turns = job.plan.turns()
         self.keeps = sum(shard.bytes for shard in job.plan.training) <= KEEP
         self.kept: dict[str, pa.Table] = {}
@@ -207,7 +208,7 @@ def validate(job: Job, segmenter: Segmenter, rank: int, world: int) -> dict[str,
     mine = [validation.score_case(segmenter, volume) for volume in held_out(job, rank, world)]
     everyone = [mine]
     if world > 1:
-        everyone = [None] * world
+        everyone = [[] for _ in range(world)]
         torch.distributed.all_gather_object(everyone, mine)
     return validation.mean_figures([case for part in everyone for case in part])
 
@@ -228,7 +229,7 @@ def look(job: Job, progress: Progress) -> tuple[dict[str, bytes], dict]:
     """(pictures by file name, what a sweep says of the threshold) of the weights that are kept."""
     preset, device = job.plan.preset, next(progress.network.parameters()).device
     segmenter = Segmenter([load_model(progress.model_file({}), preset.name)], device=device)
-    pictures = {}
+    pictures: dict[str, bytes] = {}
     for volume in itertools.islice(held_out(job), SHOWN):
         found = segmenter.probabilities(volume)
         labels = segmenter.tidied(volume, segmenter.decoded(found))

@@ -39,8 +39,8 @@ def run_trial(config: dict, jobs: list[Job], cpus: int, device: str | None) -> N
 def train_trial(config: dict, jobs: list[Job], cpus: int, device: str | None) -> None:
     """One training, reported at every validation."""
     number = config["number"]
-    job, device = jobs[number], pick_device(device)
-    if device.type == "cpu":
+    job = jobs[number]
+    if pick_device(device).type == "cpu":
         torch.set_num_threads(min(cpus, len(os.sched_getaffinity(0))))
 
     def on_epoch(progress: Progress) -> None:

@@ -7,6 +7,7 @@ weights come without a pickle's code, and its network is MONAI's own class of th
 import io
 import pickle
 import re
+from typing import Any
 
 import torch
 
@@ -118,6 +119,8 @@ def _region(name: str) -> str:
 
 def _channel_def(metadata: BundleConfig | None, side: str, item: str) -> list[str]:
     """Names of the channels of an item in their order; empty where metadata.json has none."""
+    if metadata is None:
+        return []
     try:
         told = metadata.tree["network_data_format"][side][item]["channel_def"]
         return [str(told[str(n)]) for n in range(len(told))]
@@ -160,7 +163,7 @@ class BundlePredictor(Predictor):
         self.recipe = read_recipe(told.get("recipe"), name)
         network = told.get("network")
         network = network if isinstance(network, dict) else {}
-        arguments = network.get("arguments")
+        arguments: Any = network.get("arguments")
         monai_networks.check_network(network.get("name"), arguments, name)
         self.recipe.check(model.card, arguments.get("in_channels"), arguments.get("out_channels"))
         self.network = monai_networks.build(network["name"], arguments, model.weights, name).to(how.device)

@@ -115,9 +115,9 @@ class BundleConfig:
             return TYPES[text]
         parts = [part.strip() for part in text.split("+")]
         if len(parts) > 1 and all(REFERENCE.fullmatch(p) or re.fullmatch("'[^'\\\\]*'", p) for p in parts):
-            found = [self._followed(p, where, depth + 1) if p[0] == "@" else p[1:-1] for p in parts]
-            if all(isinstance(one, str) for one in found):
-                return "".join(found)
+            texts = [self._followed(p, where, depth + 1) if p[0] == "@" else p[1:-1] for p in parts]
+            if all(isinstance(one, str) for one in texts):
+                return "".join(map(str, texts))
         try:
             found = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):

@@ -47,7 +47,7 @@ def read_postprocessing(config: BundleConfig, steps: list[dict]) -> tuple[str, t
 
 def activation_of(by_name: Mapping[str, Component], config: BundleConfig) -> str:
     """sigmoid, for outputs at a threshold of 0.5, or softmax, for the likeliest one."""
-    told = {}
+    told: dict[str, object] = {}
     for name, known in (("Activationsd", ("sigmoid", "softmax")), ("AsDiscreted", ("threshold", "argmax"))):
         if name in by_name:
             told |= arguments_of(by_name[name], config, known, PLACES)
@@ -95,20 +95,20 @@ def painted_by(component: Component, config: BundleConfig) -> tuple[str, ...]:
     told = component.arguments.get("func")
     if odd := set(component.arguments) - {*PLACES, "func", "inv_func", "track_meta", "overwrite"}:
         raise UsageError(f"{config.name}: {component.where}: Lambdad's {sorted(odd)[0]} is not supported")
-    layers = _layers(told) if isinstance(told, str) and len(told) < 500 else None
-    regions = [LABEL.get(label) for _, label in layers or ()]
+    layers = _layers(told) if isinstance(told, str) and len(told) < 500 else []
+    regions = [LABEL.get(label) for _, label in layers]
     if regions != ["ET", "TC", "WT"] or sorted(channel for channel, _ in layers) != [0, 1, 2]:
         raise config.refusal(str(told), f"{component.where}::func")
     return tuple(region for _, region in sorted((channel, LABEL[label]) for channel, label in layers))
 
 
-def _layers(told: str) -> list[tuple[int, int]] | None:
-    """(channel, label) of each torch.where, the outermost first; None for a text of another form."""
+def _layers(told: str) -> list[tuple[int, int]]:
+    """(channel, label) of each torch.where, the outermost first; none for a text of another form."""
     rest, found = re.sub(r"\s", "", told), []
     if not rest.startswith("$lambdax:"):
-        return None
+        return []
     rest = rest.removeprefix("$lambdax:")
     while whole := WHERE.fullmatch(rest):
         found.append((int(whole[1]), int(whole[2])))
         rest = whole[3]
-    return found if rest == "0" else None
+    return found if rest == "0" else []

@@ -54,8 +54,10 @@ def read_preprocessing(config: BundleConfig) -> list[dict]:
                 f"{config.name}: {one.where}: the step {one.name} is not supported; supported are "
                 f"{', '.join((*PREPARING, *NOTHING))}"
             )
-        step = check_nothing(one, config) if one.name in NOTHING else PREPARING[one.name](one, config)
-        steps += [step] if step else []
+        if one.name in NOTHING:
+            check_nothing(one, config)
+        elif step := PREPARING[one.name](one, config):
+            steps.append(step)
     return steps
 
 

@@ -1,6 +1,6 @@
 """Checks of a description that comes from anybody: each gives the value back, or raises ValueError."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 
 def mapping(value: object, name: str, known: Collection[str] = ()) -> Mapping:
@@ -47,8 +47,8 @@ def one_of(value: object, name: str, known: Collection):
     return value
 
 
-def several(value: object, name: str, lengths: int | range, each: Callable) -> tuple:
-    """A list of a length, or of one within a range; `each`(item, name) checks and gives back its items."""
+def several(value: object, name: str, lengths: int | Sequence[int], each: Callable) -> tuple:
+    """A list of a length, or of one of several; `each`(item, name) checks and gives back its items."""
     fits = (lengths,) if isinstance(lengths, int) else lengths
     if not isinstance(value, list | tuple) or len(value) not in fits:
         size = f"{fits[0]}" if len(fits) == 1 else f"{fits[0]} to {fits[-1]}"

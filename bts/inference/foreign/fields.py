@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import MISSING, fields
-from typing import TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from bts.errors import UsageError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def read_fields(kind: type[T], told: object, where: str) -> T:
@@ -27,7 +30,7 @@ def read_fields(kind: type[T], told: object, where: str) -> T:
         raise UsageError(f"{where}: {error}") from None
 
 
-def _typed(value: object, kind: object) -> object:
+def _typed(value: Any, kind: Any) -> object:
     """Raises ValueError for a value that is not of the type."""
     if get_origin(kind) is tuple:
         each = [one for one in get_args(kind) if one is not Ellipsis]

@@ -43,10 +43,11 @@ def sampled(
     theta[:, :3] = theta[:, [2, 1, 0]]  # grid_sample counts axes from the last
     theta[:, :, :3] = theta[:, :, [2, 1, 0]]
     grid = functional.affine_grid(theta[:, :3], [1, 1, *shape], align_corners=False)
-    how = {"mode": "nearest" if nearest else "bilinear", "padding_mode": "border", "align_corners": False}
+    mode = "nearest" if nearest else "bilinear"
     found = torch.empty((len(images), *shape))
     for channel, image in zip(found, images, strict=True):
-        channel.copy_(functional.grid_sample(image.double()[None, None], grid, **how)[0, 0])
+        exact = image.double()[None, None]
+        channel.copy_(functional.grid_sample(exact, grid, mode, "border", align_corners=False)[0, 0])
     return found
 
 

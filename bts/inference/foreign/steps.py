@@ -144,12 +144,11 @@ STEPS: dict[str, type] = {"orient": Orient, "resample": Resample, "zscore": ZSco
 
 def read_step(told: object, name: str) -> Step:
     """{"step": one of STEPS, its fields} → the step. Raises UsageError; `name` is for its message."""
-    kind = STEPS.get(told.get("step")) if isinstance(told, dict) else None
-    if kind is None:
+    if not isinstance(told, dict) or told.get("step") not in STEPS:
         raise UsageError(f"{name}: the step {told!r} is not known; known are {', '.join(STEPS)}")
-    return read_fields(
-        kind, {key: told[key] for key in told if key != "step"}, f"{name}: step {told['step']}"
-    )
+    step = told["step"]
+    fields = {key: told[key] for key in told if key != "step"}
+    return read_fields(STEPS[step], fields, f"{name}: step {step}")
 
 
 def _turned(images: torch.Tensor, turn: np.ndarray) -> torch.Tensor:

@@ -39,8 +39,9 @@ def spacing_of(volume: CaseVolume, order: Order) -> tuple[float, float, float]:
     own = volume.grid.source_zooms
     if order != "file":
         to_canonical = orientations.io_orientation(volume.grid.source_affine)[:, 0]
-        own = [own[int(axis)] for axis in np.argsort(to_canonical)]
-    return tuple(own[::-1])
+        x, y, z = (own[int(axis)] for axis in np.argsort(to_canonical))
+        own = (x, y, z)
+    return own[::-1]
 
 
 def on_crop(found: np.ndarray, volume: CaseVolume, order: Order) -> np.ndarray:

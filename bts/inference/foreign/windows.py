@@ -66,18 +66,19 @@ def slide(
     weight = _weights(size, window).to(device)
     corners = list(_corners(images.shape[2:], size, window.overlap))
     boxes = [tuple(slice(a, a + n) for a, n in zip(at, size, strict=True)) for at in corners]
-    total = weights = None
+    weights = torch.zeros(images.shape[2:], device=device)
+    for box in boxes:
+        weights[box] += weight
+    total = None
     for some in _batches(boxes, window.sw_batch_size):
         views = [images[(slice(None), slice(None), *box)] for box in some]
         cuts = (views[0] if len(views) == 1 else torch.cat(views)).to(device)  # no copy of the one window
         found = forward(cuts).float() * weight
         if total is None:
             total = torch.zeros((found.shape[1], *images.shape[2:]), device=device)
-            weights = torch.zeros(images.shape[2:], device=device)
-            for box in boxes:
-                weights[box] += weight
         for box, one in zip(some, found, strict=True):
             total[(slice(None), *box)] += one
+    assert total is not None, "there is a window"
     total /= weights
     inner = (slice(a, a + n) for a, n in zip(before, shape, strict=True))
     return total[(slice(None), *inner)].cpu()

@@ -73,7 +73,8 @@ def regions_of(regions: Sequence[frozenset[int]], painted: Sequence[int]) -> tup
             raise UsageError(
                 f"its regions paint {', '.join(map(str, painted))}, which is not how ours are painted"
             )
-    return tuple(order)
+    whole, core, enhancing = order
+    return whole, core, enhancing
 
 
 def _label(name: str) -> int:

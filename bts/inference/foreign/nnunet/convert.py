@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ CHECKPOINT = "checkpoint_final.pth"
 PLANS = re.compile(r"(?P<folder>(?:.+/)?)plans\.json")
 FOLD = re.compile(r"fold_(\d+|all)/" + re.escape(CHECKPOINT))
 # Of NumPy, what figures of a training are pickled as; the last by its name of before NumPy 2.
-HARMLESS = [scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
+HARMLESS: list[Any] = [scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
 HARMLESS += [(scalar, "numpy.core.multiarray.scalar")]
 
 
@@ -61,14 +62,15 @@ def convert(source: Source, asked: Asked) -> bytes:
 def _converted(
     asked: Asked, plans: Mapping, dataset: Mapping, checkpoints: Iterable[Mapping], folds: Sequence[str]
 ) -> bytes:
-    weights, first = {}, None
+    weights: dict[str, torch.Tensor] = {}
+    first: dict[str, Any] = {}
     for number, found in enumerate(checkpoints):
         first = first or {key: found.get(key) for key in found if key != "network_weights"}
         for key, value in our_weights(mapping(found.get("network_weights"), "network_weights")).items():
             weights[f"{number}.{key}"] = value.float()
     name = first["init_args"]["configuration"]
     configuration = configuration_of(plans, name)
-    names = dataset.get("channel_names") or dataset.get("modality")
+    names: Any = dataset.get("channel_names") or dataset.get("modality")
     modalities = modalities_of([str(names[key]) for key in sorted(names, key=int)], asked)
     outputs = outputs_of(dataset, asked)
     description = {

@@ -6,14 +6,16 @@ For inference alone: no dropout, no deep supervision.
 Axes: B batch, C channel, … space (H, W) or (D, H, W).
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
 from bts.inference.foreign.nnunet.plan import Network
 
-CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-POOLS = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+CONVOLUTIONS: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+POOLS: dict[int, type[nn.Module]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 NORMS = {
     ("instance", 2): nn.InstanceNorm2d,
     ("instance", 3): nn.InstanceNorm3d,
@@ -156,7 +158,7 @@ class Decoder(nn.Module):
         return self.head(x)
 
 
-def our_weights(theirs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def our_weights(theirs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A state of nnU-Net's network by the names of `UNet`: each weight once, and of its heads the finest."""
     heads = [key for key in theirs if key.startswith("decoder.seg_layers.")]
     last = max((int(key.split(".")[2]) for key in heads if key.split(".")[2].isdecimal()), default=-1)

@@ -6,6 +6,7 @@ values raise ValueError, KeyError or TypeError, which the converter puts into wo
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from bts.errors import UsageError
 from bts.inference.foreign.checks import mapping, shown, whole
@@ -158,7 +159,8 @@ def outputs_of(dataset: Mapping, asked: Asked) -> dict[str, list[int]]:
 
 def configuration_of(plans: Mapping, name: str) -> dict:
     """A configuration with all that it inherits. Raises UsageError for a cascade."""
-    known, found, seen = mapping(plans["configurations"], "configurations"), {}, []
+    known, seen = mapping(plans["configurations"], "configurations"), []
+    found: dict[str, Any] = {}
     while name is not None:
         if name in seen or name not in known:
             raise ValueError(f"configurations: {shown(name)} is not there, or inherits from itself")
@@ -173,7 +175,7 @@ def configuration_of(plans: Mapping, name: str) -> dict:
     return found
 
 
-def _each(value: object, count: int) -> list:
+def _each(value: Any, count: int) -> list:
     """nnU-Net writes one number where all are alike."""
     return [value] * count if isinstance(value, int) else list(value)
 

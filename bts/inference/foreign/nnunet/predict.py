@@ -64,11 +64,11 @@ class NnunetPredictor(Predictor):
         logits = self._logits(torch.from_numpy(seen.images)).numpy()
         return self._back(logits, seen, volume)
 
-    def _back(self, logits: np.ndarray, seen: Prepared, volume: CaseVolume) -> torch.Tensor:
+    def _back(self, predicted: np.ndarray, seen: Prepared, volume: CaseVolume) -> torch.Tensor:
         """float16 (K, x, y, z) at the plan's spacing → float32 (3, D, H, W) of WT, TC, ET or NCR, ED, ET."""
         plan = self.plan
         shape = tuple(side.stop - side.start for side in seen.box)
-        logits = torch.from_numpy(resample(logits, shape, seen.wanted, seen.spacing, plan.logits))
+        logits = torch.from_numpy(resample(predicted, shape, seen.wanted, seen.spacing, plan.logits))
         if plan.regions:
             found = logits[list(plan.regions)].float().sigmoid()
         else:
@@ -93,11 +93,11 @@ class NnunetPredictor(Predictor):
         short = [max(0, side - n) for side, n in sides]
         pads = [(few // 2, few - few // 2) for few in short]
         padded = functional.pad(images, [side for pair in reversed(pads) for side in pair])
-        total = None
-        for network in self.networks:
-            found = self._windows(network, padded).cpu()
-            total = found if total is None else total.add_(found)
-        if len(self.networks) > 1:
+        first, *others = self.networks
+        total = self._windows(first, padded).cpu()
+        for network in others:
+            total.add_(self._windows(network, padded).cpu())
+        if others:
             total /= len(self.networks)
         inner = (slice(before, before + n) for (before, _), n in zip(pads, images.shape[1:], strict=True))
         total[~torch.isfinite(total)] = torch.nan  # half precision overflowed: `Segmenter` fails the case
