@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
 from bts.errors import RunError
@@ -60,7 +60,7 @@ def run_here(rows: Sequence[dict], tasks: Sequence[Task]) -> Iterator[dict]:
 def ahead(task: Task, rows: Iterable[dict]) -> Iterator[dict]:
     """`map` in a thread that works on the next row while the caller uses the last."""
     with ThreadPoolExecutor(1) as thread:
-        coming = None
+        coming: Future[dict] | None = None
         for row in rows:
             last, coming = coming, thread.submit(task, row)
             if last:

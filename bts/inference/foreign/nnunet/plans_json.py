@@ -157,7 +157,7 @@ def outputs_of(dataset: Mapping, asked: Asked) -> dict[str, list[int]]:
     return {"regions": [], "labels": [0, *(label_of[value] for value in sorted(label_of))]}
 
 
-def configuration_of(plans: Mapping, name: str) -> dict:
+def configuration_of(plans: Mapping, name: str | None) -> dict:
     """A configuration with all that it inherits. Raises UsageError for a cascade."""
     known, seen = mapping(plans["configurations"], "configurations"), []
     found: dict[str, Any] = {}
