@@ -1,5 +1,6 @@
 """What tests share: an S3 server on this machine, a small Ray, the real cases, and jobs run as commands."""
 
+import functools
 import json
 import os
 import shlex
@@ -27,18 +28,21 @@ hypothesis.settings.load_profile("bts")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> object:
-    """Of the two processes of `make test` one has all that starts Ray, one test after the other: two clusters
-    at a time would be too many for two cores. The other takes the rest, a file at a time."""
+    """Of the two processes of `make test` one has the files that use `ray_local`, one after the other: two of
+    that Ray would be too many for two cores. The other takes the rest, a file at a time."""
     from xdist.scheduler import LoadScopeScheduling
 
     class OneHasRay(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            without = "test_inputs.py", "test_guard.py"
-            ray = file.startswith(("tests/jobs/", "tests/faults/")) and not file.endswith(without)
-            return "ray" if ray else file
+            return "ray" if _uses_ray(file) else file
 
     return OneHasRay(config, log)
+
+
+@functools.cache
+def _uses_ray(file: str) -> bool:
+    return "ray_local" in (ROOT / file).read_text()
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,9 @@ def ray_local(s3):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", _python_path())
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "60000")  # as jobs.driver.cluster has it
+        # As jobs.driver.cluster has them.
+        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "60000")
+        patch.setenv("RAY_worker_niceness", "0")
         ray.init(
             address="local",
             num_cpus=2,

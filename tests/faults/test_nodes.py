@@ -60,7 +60,7 @@ def test_a_slow_writer_holds_the_readers_back(cluster, bucket, faults, model):
     assert "Plasma memory usage" in stores and "Spilled" not in stores, stores
 
 
-def test_the_chain_loses_a_node_in_each_job(ray_local, cluster, bucket, model, tmp_path):
+def test_the_chain_loses_a_node_in_each_job(cluster, bucket, model, tmp_path):
     names = ("cases", "shards", "models", "labelmaps")
     cases, shards, models, labelmaps = (f"{bucket.uri}/{name}" for name in names)
     for n, name in enumerate(NAMES):
@@ -83,7 +83,7 @@ def test_the_chain_loses_a_node_in_each_job(ray_local, cluster, bucket, model, t
     assert outcome(job)["written"] == CASES
     assert len(Store(labelmaps).list("_done")) == CASES and not Store(labelmaps).list("_failed")
     alone = str(tmp_path / "alone")
-    segment.main(segment.Settings(cases, alone, (model,)))
+    segment.main(segment.Settings(cases, alone, (model,), ray="no"))
     assert builders.results(Store(labelmaps), ".nii.gz") == builders.results(Store(alone), ".nii.gz")
 
 

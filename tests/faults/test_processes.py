@@ -29,10 +29,10 @@ def cases(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_local, cases, model, tmp_path_factory) -> dict[str, bytes]:
+def undisturbed(cases, model, tmp_path_factory) -> dict[str, bytes]:
     """The labelmaps of a run without faults."""
     folder = str(tmp_path_factory.mktemp("undisturbed"))
-    assert segment.main(segment.Settings(cases, folder, (model,))).exit_code == 0
+    assert segment.main(segment.Settings(cases, folder, (model,), ray="no")).exit_code == 0
     return builders.results(Store(folder), ".nii.gz")
 
 
@@ -93,14 +93,14 @@ def killed(job: subprocess.Popen, worker: tuple[str, ...]) -> bool:
     return False
 
 
-def test_preprocess_killed_and_run_again(ray_local, run_module_job, cases, tmp_path):
+def test_preprocess_killed_and_run_again(run_module_job, cases, tmp_path):
     whole, shards = str(tmp_path / "whole"), str(tmp_path / "shards")
-    assert preprocess.main(preprocess.Settings(cases, whole)).exit_code == 0
+    assert preprocess.main(preprocess.Settings(cases, whole, ray="no")).exit_code == 0
     job = run_module_job(preprocessing(cases, shards))
     wait_for(shards, 1, job, ".parquet")
     job.send_signal(signal.SIGKILL)
     assert job.wait() == -signal.SIGKILL
-    assert preprocess.main(preprocess.Settings(cases, shards)).exit_code == 0
+    assert preprocess.main(preprocess.Settings(cases, shards, ray="no")).exit_code == 0
     assert builders.results(Store(shards), ".parquet") == builders.results(Store(whole), ".parquet")
 
 

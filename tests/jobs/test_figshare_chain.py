@@ -76,11 +76,11 @@ def folders(root) -> tuple[Store, Store, Store]:
 
 
 def segment_all(cases: Store, model: str, out: Store, **options) -> Outcome:
-    return segment.main(segment.Settings(cases.uri, out.uri, (model,), **options))
+    return segment.main(segment.Settings(cases.uri, out.uri, (model,), ray="no", **options))
 
 
 def evaluate_all(out: Store, cases: Store, report: Store) -> Outcome:
-    return evaluate.main(evaluate.Settings(labelmaps=out.uri, cases=cases.uri, report=report.uri))
+    return evaluate.main(evaluate.Settings(labelmaps=out.uri, cases=cases.uri, report=report.uri, ray="no"))
 
 
 def marker_of(out: Store, case: str) -> dict:
@@ -154,7 +154,7 @@ def test_models_that_fit_nothing_and_models_that_differ(tmp_path):
     assert out.list() == []
 
 
-def test_a_broken_slice_is_not_hidden_by_nothing_to_score(ray_local, tmp_path):
+def test_a_broken_slice_is_not_hidden_by_nothing_to_score(tmp_path):
     cases, out, report = folders(tmp_path)
     cases.put("9.mat", b"rubbish")
     out.put(f"{GLIOMA}.nii.gz", b"")
@@ -162,7 +162,7 @@ def test_a_broken_slice_is_not_hidden_by_nothing_to_score(ray_local, tmp_path):
     assert done.exit_code == 3 and [(f.case_id, f.stage) for f in done.failed] == [("9.mat", "index")]
 
 
-def test_scores_of_another_tool_s_labelmaps(ray_local, tmp_path, capsys):
+def test_scores_of_another_tool_s_labelmaps(tmp_path, capsys):
     """Without a marker they are in the set's own convention, types and all."""
     cases, out, report = folders(tmp_path)
     write_slices(cases)
@@ -198,7 +198,7 @@ def test_a_labelmap_that_cannot_be_scored_says_why(tmp_path, labels, matrix, sta
 
 
 @pytest.mark.slow
-def test_segment_and_evaluate_any_tumour(ray_local, tmp_path, capsys):
+def test_segment_and_evaluate_any_tumour(tmp_path, capsys):
     cases, out, report = folders(tmp_path)
     model = write_model(tmp_path / "model", "tumour", 0)
     write_slices(cases)
@@ -238,7 +238,7 @@ def test_segment_and_evaluate_any_tumour(ray_local, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_tumour_types_of_real_patients(ray_local, real_data, tmp_path):
+def test_tumour_types_of_real_patients(real_data, tmp_path):
     cases, out, report = folders(tmp_path)
     (tmp_path / "cases").mkdir()
     for number in (20, 1987, 1990, 1993):  # a meningioma; three slices of a glioma

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from bts.model.file import digest
+from bts.model.header import digest
 from bts.storage import Store
 from bts.tracking import Tracker
 from jobs import evaluate, promote
@@ -53,7 +53,7 @@ def labelmaps(folder, model: bytes, moved: int) -> str:
     return str(folder)
 
 
-def test_from_scores_to_champion(ray_local, server, run_job, tmp_path, monkeypatch, capsys):
+def test_from_scores_to_champion(server, run_job, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     tracker, models = Tracker(), [tiny_model(1), tiny_model(2)]
     runs = [tracker.start("clinic", f"run{n}", {}, {"data": "d"}) for n in (1, 2)]
@@ -68,7 +68,7 @@ def test_from_scores_to_champion(ray_local, server, run_job, tmp_path, monkeypat
             tmp_path / "cases",
             tmp_path / f"v{n}",
         )
-        settings = evaluate.Settings(made, str(cases), str(report))
+        settings = evaluate.Settings(made, str(cases), str(report), ray="no")
         assert guarded("evaluate", lambda settings=settings: evaluate.main(settings)) == 0
         dice = json.loads(capsys.readouterr().out.splitlines()[-1])["dice"]
         logged = tracker.client.get_run(runs[n - 1])

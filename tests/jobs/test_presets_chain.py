@@ -91,7 +91,7 @@ def test_a_system_trains_segments_and_is_scored(name, request, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     figshare = name.startswith("figshare")
     cases = request.getfixturevalue("figshare" if figshare else "brats")
-    run("preprocess", ["--cases", cases, "--shards", "shards"], capsys)
+    run("preprocess", ["--cases", cases, "--shards", "shards", "--ray", "no"], capsys)
     flags = [name, "--shards", "shards", "--models", "models", *SMALL, *SYSTEMS[name]]
     trained = run("train", flags, capsys)
     assert trained["epochs"] == 1 and trained["dice"]
@@ -103,11 +103,12 @@ def test_a_system_trains_segments_and_is_scored(name, request, tmp_path, monkeyp
     if name == "figshare3d":
         assert any(picture.endswith(".gif") for picture in pictures)
 
-    done = run("segment", ["--cases", cases, "--model", trained["model"], "--labelmaps", "out"], capsys)
+    where = ["--cases", cases, "--labelmaps", "out", "--ray", "no"]
+    done = run("segment", [*where, "--model", trained["model"]], capsys)
     assert done["written"] == done["cases"] >= PATIENTS
     for path in Path("out").glob("*.nii.gz"):
         values = set(np.unique(np.asarray(nib.load(path).dataobj)))
         assert values <= ({0, 1, 2, 3} if figshare else {0, 1, 2, 4})
-    scored = run("evaluate", ["--labelmaps", "out", "--cases", cases, "--report", "report"], capsys)
+    scored = run("evaluate", [*where, "--report", "report"], capsys)
     assert scored["scored"] == scored["cases"] == done["cases"]
     assert set(scored["dice"]) >= ({"tumour"} if figshare else {"WT", "TC", "ET"})
