@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bts.model.file import read_header
+from bts.model.header import read_header
 from bts.presets import PRESETS
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"

@@ -16,8 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from bts.errors import UsageError
-from bts.model.file import digest
-from bts.model.load import read_card
+from bts.model.header import digest
 from bts.report.page import Scored
 from bts.scoring import comparison, metrics, tables
 from bts.scoring.statistics import FEWEST, Paired
@@ -174,6 +173,8 @@ def patients_of(tracker: Tracker, version: Version) -> tuple[set[str], set[str]]
 
     As the model's own header names them: a set may write them either way. Scores on both are too good.
     """
+    from bts.model.load import read_card  # with torch, which --help does without
+
     card = read_card(tracker.read(version.uri), version.uri)
     if card.training_patients is None:
         say(f"{version.uri}: does not tell what it was trained on; give reports of cases that it never saw")

@@ -16,7 +16,7 @@ import tyro
 
 from bts.errors import RunError
 from bts.mlflow_client import without_login
-from bts.model.file import digest, read_header
+from bts.model.header import digest, read_header
 from bts.report.curves import draw_classes, draw_curves
 from bts.settings import Preset
 from bts.settings_json import to_dict
@@ -25,10 +25,9 @@ from bts.tracking import Tracker, flatten
 from bts.training import pin
 from bts.training.log import best_epoch, final_table, progress_line, step_line
 from bts.training.plan import Plan
-from jobs.driver import plans, preset_flags, training
+from jobs.driver import plans, preset_flags
 from jobs.driver.outcome import Outcome
 from jobs.driver.progress import say
-from jobs.workers.train import Job
 
 
 @dataclass(kw_only=True)
@@ -72,6 +71,9 @@ def main(settings: Settings, system: str) -> Outcome:
         plans.let_go(settings, asked, plan.run)
         say(f"nothing to do: {name}.safetensors is the model of these shards and settings")
         return Outcome(models, summary(models, name, trained, epochs=0))
+    from jobs.driver import training  # with torch and Ray, which --help does without
+    from jobs.workers.train import Job
+
     tracker = Tracker()  # first: it fails early where it cannot be reached
     training.start_ray()
     params = {**flatten(to_dict(plan.preset)), "fold": plan.fold, "workers": settings.workers}

@@ -22,20 +22,20 @@ from ray.util.queue import Queue
 from bts.errors import CaseError, Failure, RunError, UsageError
 from bts.fingerprint import fingerprint
 from bts.mlflow_client import without_login
-from bts.model.file import digest, read_header
+from bts.model.header import digest, read_header
 from bts.settings import Preset
 from bts.settings_json import to_dict
 from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.tracking import Tracker, flatten
 from bts.training import search_space
-from bts.training.plan import make_plan
+from bts.training.plan import make_plan, read_encoder
 from jobs import train
 from jobs.driver import plans, preset_flags, training
 from jobs.driver.cluster import start_ray
 from jobs.driver.outcome import Outcome
 from jobs.driver.progress import say
-from jobs.workers.train import Job, read_encoder
+from jobs.workers.train import Job
 from jobs.workers.trial import Trial, model_of, run_trial
 
 FIRST_RUNG, THIRD = 11, 3  # ASHA: at 11, 33 and 99 % of the budget the best third goes on

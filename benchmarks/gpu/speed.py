@@ -1,13 +1,15 @@
-"""How fast each preset trains on this machine's GPU: steps and pixels a second, peak memory.
+"""How fast each preset trains on this machine's GPU, or CPU: steps and pixels a second, peak memory.
 
     python -m benchmarks.gpu.speed --shards DIR [--seconds 5] [PRESET …]
 
 Batches are drawn from real shards beforehand and used again and again: the figure is that of network, loss,
-augmentation and optimiser, not of reading. One line of JSON a preset, as soon as it is known.
+augmentation and optimiser, not of reading. One line of JSON a preset, as soon as it is known. On a CPU the
+peak is that of the whole process: give one preset.
 """
 
 import argparse
 import json
+import resource
 import time
 from itertools import islice
 from math import prod
@@ -23,7 +25,7 @@ from bts.training import loop
 from bts.training.plan import make_plan
 from bts.training.state import start
 
-WARM_UP = 5  # steps that choose kernels and fill caches
+WARM_UP = {"cuda": 5, "cpu": 1}  # steps that choose kernels and fill caches
 
 
 def measure(name: str, shards: str, seconds: float) -> dict:
@@ -36,7 +38,7 @@ def measure(name: str, shards: str, seconds: float) -> dict:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()  # of the preset before
     wait = torch.cuda.synchronize if on_gpu else (lambda: None)
-    steps, began = -WARM_UP, 0.0
+    steps, began = -WARM_UP[device.type], 0.0
     while steps < 1 or time.perf_counter() - began < seconds:
         if steps == 0:
             wait()
@@ -48,14 +50,15 @@ def measure(name: str, shards: str, seconds: float) -> dict:
     wait()
     rate = steps / (time.perf_counter() - began)
     pixels = prod(plan.preset.size) * plan.preset.batch
-    peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10  # KiB, on Linux
+    peak = torch.cuda.max_memory_allocated() if on_gpu else used
     figures = {"steps_per_second": round(rate, 2), "megapixels_per_second": round(rate * pixels / 1e6, 1)}
     machine = torch.cuda.get_device_name() if on_gpu else "CPU"
     return {
         "preset": name,
         "batch": plan.preset.batch,
         **figures,
-        "peak_GiB": peak and round(peak, 2),
+        "peak_GiB": round(peak / 2**30, 2),
         "on": machine,
     }
 

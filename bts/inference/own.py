@@ -18,7 +18,8 @@ from bts.model.frame import place_in_frame
 from bts.model.nets.folding import folded
 from bts.model.nets.own_statistics import with_own_statistics
 from bts.model.normalise import NOTHING, constants, finish, normalise
-from bts.model.resample import resize_images, resize_probabilities, working_size
+from bts.model.resample import resize_images, resize_probabilities
+from bts.model.spacing import working_size
 from bts.model.targets import probabilities, targets_of
 from bts.settings import Preset
 

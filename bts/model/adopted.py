@@ -14,8 +14,8 @@ import torch
 
 from bts.errors import UsageError
 from bts.model.card import ModelCard, Predicts
-from bts.model.file import digest, read_weights
-from bts.model.header import parse_header, read_metadata
+from bts.model.file import read_weights
+from bts.model.header import digest, parse_header, read_metadata
 from bts.model.targets import LABELS, REGIONAL
 
 FORMAT, KEY = 1, "adopted"

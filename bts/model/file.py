@@ -4,7 +4,6 @@ The header's metadata has one key, `bts`, with JSON: format, preset, modalities,
 labels of each), provenance. The digest of the file's bytes is the model's identity. Never a pickle.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,12 @@ from bts.errors import UsageError
 from bts.labels import TARGETS
 from bts.model.card import ModelCard, Predicts
 from bts.model.device import in_channels_last
-from bts.model.header import parse_header, read_metadata
+from bts.model.header import FORMAT, KEY, digest, read_header
 from bts.model.nets import build
 from bts.settings import Preset
 from bts.settings_json import from_dict, to_dict
 from bts.storage import read_file
 
-FORMAT, KEY = 2, "bts"
 BUNDLED = "box"
 """The name of the model that comes with the project."""
 WEIGHTS = Path(__file__).parents[1] / "weights"  # README.md there is their card
@@ -118,44 +116,6 @@ def halved(data: bytes) -> bytes:
     weights = safetensors.torch.load(data)
     half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     return safetensors.torch.save(half, metadata=with_header)
-
-
-def digest(data: bytes) -> str:
-    """blake2b of the bytes, 12 hex digits."""
-    return hashlib.blake2b(data).hexdigest()[:12]
-
-
-def read_header(data: bytes, name: str) -> dict:
-    """The `bts` part of a model file's header. Raises UsageError that says what the file is instead."""
-    header = parse_header(read_metadata(data, name), KEY, FORMAT, name)
-    if not _is_described(header):
-        raise UsageError(f"{name}: its header lacks what jobs.train writes; copy the model file again")
-    return header
-
-
-def _is_described(header: dict) -> bool:
-    """Whether those parts of a header are what they should be that no dataclass checks."""
-    provenance = header.get("provenance", {})
-    if not (isinstance(header.get("preset"), dict) and isinstance(provenance, dict)):
-        return False
-    validation, inputs = provenance.get("validation", {}), provenance.get("inputs", {})
-    patients = [provenance.get(f"{kind}_patients") or [] for kind in ("training", "held_out")]
-    return (
-        isinstance(validation, dict)
-        and all(isinstance(value, (int, float)) for value in validation.values())
-        and isinstance(inputs, dict)
-        and all(_are_ranges(value) for value in inputs.values())
-        and all(isinstance(some, list) and all(isinstance(one, str) for one in some) for some in patients)
-        and isinstance(provenance.get("epochs", 0), int)
-    )
-
-
-def _are_ranges(value: object) -> bool:
-    """Pairs of numbers, a low and a high one."""
-    return isinstance(value, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(end, (int, float)) for end in pair)
-        for pair in value
-    )
 
 
 def card_of(header: dict, digest: str, name: str) -> ModelCard:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bts.model.resample import is_one_mm, working_size
+from bts.model.spacing import is_one_mm, working_size
 
 
 def place_in_frame(

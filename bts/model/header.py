@@ -1,9 +1,12 @@
 """The JSON in the header of a .safetensors file, read without its weights."""
 
+import hashlib
 import json
 
 from bts.errors import UsageError
 
+FORMAT, KEY = 2, "bts"
+"""Of models that jobs.train makes."""
 GIVE = "give a model of jobs.train or jobs.adopt"
 
 
@@ -39,3 +42,41 @@ def parse_header(metadata: dict[str, str], key: str, newest: int, name: str) -> 
         mend = "adopt it again" if key == "adopted" else "train it again"
         raise UsageError(f"{name}: its format {version} is older than {newest}; {mend}")
     return header
+
+
+def digest(data: bytes) -> str:
+    """blake2b of the bytes, 12 hex digits."""
+    return hashlib.blake2b(data).hexdigest()[:12]
+
+
+def read_header(data: bytes, name: str) -> dict:
+    """The `bts` part of a model file's header. Raises UsageError that says what the file is instead."""
+    header = parse_header(read_metadata(data, name), KEY, FORMAT, name)
+    if not _is_described(header):
+        raise UsageError(f"{name}: its header lacks what jobs.train writes; copy the model file again")
+    return header
+
+
+def _is_described(header: dict) -> bool:
+    """Whether those parts of a header are what they should be that no dataclass checks."""
+    provenance = header.get("provenance", {})
+    if not (isinstance(header.get("preset"), dict) and isinstance(provenance, dict)):
+        return False
+    validation, inputs = provenance.get("validation", {}), provenance.get("inputs", {})
+    patients = [provenance.get(f"{kind}_patients") or [] for kind in ("training", "held_out")]
+    return (
+        isinstance(validation, dict)
+        and all(isinstance(value, (int, float)) for value in validation.values())
+        and isinstance(inputs, dict)
+        and all(_are_ranges(value) for value in inputs.values())
+        and all(isinstance(some, list) and all(isinstance(one, str) for one in some) for some in patients)
+        and isinstance(provenance.get("epochs", 0), int)
+    )
+
+
+def _are_ranges(value: object) -> bool:
+    """Pairs of numbers, a low and a high one."""
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(end, (int, float)) for end in pair)
+        for pair in value
+    )

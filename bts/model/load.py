@@ -4,6 +4,7 @@ from bts.model import adopted, file
 from bts.model.adopted import Adopted
 from bts.model.card import ModelCard
 from bts.model.file import Model
+from bts.model.header import digest, read_header
 
 
 def load(data: bytes, name: str) -> Model | Adopted:
@@ -14,8 +15,8 @@ def load(data: bytes, name: str) -> Model | Adopted:
 def read_card(data: bytes, name: str) -> ModelCard:
     """What a model file says of itself; its weights are not looked at. Raises UsageError."""
     if adopted.is_adopted(data, name):
-        return adopted.card_of(adopted.read_adopted(data, name), file.digest(data), name)
-    return file.card_of(file.read_header(data, name), file.digest(data), name)
+        return adopted.card_of(adopted.read_adopted(data, name), digest(data), name)
+    return file.card_of(read_header(data, name), digest(data), name)
 
 
 def describe(data: bytes, name: str) -> dict[str, str]:

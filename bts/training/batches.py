@@ -14,7 +14,8 @@ import torch
 from bts.cases.case import MODALITIES
 from bts.model.frame import place_in_frame
 from bts.model.normalise import NOTHING, constants
-from bts.model.resample import resize_images, resize_labels, working_size
+from bts.model.resample import resize_images, resize_labels
+from bts.model.spacing import working_size
 from bts.settings import Preset
 from bts.shards.format import pixels
 from bts.training.prefetch import ahead, shuffled

@@ -14,10 +14,11 @@ from bts.errors import UsageError
 from bts.fingerprint import fingerprint
 from bts.inference import quality
 from bts.labels import WRITTEN_AS, teaches
-from bts.model.resample import is_one_mm
+from bts.model.spacing import is_one_mm
 from bts.settings import Preset
 from bts.settings_json import to_dict
 from bts.shards.catalogue import Shard
+from bts.storage import read_file
 from bts.training.splits import split_patients, turns
 
 FORMAT = 3  # raised when equal shards and settings train another model
@@ -204,6 +205,11 @@ def with_statistics(preset: Preset, training: Sequence[Shard]) -> Preset:
     deviation = np.sqrt(second - first**2)
     found = replace(settings, mean=tuple(first.tolist()), std=tuple(deviation.tolist()))
     return replace(preset, normalisation=found)
+
+
+def read_encoder(uri: str) -> bytes | None:
+    """The file of an encoder's pretrained weights. Raises UsageError where there is none, RunError."""
+    return read_file(uri) if uri else None
 
 
 def commit() -> str:

@@ -7,15 +7,13 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from bts.errors import RunError, UsageError
-from bts.model.nets import build
 from bts.settings import Preset
 from bts.shards import holds
 from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.training import pin
-from bts.training.plan import Plan, make_plan, unnamed
+from bts.training.plan import Plan, make_plan, read_encoder, unnamed
 from jobs.driver.progress import examples, say
-from jobs.workers.train import read_encoder
 
 
 class Asked(Protocol):
@@ -48,6 +46,8 @@ def read_plan(settings: Asked, system: str, pinned: pin.Pin | None = None) -> Pl
 
     Raises UsageError before anything starts.
     """
+    from bts.model.nets import build  # with torch, which --help does without
+
     name, shards = settings.preset.name, Store(settings.shards)
     check_name(name)
     read_encoder(settings.preset.layers.weights)  # fails early where it cannot be read

@@ -24,10 +24,10 @@ from bts.report import gallery
 from bts.report.curves import draw_thresholds
 from bts.shards.catalogue import Shard
 from bts.shards.format import read_volume
-from bts.storage import Store, read_file
+from bts.storage import Store
 from bts.training import draw, loop, prefetch, validation
 from bts.training.batches import Sample, make_batches, samples_of
-from bts.training.plan import Plan
+from bts.training.plan import Plan, read_encoder
 from bts.training.rows import by_case, read_rows
 from bts.training.state import Progress, outcome
 from jobs.workers.tries import tried
@@ -106,11 +106,6 @@ def keep(progress: Progress, figures: dict[str, float], rank: int, name: str) ->
             write_state(progress, folder)
         checkpoint = Checkpoint.from_directory(folder) if rank == 0 else None
         ray.train.report(figures, checkpoint=checkpoint, checkpoint_dir_name=name)
-
-
-def read_encoder(uri: str) -> bytes | None:
-    """The file of an encoder's pretrained weights. Raises UsageError where there is none, RunError."""
-    return read_file(uri) if uri else None
 
 
 def write_state(progress: Progress, folder: str) -> None:

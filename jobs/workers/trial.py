@@ -10,9 +10,9 @@ from ray import tune
 from bts.errors import RunError, UsageError
 from bts.model.device import pick_device
 from bts.training import loop
-from bts.training.plan import Plan
+from bts.training.plan import Plan, read_encoder
 from bts.training.state import Progress, outcome, start
-from jobs.workers.train import Feed, Job, read_encoder, read_state, validate, write_state
+from jobs.workers.train import Feed, Job, read_state, validate, write_state
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bts.model.file import digest
+from bts.model.header import digest
 from bts.phantom.case import write_case
 from bts.results.marker import Marker
 from bts.storage import Store

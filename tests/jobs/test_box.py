@@ -8,7 +8,8 @@ import pytest
 from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.inference.segmenter import Segmenter
-from bts.model.file import BOX, digest, halved, load_model, read_header
+from bts.model.file import BOX, halved, load_model
+from bts.model.header import digest, read_header
 from bts.scoring import metrics
 from bts.storage import Store
 from jobs import segment

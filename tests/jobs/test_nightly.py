@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bts.errors import UsageError
-from bts.model.file import digest
+from bts.model.header import digest
 from bts.storage import Store
 from jobs import preprocess, segment
 from jobs.driver.outcome import SOME_FAILED, Outcome

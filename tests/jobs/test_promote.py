@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bts.labels import REGIONS
-from bts.model.file import digest
+from bts.model.header import digest
 from bts.report.page import Scored
 from bts.scoring import tables
 from bts.storage import Store

@@ -15,7 +15,8 @@ from bts.inference.foreign.source import Asked, Source
 from bts.inference.predictor import Predictor, pick_modalities
 from bts.inference.segmenter import Segmenter
 from bts.model.adopted import load_adopted, save_adopted
-from bts.model.file import digest, load_model
+from bts.model.file import load_model
+from bts.model.header import digest
 from bts.model.load import describe, load, read_card
 from bts.model.targets import LABELS, REGIONAL
 from bts.notebook import read_case

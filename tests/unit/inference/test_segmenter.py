@@ -12,7 +12,7 @@ from bts.errors import CaseError, UsageError
 from bts.inference.segmenter import Segmenter
 from bts.model.file import Model
 from bts.model.nets import build
-from bts.model.resample import working_size
+from bts.model.spacing import working_size
 from bts.settings import Budget, Inference, Layers, Loss, Normalisation, Preset, Sampling
 
 PRESET = Preset(

@@ -9,7 +9,8 @@ import safetensors.torch
 import torch
 
 from bts.errors import UsageError
-from bts.model.file import digest, load_model, read_header, save_model
+from bts.model.file import load_model, save_model
+from bts.model.header import digest, read_header
 from bts.model.load import read_card
 from bts.model.nets import build
 from bts.settings import Budget, Layers, Loss, Preset
