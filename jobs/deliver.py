@@ -11,7 +11,7 @@ DICOM SEG carries the identity of its scans, for it goes where they came from.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from bts.cases import worklist
 from bts.cases.case import Case
@@ -149,7 +149,7 @@ def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> d
     rows = series_files(cases, (entry.key for entry in cases.list("_index")))
     found = {}
     for one in todo:
-        told = {"uri": "", "keys": [], "problem": ""}
+        told: dict[str, Any] = {"uri": "", "keys": [], "problem": ""}
         try:
             record = json.loads(cases.read(one.case.files["record"].key))
             told["uri"] = settings.scans or record["scans"]

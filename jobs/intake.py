@@ -119,7 +119,7 @@ def check_tools(options: Options) -> None:
 
 def list_studies(
     source: Store, output: Store, there: set[str], identity: Identity, rules: Rules, settings: Settings
-) -> tuple[dict[str, Study], Listing, list[dict], int]:
+) -> tuple[dict[str, Study], Listing, list[Failure], int]:
     """(studies by case id, the same as a listing of cases, files that cannot be read, how many are no
     scans).
     """
