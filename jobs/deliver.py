@@ -132,14 +132,15 @@ def plan(cases: list[Case], there: set[str], settings: Settings) -> worklist.Wor
 
 
 def run(todo: list[worklist.Todo], cases: Store, deliver: Deliver, settings: Settings) -> Iterator[dict]:
-    """Stream the labelmaps through Ray, one task each."""
+    """Stream the labelmaps, one task each."""
     if not todo:
         say("nothing to do: every labelmap is delivered")
         return
     scans = find_scans(todo, cases, settings) if settings.dicom_seg else {}
     none = json.dumps({"uri": "", "keys": [], "problem": ""})
     rows = [{**one.to_row(), "scans": scans.get(one.case.id, none)} for one in worklist.largest_first(todo)]
-    yield from stream("deliver", rows, [Stage("deliver", deliver, resources={"num_cpus": 0.5})])
+    stages = [Stage("deliver", deliver, resources={"num_cpus": 0.5})]
+    yield from stream("deliver", rows, stages, settings.ray, deliver.output)
 
 
 def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> dict[str, str]:

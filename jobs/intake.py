@@ -26,6 +26,7 @@ from bts.results.layout import held, marker_key
 from bts.storage import Entry, Store, read_file
 from jobs.driver import incremental
 from jobs.driver.cluster import start_ray
+from jobs.driver.here import UseRay, fits_here
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.pipeline import Stage, stream
 from jobs.driver.progress import say
@@ -87,7 +88,9 @@ def main(settings: Settings) -> Outcome:
     done: dict[str, list[str]] = {}
     rows = (to_row(one, studies[one.case.id], there) for one in worklist.largest_first(work.todo))
     settled = incremental.settle(
-        noted(run(list(rows), MakeCase(source, output, options, settings.hold_flagged)), done), work, output
+        noted(run(list(rows), MakeCase(source, output, options, settings.hold_flagged), settings.ray), done),
+        work,
+        output,
     )
     if done:
         output.put(picture.PAGE, picture.page(done.items()))
@@ -125,7 +128,7 @@ def list_studies(
     """
     niftis, maybe, others = sort_entries(source.list())
     dicoms, headers, failed = read_tags(
-        maybe, source, output, there, identity, rules, keep=not settings.dry_run
+        maybe, source, output, there, identity, rules, settings.ray, keep=not settings.dry_run
     )
     found = find_studies(niftis, dicoms, headers, identity, rules, settings.allow_missing)
     others += sum(not header.study for header in headers)
@@ -192,15 +195,20 @@ def noted(results: Iterable[dict], done: dict[str, list[str]]) -> Iterator[dict]
         yield result
 
 
-def run(rows: list[dict], make: MakeCase) -> Iterator[dict]:
-    """Stream the studies through Ray, one task and one core each."""
+def run(rows: list[dict], make: MakeCase, use: UseRay) -> Iterator[dict]:
+    """Stream the studies through Ray, one task and one core each; a single one is done in this process."""
     if not rows:
         say("nothing to do: every study has its case")
+        return
+    if fits_here("yes" if use == "auto" and len(rows) > 1 else use, len(rows), make.output):
+        yield from stream("intake", rows, [Stage("intake", make)], "no", make.output)
         return
     import ray  # which --help does without
 
     start_ray()
-    there = int(ray.cluster_resources().get("memory", MEMORY))
+    # A task runs within one node: one that asks for more than any has would be waited for without end.
+    nodes = (node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+    there = int(max(nodes, default=0)) or MEMORY
     asked = {"num_cpus": 1, "memory": min(MEMORY, there)}
     yield from stream("intake", rows, [Stage("intake", make, resources=asked)])
 

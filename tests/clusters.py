@@ -37,6 +37,7 @@ class Cluster:
         # A node of one CPU would end each worker after a second, and start another for the next task.
         self.env |= {"RAY_idle_worker_killing_time_threshold_ms": "60000"}
         self.env |= {"RAY_metrics_report_interval_ms": "1000"}
+        self.env["BTS_INTAKE_KEY"] = secrets.token_hex(16)
         others = ("PYTHONPATH", "RAY_ADDRESS", "RAY_ENABLE_", "RAY_TRAIN_")
         for name in [name for name in self.env if name.startswith(others)]:
             del self.env[name]  # left by other tests in this process

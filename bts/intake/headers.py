@@ -16,6 +16,7 @@ from bts.intake.rules import Facts, Rules, plain
 FORMAT = 1  # raised when Header changes
 ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"
 IMAGES = {"1.2.840.10008.5.1.4.1.1.4": "MR image", ENHANCED: "enhanced MR image"}
+MOST_FRAMES = 20_000  # of one file; the longest series of function have some 10,000
 FIRST_BYTES = 1 << 16  # of a file: its tags, for nearly all
 TAGS = [
     "SOPClassUID",
@@ -125,7 +126,11 @@ def _whole(tags) -> bool:
 def _header(tags, file: str, version: str, identity: Identity, rules: Rules) -> Header:
     patient, date = str(tags.get("PatientID", "")), str(tags.get("StudyDate", ""))
     study = str(tags.get("StudyInstanceUID", ""))
-    frames = [_frame(tags, n) for n in range(int(tags.get("NumberOfFrames", 1) or 1))]
+    count = int(tags.get("NumberOfFrames", 1) or 1)
+    if not 1 <= count <= MOST_FRAMES:
+        problem = f"it claims {count:,} frames; 1 to {MOST_FRAMES:,} are due"
+        raise CaseError(problem, mend="export the study again", stage="index")
+    frames = [_frame(tags, n) for n in range(count)]
     place = frames[0]
     directions = [float(v) for v in place["ImageOrientationPatient"] or ()]
     zooms = [float(v) for v in place["PixelSpacing"] or ()]

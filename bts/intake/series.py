@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bts.images.checks import MAX_BYTES
 from bts.intake.headers import Header
 
-LEAST_SLICES = 8
+LEAST_SLICES, MOST_SLICES = 8, 2048
+MOST_VOXELS = MAX_BYTES // 2  # of 16 bits, in one volume
 UNEVEN = 0.05  # of the median gap between slices: beyond, some are missing
 TILT_MM = 1.0  # by which the last slice may be shifted within its plane
 TURN = 1e-3  # by which directions within a series may differ
@@ -81,6 +83,11 @@ def _name(header: Header) -> str:
 def _unlike(headers: list[Header], kinds: list[str]) -> str:
     """Why these files are no one stack of slices; empty if they are."""
     first = headers[0]
+    slices = max(len(headers), sum(len(header.positions) // 3 for header in headers))
+    if slices > MOST_SLICES:
+        return f"at most {MOST_SLICES:,} slices are one volume"
+    if slices * max(header.rows * header.columns for header in headers) > MOST_VOXELS:
+        return f"slices of {first.rows:,}×{first.columns:,} would fill more than {MAX_BYTES >> 30} GiB"
     if len(kinds) > 1:
         return f"it mixes images of several kinds: {', '.join(kinds)}"
     if len({header.instance for header in headers}) < len(headers):

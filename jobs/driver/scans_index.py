@@ -7,15 +7,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 
-import ray
-
 from bts.errors import Failure
 from bts.intake.headers import Header
 from bts.intake.identity import Identity
 from bts.intake.index import INDEX, index_key, kept_rows, write_index
 from bts.intake.rules import Rules
 from bts.storage import Entry, Store
-from jobs.driver.cluster import start_ray
+from jobs.driver.cluster import one_task_each
+from jobs.driver.here import UseRay, fits_here
 from jobs.driver.progress import say
 from jobs.workers.intake import ReadTags
 from jobs.workers.tries import tried, worker_deaths
@@ -30,6 +29,7 @@ def read_tags(
     there: set[str],
     identity: Identity,
     rules: Rules,
+    ray: UseRay = "auto",
     *,
     keep: bool = True,
 ) -> tuple[dict[str, Entry], list[Header], list[Failure]]:
@@ -41,7 +41,7 @@ def read_tags(
     kept = kept_rows(output, {key} if key in there else there, identity, rules)
     rows = [kept[file, e.version] for file, e in entries.items() if (file, e.version) in kept]
     new = [entry for file, entry in entries.items() if (file, entry.version) not in kept]
-    made, failed = _read(new, source, identity, rules)
+    made, failed = _read(new, source, identity, rules, ray)
     rows += made
     if keep and (made or key not in there):  # files that failed have no row, and are read again
         output.put(key, write_index(rows))
@@ -52,17 +52,21 @@ def read_tags(
 
 
 def _read(
-    entries: list[Entry], source: Store, identity: Identity, rules: Rules
+    entries: list[Entry], source: Store, identity: Identity, rules: Rules, ray: UseRay
 ) -> tuple[list[Header], list[Failure]]:
     """Open the files in parallel."""
     if not entries:
         return [], []
     say(f"{source.uri}: reading the tags of {len(entries)} files")
-    start_ray()
     parts = [entries[n : n + FILES_A_TASK] for n in range(0, len(entries), FILES_A_TASK)]
     rows = [{"entries": json.dumps([asdict(entry) for entry in part])} for part in parts]
-    tasks = ray.data.from_items(rows, override_num_blocks=len(rows))
-    with worker_deaths("reading the tags of scans"):
-        results = tried(tasks.map, ReadTags(source, identity, rules).__call__).take_all()
+    results = list(_results(rows, ReadTags(source, identity, rules), ray))
     headers = [Header(**row) for result in results for row in json.loads(result["rows"])]
     return headers, [Failure(**one) for result in results for one in json.loads(result["failures"])]
+
+
+def _results(rows: list[dict], task: ReadTags, ray: UseRay) -> Iterable[dict]:
+    if fits_here(ray, len(rows)):
+        return map(task, rows)
+    with worker_deaths("reading the tags of scans"):
+        return tried(one_task_each(rows).map, task.__call__).take_all()

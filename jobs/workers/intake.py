@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 
 from bts.cases.case import Case
 from bts.errors import CaseError, Failure
+from bts.images.checks import MAX_BYTES
 from bts.intake.identity import Identity
 from bts.intake.index import read_row
 from bts.intake.rules import Rules
 from bts.intake.study_to_case import Options, take_in
 from bts.results.layout import held, marker_key
 from bts.storage import Entry, Store
+
+MOST_BYTES = 4 * MAX_BYTES  # of the series of one study
 
 
 class ReadTags:
@@ -84,6 +87,9 @@ class MakeCase:
     def fetch(self, case: Case) -> dict[str, list[bytes]]:
         """{modality: its files}. Raises CaseError without their keys."""
         scans: dict[str, list[bytes]] = {}
+        if (size := sum(entry.size for entry in case.files.values())) > MOST_BYTES:
+            problem = f"its series have {size / 2**30:.0f} GiB together, no study of a head has"
+            raise CaseError(problem, mend="look at the scans", case=case.id, stage="read")
         for name, entry in sorted(case.files.items()):
             role = name.partition("/")[0]
             try:

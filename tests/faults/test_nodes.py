@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bts.model.file import load_model
+from bts.phantom.study import make_study, write_nifti
 from bts.storage import Store
 from jobs import segment
 from tests import builders
@@ -21,6 +22,7 @@ from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CASES = 24
+STUDIES = 5
 NAMES = [f"BraTS-SSA-{n:05d}-000" for n in range(CASES)]
 LARGE = (160, 160, 120)  # 21 MiB a case in four modalities of int16, without the background
 TINY = ("--size", "32", "32", "--batch", "8", "--layers.widths", "8", "16", "--budget.minutes", "None")
@@ -85,6 +87,21 @@ def test_the_chain_loses_a_node_in_each_job(cluster, bucket, model, tmp_path):
     alone = str(tmp_path / "alone")
     segment.main(segment.Settings(cases, alone, (model,), ray="no"))
     assert builders.results(Store(labelmaps), ".nii.gz") == builders.results(Store(alone), ".nii.gz")
+
+
+def test_intake_loses_a_node(cluster, bucket):
+    """Its studies are done on the other; a case has its four images and one record."""
+    pytest.importorskip("dcm2niix", reason="requirements-intake.txt is not installed")
+    scans, cases = Store(f"{bucket.uri}/scans"), Store(f"{bucket.uri}/cases")
+    for n in range(STUDIES):
+        builders.put_all(scans, write_nifti(make_study(0, n, vendor="ge", size=(64, 64, 56), extras=False)))
+    job = cluster.submit(
+        "intake", "--scans", scans.uri, "--cases", cases.uri, "--strip", "none", "--atlas", "none"
+    )
+    lose_a_node_once(lambda: len(cases.list("_done")) >= 1, job, cluster)
+    assert outcome(job)["written"] == STUDIES
+    assert len(cases.list("_done")) == STUDIES
+    assert len([entry for entry in cases.list() if entry.key.startswith("Scan-")]) == 4 * STUDIES
 
 
 def test_a_job_waits_for_a_gpu_and_takes_the_next_when_it_comes(cluster, bucket, model, faults):

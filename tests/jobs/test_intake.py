@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -10,6 +14,7 @@ from bts.phantom.study import CANARY, make_study, write_dicom, write_nifti
 from bts.storage import Store
 from jobs import deliver, intake, segment
 from tests.builders import put_all
+from tests.conftest import ROOT
 
 for name in ("SimpleITK", "pydicom", "dcm2niix", "highdicom"):
     pytest.importorskip(name, reason="requirements-intake.txt is not installed")
@@ -32,8 +37,31 @@ def key(monkeypatch):
 
 
 def take_in(folder, **more):
-    settings = {"strip": "none", "atlas": "none", **more}
+    settings = {"strip": "none", "atlas": "none", "ray": "no", **more}
     return intake.main(intake.Settings(scans=str(folder / "scans"), cases=str(folder / "cases"), **settings))
+
+
+def sound_of(studies: dict[str, bytes]) -> dict[str, bytes]:
+    return {key: data for key, data in studies.items() if "_0_1/" in key or "_0_5/" in key}
+
+
+def start(folder) -> subprocess.Popen:
+    """`take_in` as a process of its own."""
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.intake",
+        "--scans",
+        f"{folder}/scans",
+        "--cases",
+        f"{folder}/cases",
+    ]
+    command += ["--strip", "none", "--atlas", "none", "--ray", "no"]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def images_of(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "cases").glob("Scan-*/*.nii.gz")}
 
 
 def files_below(folder) -> list:
@@ -43,7 +71,7 @@ def files_below(folder) -> list:
 @pytest.mark.slow
 def test_from_the_scanner_and_back(ray_local, tmp_path, studies, model, capfd):
     put_all(Store(str(tmp_path / "scans")), studies)
-    done = take_in(tmp_path)
+    done = take_in(tmp_path, ray="yes")
     assert (done.counts["cases"], done.counts["written"], len(done.failed), done.exit_code) == (3, 2, 1, 3)
     assert "no series of flair" in done.failed[0].message
     cases = Store(str(tmp_path / "cases"))
@@ -59,7 +87,7 @@ def test_from_the_scanner_and_back(ray_local, tmp_path, studies, model, capfd):
     assert cut.counts["written"] == 2 and not cut.failed
 
     how = {"labelmaps": str(labelmaps), "cases": cases.uri, "results": str(tmp_path / "results")}
-    back = deliver.main(deliver.Settings(**how, space="flair"))
+    back = deliver.main(deliver.Settings(**how, space="flair", ray="yes"))
     assert (back.counts["written"], back.failed) == (2, [])
     assert deliver.main(deliver.Settings(**how, space="flair")).counts["unchanged"] == 2
     seg = deliver.main(deliver.Settings(**how, dicom_seg=True))
@@ -79,8 +107,8 @@ def test_from_the_scanner_and_back(ray_local, tmp_path, studies, model, capfd):
 
 
 @pytest.mark.slow
-def test_a_changed_study_alone_is_done_again(ray_local, tmp_path, studies):
-    sound = {key: data for key, data in studies.items() if "_0_1/" in key or "_0_5/" in key}
+def test_a_changed_study_alone_is_done_again(tmp_path, studies):
+    sound = sound_of(studies)
     put_all(Store(str(tmp_path / "scans")), sound)
     assert take_in(tmp_path).counts["written"] == 2
     first = next(key for key in sound if "SE000007" in key)
@@ -95,6 +123,33 @@ def test_a_changed_study_alone_is_done_again(ray_local, tmp_path, studies):
     assert len(records) == 2 and all(
         record["study_uid"] or record["series"]["t1"]["uid"] == "" for record in records
     )
+
+
+@pytest.mark.slow
+def test_killed_half_way_and_run_again_and_two_at_once(tmp_path, studies):
+    """Whoever takes the studies in, and however often it was cut off: the same bytes, one record a case."""
+    for name in ("calm", "killed", "twice"):
+        put_all(Store(str(tmp_path / name / "scans")), sound_of(studies))
+        for path in files_below(tmp_path / name):  # they are the same scans, changed at the same time
+            os.utime(path, (1, 1))
+    both = [start(tmp_path / "twice") for _ in range(2)]
+    assert take_in(tmp_path / "calm").counts["written"] == 2
+    assert [job.wait(120) for job in both] == [0, 0]
+
+    job, records = start(tmp_path / "killed"), tmp_path / "killed/cases/_done"
+    while job.poll() is None and not (records.is_dir() and any(records.glob("*.json"))):
+        time.sleep(0.01)
+    job.send_signal(signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    again = take_in(tmp_path / "killed")
+    assert (again.counts["unchanged"], again.counts["written"]) == (1, 1)
+
+    calm = images_of(tmp_path / "calm")
+    assert len(calm) == 8
+    for name in ("killed", "twice"):
+        assert images_of(tmp_path / name) == calm
+        assert len(list((tmp_path / name / "cases/_done").iterdir())) == 2
+        assert take_in(tmp_path / name).counts["unchanged"] == 2
 
 
 def test_folders_within_each_other_are_refused(tmp_path):

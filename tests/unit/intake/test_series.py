@@ -106,6 +106,18 @@ def test_missing_repeated_and_few_slices(ge):
     assert "8 are needed" in make_series(files[:5]).problem
 
 
+def test_a_hostile_series_is_no_volume(ge_files):
+    """One that would fill the memory is refused by its tags, before a file of it is read."""
+    rows = headers({key: data for key, data in ge_files.items() if "SE000005" in key})
+    many = [replace(rows[0], instance=f"1.2.{n}") for n in range(100_000)]
+    one = replace(rows[0], positions=[0.0] * 300_000)
+    for files in (many, [one]):
+        assert make_series(files).describe().startswith("series 5 (t2, 100000 slices")
+        assert "at most 2,048 slices are one volume" in make_series(files).problem
+    vast = [replace(row, rows=60_000, columns=60_000) for row in rows]
+    assert "60,000×60,000 would fill more than 2 GiB" in make_series(vast).problem
+
+
 def test_a_file_that_is_no_mr_image_has_no_row(ge):
     data = slice_dataset(ge, ge.series[0], 0)
     other = copy.deepcopy(data)
