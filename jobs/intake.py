@@ -25,7 +25,6 @@ from bts.intake.study_to_case import FORMAT, Options, case_keys
 from bts.results.layout import held, marker_key
 from bts.storage import Entry, Store, read_file
 from jobs.driver import incremental
-from jobs.driver.cluster import start_ray
 from jobs.driver.here import UseRay, fits_here
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.pipeline import Stage, stream
@@ -203,14 +202,7 @@ def run(rows: list[dict], make: MakeCase, use: UseRay) -> Iterator[dict]:
     if fits_here("yes" if use == "auto" and len(rows) > 1 else use, len(rows), make.output):
         yield from stream("intake", rows, [Stage("intake", make)], "no", make.output)
         return
-    import ray  # which --help does without
-
-    start_ray()
-    # A task runs within one node: one that asks for more than any has would be waited for without end.
-    nodes = (node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
-    there = int(max(nodes, default=0)) or MEMORY
-    asked = {"num_cpus": 1, "memory": min(MEMORY, there)}
-    yield from stream("intake", rows, [Stage("intake", make, resources=asked)])
+    yield from stream("intake", rows, [Stage("intake", make, resources={"num_cpus": 1, "memory": MEMORY})])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from jobs.driver.listing import describe, list_cases
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.pipeline import Stage, stream
 from jobs.driver.progress import say
+from jobs.driver.sizes import by_size
 from jobs.workers.shard import MakeShard
 
 CASE_CPUS = 0.5  # two cases a core: one computes while the other waits for the store, or for Ray's next task
@@ -111,8 +112,9 @@ def run(todo: list[worklist.Todo], make: MakeShard, ray: UseRay) -> Iterator[dic
     if not rows:
         say("nothing to do: every case has its shard")
         return
-    stages = [Stage("read", make, resources={"num_cpus": CASE_CPUS})]
-    yield from stream("preprocess", rows, stages, ray, make.output)
+    for some, memory in by_size(rows):
+        stages = [Stage("read", make, resources={"num_cpus": CASE_CPUS, **memory})]
+        yield from stream("preprocess", some, stages, ray, make.output)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.pipeline import Stage, stream
 from jobs.driver.progress import say
+from jobs.driver.sizes import by_size
 from jobs.workers.read import Read
 from jobs.workers.write import FORMAT, Write
 
@@ -251,18 +252,19 @@ def predict_by_actors(
     gpus = wanted_gpus(settings.gpu, int(ray.cluster_resources().get("GPU", 0)), alone)
     asked = settings.predictors or 0
     tasks = min(max(2, sum(cpus) // 2, IO_TASKS * asked), len(rows))
-    io = {"size": tasks, "resources": {"num_cpus": IO_CPUS}}
+    io = {"num_cpus": IO_CPUS}
     fitting, threads, resources = pool(cpus, gpus, settings.gpu_share)
     actors = min(asked or fitting, len(rows))
     # Told, for an actor that asked for no GPU sees those of its machine all the same.
     device = None if gpus else "cpu"
     how = (partial(ray.get, ray.put(models)), device, threads, settings)
-    stages = [
-        Stage("read", read, **io),
-        Stage("predict", Predict, how, actors, resources),
-        Stage("write", write, **io),
-    ]
-    yield from stream("segment", rows, stages, "yes")
+    for some, memory in by_size(rows):  # actors that asked for it would leave none for reading
+        stages = [
+            Stage("read", read, size=tasks, resources={**io, **memory}),
+            Stage("predict", Predict, how, actors, resources),
+            Stage("write", write, size=tasks, resources=io),
+        ]
+        yield from stream("segment", some, stages, "yes")
 
 
 def wanted_gpus(gpu: str, there: int, alone: bool) -> int:

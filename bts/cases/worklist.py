@@ -57,7 +57,8 @@ class Todo:
     def to_row(self) -> dict:
         """For a Ray dataset."""
         named = {"case_id": self.case.id, "case": self.case.to_json()}
-        return {**named, "fingerprint": self.fingerprint, "older": list(self.older)}
+        size = sum(entry.size for entry in self.case.files.values())
+        return {**named, "fingerprint": self.fingerprint, "older": list(self.older), "bytes": size}
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ kills the command; what was done before stays done.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bts.errors import LOST, STORE, UNREADABLE, Failure, RunError
@@ -16,6 +16,7 @@ from bts.storage import Store
 from jobs.driver.cluster import one_task_each, start_ray
 from jobs.driver.here import UseRay, fits_here, noted, run_here
 from jobs.driver.progress import Meter, say
+from jobs.driver.sizes import within_a_node
 from jobs.workers.guard import Guard, call
 from jobs.workers.tries import tried
 
@@ -72,6 +73,7 @@ def stream(
     here = fits_here(ray, len(rows), output)
     if not here:
         start_ray()
+        stages = [replace(stage, resources=within_a_node(stage.resources)) for stage in stages]
     progress, alike = Meter(name, len(rows)), Alike()
     left = {row["case_id"]: row for row in rows}
     guards = [stage.guard for stage in stages]

@@ -1,15 +1,20 @@
 """A case that kills its worker in a stage fails alone there; the others are written, and the run ends."""
 
+import itertools
+import json
 import multiprocessing
 import os
+import time
+from pathlib import Path
 
 import pytest
 
 from bts.errors import LOST, Failure, RunError
 from bts.storage import Store
 from jobs import preprocess, segment
-from jobs.driver import figshare_index, here
+from jobs.driver import figshare_index, here, sizes
 from jobs.driver.outcome import guarded
+from jobs.driver.pipeline import Stage, stream
 from jobs.workers import predict
 from jobs.workers.predict import Predict
 from jobs.workers.read import Read
@@ -102,3 +107,47 @@ def test_a_figshare_slice_that_kills_its_reader_ends_the_run(ray_local, tmp_path
     settings = preprocess.Settings(cases=str(tmp_path / "cases"), shards=str(tmp_path / "shards"), ray="yes")
     with pytest.raises(RunError, match="figshare slices killed its worker"):
         preprocess.main(settings)
+
+
+class Slow:
+    """A stage that leaves word of when it was at work."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, row: dict) -> dict:
+        began = time.time()
+        time.sleep(0.5)
+        (self.folder / row["case_id"]).write_text(json.dumps([began, time.time()]))
+        return {}
+
+
+def together(folder: Path) -> int:
+    """How many pairs were at work at the same time."""
+    spans = [json.loads(path.read_text()) for path in folder.iterdir()]
+    return sum(a[0] < b[1] and b[0] < a[1] for a, b in itertools.combinations(spans, 2))
+
+
+def test_large_cases_do_not_meet_on_a_node(ray_local, tmp_path, monkeypatch):
+    """Each of three asks for more than half of the memory, or for more than there is."""
+    node = max(one["Resources"]["memory"] for one in ray_local.nodes())
+    for name, share in (("large", 0.6), ("too large", 3)):
+        size = int(share * node / sizes.MEMORY_A_BYTE)
+        monkeypatch.setattr(sizes, "LARGE", size - 1)
+        rows = [{"case_id": f"{n}", "bytes": size} for n in range(3)]
+        ((some, memory),) = sizes.by_size(rows)
+        (tmp_path / name).mkdir()
+        stages = [Stage("read", Slow(tmp_path / name).__call__, resources={"num_cpus": 0.5, **memory})]
+        assert len(list(stream("read", some, stages))) == 3
+        assert together(tmp_path / name) == 0
+
+
+def test_one_large_case_holds_no_other_back():
+    rows = [{"case_id": f"{n}", "bytes": n * sizes.LARGE} for n in (3, 2, 1, 0)]
+    (large, asked), (others, nothing) = sizes.by_size(rows)
+    assert [row["case_id"] for row in large] == ["3", "2"] and [row["case_id"] for row in others] == [
+        "1",
+        "0",
+    ]
+    assert asked == {"memory": 3 * sizes.LARGE * sizes.MEMORY_A_BYTE} and not nothing
+    assert [some for some, _ in sizes.by_size(others)] == [others] and not list(sizes.by_size([]))
