@@ -1,23 +1,26 @@
 """Counts the cases of a bucket: segmented (by which model), held for review, flagged, failed, left.
 
 Reads a folder of jobs.segment while it works or afterwards; writes nothing. No Ray: the store is the limit.
+With --scans and --results it tells the whole chain, from the scanner and back to it.
 
     python -m jobs.status --labelmaps data/labelmaps --cases data/cases
+    python -m jobs.status --labelmaps data/labelmaps --cases data/cases --scans data/scans --results data/back
     python -m jobs.status --labelmaps s3://b/labelmaps --cases s3://b/cases
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
 from bts.cases.case import Case
 from bts.cases.worklist import NOTE
-from bts.errors import Failure
+from bts.errors import Failure, UsageError
 from bts.results.layout import MARKER, held, labelmap_key, versions_of
 from bts.results.marker import Marker
 from bts.storage import Store
+from jobs.driver import chain
 from jobs.driver.incremental import READERS
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
@@ -33,9 +36,17 @@ class Settings:
     """Folder or s3://bucket/prefix that jobs.segment writes to."""
     cases: str = ""
     """Folder or s3://bucket/prefix with the cases, to tell what is left and what has changed since."""
+    scans: str = ""
+    """Folder or s3://bucket/prefix that jobs.intake reads, to tell which studies have no case; needs
+    --cases."""
+    results: str = ""
+    """Folder or s3://bucket/prefix that jobs.deliver writes to, to tell which labelmaps are delivered."""
 
 
 def main(settings: Settings) -> Outcome:
+    if settings.scans and not settings.cases:
+        raise UsageError("--scans: give --cases too, where jobs.intake has put what it made of them")
+    taken = say_taken_in(Store(settings.scans), Store(settings.cases)) if settings.scans else {}
     output = Store(settings.labelmaps)
     keys = {entry.key for entry in output.list()}
     notes = {
@@ -45,6 +56,7 @@ def main(settings: Settings) -> Outcome:
     waiting = sorted(case for case in markers if held(labelmap_key(case)) in keys)
     flagged = {case: marker.flags for case, marker in sorted(markers.items()) if marker.flags}
     counts = {"segmented": len(markers), "held": len(waiting), "flagged": len(flagged), "noted": len(notes)}
+    counts |= taken
     print(f"{output.uri}: {len(markers)} cases segmented")
     for maker, number in Counter(marker.named_maker for marker in markers.values()).most_common():
         print(f"  {number} by {maker}")
@@ -58,6 +70,8 @@ def main(settings: Settings) -> Outcome:
         counts |= say_left(listing.cases, markers, notes)
         if listing.slices:
             print(f"{len(listing.slices)} figshare slices, whose patients, told inside, are not counted")
+    if settings.results:
+        counts |= say_delivered(Store(settings.results), set(markers) - set(waiting))
     say_rate(markers.values())
     return Outcome(None, counts)
 
@@ -108,10 +122,36 @@ def say_left(cases: Iterable[Case], markers: Mapping[str, Marker], notes: Mappin
     return {"left": len(left), "changed": len(changed)}
 
 
-def show(what: str, lines: list[str]) -> None:
-    """How many, and the first of them."""
-    if lines:
-        print(f"{len(lines)} {what}")
+def say_taken_in(scans: Store, cases: Store) -> dict[str, int]:
+    """Studies that have a case, and those that have none; and why, as the last run of jobs.intake has it."""
+    there = {entry.key for entry in cases.list()}
+    studies, new = chain.scanned(scans, cases, there)
+    made, waiting = chain.taken_in(there)
+    left = sorted(studies - made)
+    print(f"{scans.uri}: {len(studies)} studies, {len(studies & made)} taken in")
+    show("files that jobs.intake has not looked at yet", [], new)
+    show("studies without a case", left)
+    show("cases held for review", sorted(waiting))
+    show("failures of the last run of jobs.intake", list(chain.last_failures(cases, there)))
+    counts = {"studies": len(studies), "taken_in": len(studies & made), "not_taken_in": len(left)}
+    return {**counts, "new_files": new, "cases_held": len(waiting)}
+
+
+def say_delivered(results: Store, segmented: Set[str]) -> dict[str, int]:
+    """Labelmaps that went back, and those that did not."""
+    there = {entry.key for entry in results.list()}
+    done, failed = chain.delivered(there)
+    left = sorted(segmented - done - failed)
+    print(f"{results.uri}: {len(done)} labelmaps delivered")
+    show("to deliver", left)
+    show("failures of the last run of jobs.deliver", list(chain.last_failures(results, there)))
+    return {"delivered": len(done), "to_deliver": len(left)}
+
+
+def show(what: str, lines: list[str], number: int = 0) -> None:
+    """How many (number, where they have no lines), and the first of them."""
+    if lines or number:
+        print(f"{number or len(lines)} {what}")
     for line in lines[:SHOWN]:
         print(f"  {line}".encode(errors="backslashreplace").decode())
     if len(lines) > SHOWN:

@@ -43,8 +43,12 @@ def kept_rows(
 ) -> dict[tuple[str, str], Header]:
     """(file, version) → row of every kept index that was read alike. A spoilt one counts as none."""
     alike = f"_index/scans.{_how(identity, rules)}."
-    rows = (row for key in there if key.startswith(alike) for row in _rows(output, key))
-    return {(row.file, row.version): row for row in rows}
+    return indexed(output, (key for key in there if key.startswith(alike)))
+
+
+def indexed(output: Store, keys: Iterable[str]) -> dict[tuple[str, str], Header]:
+    """(file, version) → row of these kept indexes. A spoilt one counts as none."""
+    return {(row.file, row.version): row for key in keys for row in _rows(output, key)}
 
 
 def series_files(output: Store, there: Iterable[str]) -> dict[str, list[str]]:

@@ -142,12 +142,22 @@ def _by_folder(niftis: Iterable[Entry]) -> dict[str, list[Entry]]:
     return {folder: sorted(files, key=lambda entry: entry.key) for folder, files in sorted(studies.items())}
 
 
+def nifti_cases(niftis: Iterable[Entry], identity: Identity) -> set[str]:
+    """Ids of the cases that the studies of these files would be."""
+    return {_nifti_case(files, identity)[1] for files in _by_folder(niftis).values()}
+
+
+def _nifti_case(files: list[Entry], identity: Identity) -> tuple[str, str]:
+    """(patient, case id) of the files of one study."""
+    folder = _common_folder(files)
+    patient = identity.patient(folder)
+    return patient, case_id(patient, identity.visit(folder, "", folder))
+
+
 def _nifti_study(
     files: list[Entry], identity: Identity, rules: Rules, missing_allowed: Collection[str]
 ) -> Study:
-    folder = _common_folder(files)
-    patient = identity.patient(folder)
-    name = case_id(patient, identity.visit(folder, "", folder))
+    patient, name = _nifti_case(files, identity)
     series = [NiftiSeries(rules.what(_facts(entry)), entry, n) for n, entry in enumerate(files, 1)]
     chosen = choose(series, rules, name, [name], missing_allowed)
     told = {role: {"uid": "", "number": one.number, "instances": []} for role, one in chosen.items()}

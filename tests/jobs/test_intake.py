@@ -12,7 +12,7 @@ import pytest
 from bts.intake import identity
 from bts.phantom.study import CANARY, make_study, write_dicom, write_nifti
 from bts.storage import Store
-from jobs import deliver, intake, segment
+from jobs import deliver, intake, segment, status
 from tests.builders import put_all
 from tests.conftest import ROOT
 
@@ -96,7 +96,18 @@ def test_from_the_scanner_and_back(ray_local, tmp_path, studies, model, capfd):
     (written,) = (tmp_path / "results").rglob("*.dcm")
     assert CANARY.encode() in written.read_bytes()  # a SEG belongs into the PACS of its scans
 
+    (tmp_path / "scans/new.dcm").write_bytes(bytes(128) + b"DICM")
+    chain = status.main(
+        status.Settings(str(labelmaps), cases.uri, str(tmp_path / "scans"), str(tmp_path / "results"))
+    )
+    assert {name: chain.counts[name] for name in ("studies", "taken_in", "new_files", "segmented")} == {
+        "studies": 3, "taken_in": 2, "new_files": 1, "segmented": 2,
+    }  # fmt: skip
+    assert (chain.counts["delivered"], chain.counts["to_deliver"]) == (1, 0)
+
     said = "".join(capfd.readouterr())
+    assert "3 studies, 2 taken in\n1 files" in said and "1 studies without a case\n  Scan-" in said
+    assert "no series of flair" in said and "1 labelmaps delivered" in said
     assert CANARY not in said
     for path in files_below(tmp_path):
         inside = path.relative_to(tmp_path).parts[0]
@@ -144,6 +155,8 @@ def test_killed_half_way_and_run_again_and_two_at_once(tmp_path, studies):
     again = take_in(tmp_path / "killed")
     assert (again.counts["unchanged"], again.counts["written"]) == (1, 1)
 
+    chain = status.main(status.Settings(*(f"{tmp_path}/calm/{name}" for name in ("none", "cases", "scans"))))
+    assert (chain.counts["studies"], chain.counts["taken_in"], chain.counts["new_files"]) == (2, 2, 0)
     calm = images_of(tmp_path / "calm")
     assert len(calm) == 8
     for name in ("killed", "twice"):

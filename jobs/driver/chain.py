@@ -1,0 +1,54 @@
+"""What became of raw scans, for jobs.status: studies → cases → … → results, by listings and records alone.
+
+No scan is opened: of DICOM files the index of jobs.intake tells the studies, of NIfTI files their names.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Set
+
+from bts.cases.worklist import NOTE
+from bts.errors import Failure
+from bts.intake.identity import case_id, read_identity
+from bts.intake.index import INDEX, indexed
+from bts.intake.studies import nifti_cases, sort_entries
+from bts.results.layout import MARKER, held
+from bts.storage import Store
+
+RUN = "_runs/"  # their names begin with their time
+
+
+def scanned(scans: Store, cases: Store, there: Set[str]) -> tuple[set[str], int]:
+    """(ids of the cases that the studies would be, files that the index does not know yet). there: the keys
+    of the cases."""
+    niftis, maybe, _ = sort_entries(scans.list())
+    rows = indexed(cases, filter(INDEX.fullmatch, there))
+    keep = any(name.count("-") > 2 for name in taken_in(there)[0])  # a date and a hash, for a hash
+    identity, _ = read_identity(keep)
+    new = sum((identity.opaque(entry.key), entry.version) not in rows for entry in maybe)
+    studies = {case_id(row.patient, row.visit) for row in rows.values() if row.study}
+    return studies | nifti_cases(niftis, identity), new
+
+
+def taken_in(there: Iterable[str]) -> tuple[set[str], set[str]]:
+    """(cases that jobs.intake has made, those of them that wait for review), of the keys of the cases."""
+    keys = set(there)
+    made = {named["case"] for named in map(MARKER.fullmatch, keys) if named}
+    waiting = {key.split("/")[1] for key in keys if key.startswith(held("Scan-"))}
+    return made, made & waiting
+
+
+def last_failures(store: Store, there: Iterable[str]) -> Iterator[str]:
+    """What the last run of a job in this folder could not do, a line each."""
+    reports = sorted(key for key in there if key.startswith(RUN) and key.endswith(".json"))
+    try:
+        found = json.loads(store.read(reports[-1]))["failed_cases"] if reports else []
+        yield from (Failure.from_json(json.dumps(one)).message for one in found)
+    except (OSError, ValueError, KeyError, TypeError):
+        yield f"its run report {reports[-1]} cannot be read"
+
+
+def delivered(there: Iterable[str]) -> tuple[set[str], set[str]]:
+    """(cases that jobs.deliver has delivered, those that failed), of the keys of the results."""
+    keys = set(there)
+    done = {named["case"] for named in map(MARKER.fullmatch, keys) if named}
+    return done, {named["case"] for named in map(NOTE.fullmatch, keys) if named}
