@@ -5,13 +5,20 @@ NiiVue must be installed: `make venv` does, or pip install --no-deps -r requirem
 
     python -m jobs.view --cases data/cases --labelmaps data/labelmaps --report data/reports/first
     python -m jobs.view --cases s3://b/cases --labelmaps s3://b/labelmaps --case BraTS2021_00000
+    python -m jobs.view --cases data/cases --labelmaps data/labelmaps --scans data/scans --space flair
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import quote
 
+from bts.cases.case import Case
 from bts.errors import UsageError
-from bts.report.viewer import Server, Shelf
+from bts.images.grid import Volume
+from bts.intake.identity import read_identity
+from bts.intake.native_view import NativeView
+from bts.report.viewer import Server, Shelf, Shown
 from bts.scoring import tables
 from bts.storage import Store
 from jobs.driver.listing import list_cases
@@ -35,6 +42,10 @@ class Settings:
     roles: tuple[str, ...] = ()
     """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
     takes them."""
+    scans: str = ""
+    """Folder or s3://bucket/prefix that jobs.intake read: show its cases as the scanner saw them."""
+    space: Literal["t1ce", "t1", "t2", "flair"] = "t1ce"
+    """With --scans: the series whose grid all is shown on."""
     case: str = ""
     """Case to begin with; empty for the first."""
     port: int = 0
@@ -48,7 +59,8 @@ def main(settings: Settings) -> Outcome:
         say(f"not shown: {problem}")
     if listing.slices:
         say(f"not shown: {len(listing.slices)} figshare slices; jobs.evaluate draws them")
-    shelf = Shelf(listing.cases, source, labelmaps, read_dice(settings.report))
+    what = (listing.cases, source, labelmaps, read_dice(settings.report))
+    shelf = NativeShelf(*what, settings) if settings.scans else Shelf(*what)
     check(settings, shelf, source)
     with Server(shelf, settings.port) as server:
         asked = f"?case={quote(settings.case)}" if settings.case else ""
@@ -59,6 +71,22 @@ def main(settings: Settings) -> Outcome:
         except KeyboardInterrupt:
             say("")
     return Outcome(None, {"cases": len(shelf.shown)})
+
+
+class NativeShelf(Shelf):
+    """The same cases, each on the grid of one series of its scanner."""
+
+    def __init__(self, cases: Sequence[Case], source: Store, labelmaps: Store, dice, settings: Settings):
+        super().__init__(cases, source, labelmaps, dice)
+        keep = any(case.id.count("-") > 2 for case in cases)  # a date and a hash, for a hash
+        identity, _ = read_identity(keep)
+        self.native = NativeView(Store(settings.scans), source, identity, settings.space)
+        self.shown = {case: one for case, one in self.shown.items() if case in self.native.records}
+
+    def read(self, shown: Shown, role: str) -> Volume:
+        if role in ("truth", "prediction"):
+            return self.native.labels(shown.case.id, super().read(shown, role))
+        return self.native.image(shown.case.id, role)
 
 
 def read_dice(report: str) -> dict[str, dict[str, float]]:

@@ -102,15 +102,19 @@ class Shelf:
         if role not in shown.roles:
             raise KeyError(role)
         try:
-            if role == "truth":
-                return to_nifti(read_truth(shown.case, self.source))
-            if role == "prediction":
-                assert shown.pair is not None, "else it has no such role"
-                return to_nifti(read_prediction(shown.pair, self.labelmaps))
-            return to_nifti(reader_of(shown.case).read_modality(shown.case, self.source, role))
+            return to_nifti(self.read(shown, role))
         except CaseError as error:
             error.case = case_id
             raise
+
+    def read(self, shown: Shown, role: str) -> Volume:
+        """One of its `roles`, labels as the project's own. Raises CaseError."""
+        if role == "truth":
+            return read_truth(shown.case, self.source)
+        if role == "prediction":
+            assert shown.pair is not None, "else it has no such role"
+            return read_prediction(shown.pair, self.labelmaps)
+        return reader_of(shown.case).read_modality(shown.case, self.source, role)
 
     def _marker(self, pair: Pair) -> Marker:
         with suppress(OSError, ValueError, IndexError):

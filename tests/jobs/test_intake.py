@@ -1,18 +1,24 @@
 """jobs.intake and jobs.deliver: phantom studies from the scanner to a labelmap on its grid."""
 
+import gzip
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import nibabel as nib
+import numpy as np
 import pytest
 
+from bts.cases.said import list_folder
+from bts.errors import CaseError, UsageError
 from bts.intake import identity
 from bts.phantom.study import CANARY, make_study, write_dicom, write_nifti
 from bts.storage import Store
-from jobs import deliver, intake, segment, status
+from jobs import deliver, intake, segment, status, view
 from tests.builders import put_all
 from tests.conftest import ROOT
 
@@ -31,9 +37,11 @@ def studies() -> dict[str, bytes]:
     return files | {key: data for key, data in write_dicom(broken).items() if "SE000006" not in key}
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-    monkeypatch.setenv(identity.VARIABLE, KEY)
+@pytest.fixture(scope="module", autouse=True)
+def key():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(identity.VARIABLE, KEY)
+        yield
 
 
 def take_in(folder, **more):
@@ -136,15 +144,66 @@ def test_a_changed_study_alone_is_done_again(tmp_path, studies):
     )
 
 
+@pytest.fixture(scope="module")
+def taken(studies, tmp_path_factory):
+    """The folder of two studies that were taken in, a DICOM one and a NIfTI one."""
+    folder = tmp_path_factory.mktemp("taken")
+    put_all(Store(str(folder / "scans")), sound_of(studies))
+    assert take_in(folder).counts["written"] == 2
+    return folder
+
+
 @pytest.mark.slow
-def test_killed_half_way_and_run_again_and_two_at_once(tmp_path, studies):
+def test_the_chain_is_told_without_labelmaps(taken):
+    chain = status.main(status.Settings(*(f"{taken}/{name}" for name in ("none", "cases", "scans"))))
+    assert (chain.counts["studies"], chain.counts["taken_in"], chain.counts["new_files"]) == (2, 2, 0)
+    with pytest.raises(UsageError, match="give --cases too"):
+        status.main(status.Settings(f"{taken}/none", scans=f"{taken}/scans"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", ["t1ce", "flair"])
+def test_a_study_is_shown_as_its_scanner_saw_it(taken, tmp_path, space):
+    cases, scans = Store(str(taken / "cases")), Store(str(taken / "scans"))
+    listing = list_folder(cases, "brats2023").cases
+    for case in listing:  # a labelmap: a box in the case's space
+        image = nib.load(taken / "cases" / case.files["t1ce"].key)
+        labels = np.zeros(image.shape, np.uint8)
+        labels[24:40, 28:44, 20:36] = 3
+        data = nib.Nifti1Image(labels, image.affine).to_bytes()
+        Store(str(tmp_path)).put(f"{case.id}.nii.gz", gzip.compress(data))
+    settings = view.Settings(cases.uri, str(tmp_path), scans=scans.uri, space=space, labels="brats2023")
+    what = (listing, cases, Store(str(tmp_path)), {})
+    shelf = view.NativeShelf(*what, settings)
+    assert len(shelf.shown) == 2
+    for case_id, shown in shelf.shown.items():
+        record = json.loads(cases.read(shelf.native.records[case_id]))
+        found = {r: nib.Nifti1Image.from_bytes(shelf.volume(case_id, r)) for r in shown.roles}
+        assert {*found} == {"t1", "t1ce", "t2", "flair", "prediction"}
+        assert len({image.shape for image in found.values()}) == 1, "all on one grid"
+        x, y, z = record["series"][space]["native"]["shape_xyz"]
+        assert sorted(found[space].shape) == sorted((x, y, z)) != sorted(record["space"]["shape_xyz"])
+        voxels = np.sort(found[space].get_fdata(), axis=None)
+        assert sum(same(make_study(0, n, vendor="ge", size=SIZE), space, voxels) for n in (1, 5)) == 1
+        ml = (found["prediction"].get_fdata() == 3).sum() * np.prod(found[space].header.get_zooms()) / 1000
+        assert ml == pytest.approx(16**3 / 1000, rel=0.15)
+    elsewhere = view.NativeShelf(*what, replace(settings, scans=str(tmp_path)))
+    with pytest.raises(CaseError, match="not below"):
+        elsewhere.volume(case_id, "t2")
+
+
+def same(study, role: str, voxels: np.ndarray) -> bool:
+    """Whether a scan of the study has just these voxels."""
+    return np.array_equal(np.sort(study.scan(role).voxels_xyz, axis=None), voxels)
+
+
+@pytest.mark.slow
+def test_killed_half_way_and_run_again_and_two_at_once(tmp_path, studies, taken):
     """Whoever takes the studies in, and however often it was cut off: the same bytes, one record a case."""
-    for name in ("calm", "killed", "twice"):
+    for name in ("killed", "twice"):
         put_all(Store(str(tmp_path / name / "scans")), sound_of(studies))
-        for path in files_below(tmp_path / name):  # they are the same scans, changed at the same time
-            os.utime(path, (1, 1))
     both = [start(tmp_path / "twice") for _ in range(2)]
-    assert take_in(tmp_path / "calm").counts["written"] == 2
+    calm = images_of(taken)
     assert [job.wait(120) for job in both] == [0, 0]
 
     job, records = start(tmp_path / "killed"), tmp_path / "killed/cases/_done"
@@ -155,9 +214,6 @@ def test_killed_half_way_and_run_again_and_two_at_once(tmp_path, studies):
     again = take_in(tmp_path / "killed")
     assert (again.counts["unchanged"], again.counts["written"]) == (1, 1)
 
-    chain = status.main(status.Settings(*(f"{tmp_path}/calm/{name}" for name in ("none", "cases", "scans"))))
-    assert (chain.counts["studies"], chain.counts["taken_in"], chain.counts["new_files"]) == (2, 2, 0)
-    calm = images_of(tmp_path / "calm")
     assert len(calm) == 8
     for name in ("killed", "twice"):
         assert images_of(tmp_path / name) == calm
