@@ -1,6 +1,9 @@
 import gzip
 import io
 import json
+import subprocess
+import tempfile
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -111,6 +114,20 @@ def test_a_study_without_t1ce_is_refused(siemens):
         take_in("x", scans, OPTIONS, dicom=True)
 
 
+def read_by_dcmqi(seg: bytes, lattice: Lattice) -> np.ndarray:
+    """Labels (z, y, x) on the slices, as the field's reference program reads a SEG."""
+    dcmqi = pytest.importorskip("dcmqi", reason="requirements-test.txt is not installed")
+    program = Path(dcmqi.__file__).with_name("bin") / "segimage2itkimage"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "seg.dcm").write_bytes(seg)
+        how = ["--inputDICOM", f"{folder}/seg.dcm", "--outputDirectory", folder, "-t", "nii", "-p", "seg"]
+        subprocess.run([program, *how, "--mergeSegments"], check=True, capture_output=True, timeout=60)
+        (found,) = Path(folder).glob("*.nii.gz")
+        image = nib.load(found)
+        there = Image(np.asarray(image.dataobj).T.astype(np.uint8), Lattice(image.shape[::-1], image.affine))
+    return resample(there, lattice, np.eye(4), labels=True)
+
+
 @pytest.mark.parametrize("role", ["t1ce", "t2"])
 def test_a_dicom_seg_reads_back_exactly(siemens, taken, role):
     hd = pytest.importorskip("highdicom", reason="requirements-intake.txt is not installed")
@@ -133,6 +150,7 @@ def test_a_dicom_seg_reads_back_exactly(siemens, taken, role):
     again = hd.seg.segread(io.BytesIO(dicom_seg.write_seg(datasets, on_slices, places, "fast", "0123")))
     other = hd.seg.segread(io.BytesIO(dicom_seg.write_seg(datasets, on_slices, places, "fast", "0124")))
     assert seg.SOPInstanceUID == again.SOPInstanceUID != other.SOPInstanceUID
+    assert np.array_equal(read_by_dcmqi(data, lattice), on_slices.voxels)
     # The NIfTI on dcm2niix's grid and the SEG on the slices hold the same voxels.
     native = to_native(labels, taken.record, role)
     assert dice(resample(native, lattice, np.eye(4), labels=True) > 0, on_slices.voxels > 0) > 0.999
