@@ -19,6 +19,7 @@ from bts.intake import identity
 from bts.phantom.study import CANARY, make_study, write_dicom, write_nifti
 from bts.storage import Store
 from jobs import deliver, intake, segment, status, view
+from jobs.driver.outcome import guarded
 from tests.builders import put_all
 from tests.conftest import ROOT
 
@@ -89,6 +90,7 @@ def test_from_the_scanner_and_back(ray_local, tmp_path, studies, model, capfd):
 
     again = take_in(tmp_path)
     assert (again.counts["unchanged"], again.counts["written"]) == (2, 0)
+    assert guarded("intake", lambda: take_in(tmp_path)) == 3  # as the command, with its run report
 
     labelmaps = tmp_path / "labelmaps"
     cut = segment.main(segment.Settings(cases=cases.uri, labelmaps=str(labelmaps), model=(model,)))
