@@ -20,6 +20,9 @@ from bts.storage import Entry, Store
 CHANNELS = re.compile(r"^(?:(?P<top>.*)/)?images(?:Tr|Ts)/[^/]+_0000\.[^/]+$", re.DOTALL)
 # Of a whole set, not of one subject: 100,000 subjects' would be 100,000 requests before anything is done.
 TABLE = re.compile(r"^(?:(?P<top>.*)/)?(?!sub-)(?:[^/]*_)?dseg\.tsv$", re.DOTALL)
+MOST_BYTES = 64 << 20  # a dataset.json that lists a million cases has as much
+# What comes of JSON or a table that means nothing, is nested without end, or holds no sane number.
+NONSENSE = (ValueError, AttributeError, TypeError, LookupError, OverflowError, RecursionError, csv.Error)
 REGIONS = {"whole": "WT", "wt": "WT", "core": "TC", "tc": "TC", "enhancing": "ET", "et": "ET"}
 
 
@@ -44,12 +47,12 @@ class Sidecars:
 
 def read_sidecars(source: Store, entries: Iterable[Entry]) -> Sidecars:
     """Of a listing. A file that cannot be read, or says nothing that is known, says nothing."""
-    keys = {with_slashes(entry.key): entry.key for entry in entries}
+    keys = {with_slashes(entry.key): entry for entry in entries}
     tops = {found["top"] or "" for found in map(CHANNELS.match, keys) if found}
     channels, conventions = {}, {}
     for top in sorted(tops):
-        if key := keys.get(f"{top}/dataset.json".lstrip("/")):
-            data = _read(source, key)
+        if entry := keys.get(f"{top}/dataset.json".lstrip("/")):
+            data = _read(source, entry)
             channels[top], conventions[top] = channels_of(data), labels_of(data)
     for key in sorted(keys):
         if (found := TABLE.match(key)) and not re.search(r"(^|/)sub-", key):
@@ -57,9 +60,9 @@ def read_sidecars(source: Store, entries: Iterable[Entry]) -> Sidecars:
     return Sidecars(channels, conventions)
 
 
-def _read(source: Store, key: str) -> bytes:
+def _read(source: Store, entry: Entry) -> bytes:
     try:
-        return source.read(key)
+        return source.read(entry.key) if entry.size <= MOST_BYTES else b""
     except OSError:
         return b""
 
@@ -70,7 +73,7 @@ def channels_of(data: bytes) -> dict[str, str]:
         said = json.loads(data)
         names = said.get("channel_names") or said.get("modality") or {}
         return {f"{int(number):04}": role_of_channel(str(name)) for number, name in names.items()}
-    except (ValueError, AttributeError):
+    except NONSENSE:
         return {}
 
 
@@ -84,7 +87,7 @@ def labels_of(data: bytes) -> str:
         first = all(name.isdecimal() for name in said)
         named = {int(name if first else value): str(value if first else name) for name, value in said.items()}
         return named_as({value: name for value, name in named.items() if value})
-    except (ValueError, AttributeError, TypeError):
+    except NONSENSE:
         return ""
 
 
@@ -108,5 +111,5 @@ def labels_of_table(data: bytes) -> str:
     try:
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig")), delimiter="\t"))
         return named_as({int(row["index"]): row["name"] for row in rows if int(row["index"])})
-    except (ValueError, KeyError, TypeError, csv.Error):
+    except NONSENSE:
         return ""

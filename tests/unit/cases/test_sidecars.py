@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bts.cases.said import list_folder
-from bts.cases.sidecars import labels_of, labels_of_table
+from bts.cases.sidecars import channels_of, labels_of, labels_of_table
 from bts.storage import Store
 from tests import builders
 
@@ -39,9 +39,24 @@ def test_labels_by_their_names(labels, convention):
     assert labels_of(json.dumps({"labels": labels}).encode()) == convention
 
 
-@pytest.mark.parametrize("data", [b"", b"[", b"[]", b"\xff", b'{"labels": 3}'])
-def test_what_is_no_dataset_json_says_nothing(data):
-    assert labels_of(data) == "" and labels_of_table(data) == ""
+NONSENSE = {
+    "nothing": b"",
+    "half of it": b"[",
+    "a list": b"[]",
+    "no text": b"\xff",
+    "a number for labels": b'{"labels": 3, "channel_names": 3}',
+    "nested without end": b'{"labels": ' + b"[" * 100_000,
+    "infinite values": b'{"labels": {"whole tumor": [Infinity], "ET": 1}}',
+    "a value of 9000 digits": b'{"labels": {"ET": ' + b"9" * 9000 + b"}}",
+    "a table without columns": b"index\n1\n",
+    "a table of words": b"index\tname\none\tET\n",
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_what_says_nothing_that_is_known_says_nothing(what):
+    data = NONSENSE[what]
+    assert labels_of(data) == "" and labels_of_table(data) == "" and channels_of(data) == {}
 
 
 def raw_of_nnunet(case_id: str, **more: object) -> dict[str, bytes]:
