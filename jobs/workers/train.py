@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError
 from ray.train import Checkpoint
 from ray.train.torch import get_device
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bts.cases.case import CaseVolume
 from bts.inference.segmenter import Segmenter
@@ -184,6 +185,7 @@ class Feed:
         context.target_max_block_size = None  # what a task reads is one block, however large
         items = [{"epoch": epoch, "key": shard.key} for shard in shards]
         readers = min(READERS, len(items))
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # A task for many shards: what Ray asks for a task is more than what reading a shard takes.
         data = tried(
             ray.data.from_items(items, override_num_blocks=readers).map_batches,
@@ -192,6 +194,7 @@ class Feed:
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=0,  # the workers may hold every CPU that there is, and wait for what is read
+            scheduling_strategy=here,  # else tasks without a CPU go to the head, too
             concurrency=readers,
         )
         blocks = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -62,6 +62,19 @@ def test_a_slow_writer_holds_the_readers_back(cluster, bucket, faults, model):
     assert "Plasma memory usage" in stores and "Spilled" not in stores, stores
 
 
+def test_a_training_is_read_for_on_the_node_of_its_worker(cluster, tmp_path):
+    """What reads asks for no CPU, so that a scheduler may put it anywhere: on the head, too."""
+    shards = builders.phantom_shards(tmp_path)
+    address = {"RAY_ADDRESS": f"127.0.0.1:{cluster.port}", "PYTHONPATH": str(ROOT)}
+    command = [cluster.bin / "python", "-m", "tests.faults.readers", str(shards)]
+    done = subprocess.run(
+        command, env=cluster.env | address, cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    node, read_on = json.loads(done.stdout.splitlines()[-1])
+    assert read_on == [node]
+
+
 def test_the_chain_loses_a_node_in_each_job(cluster, bucket, model, tmp_path):
     names = ("cases", "shards", "models", "labelmaps")
     cases, shards, models, labelmaps = (f"{bucket.uri}/{name}" for name in names)
