@@ -7,6 +7,7 @@
 import json
 import math
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -15,7 +16,6 @@ import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
 import tyro
 
 from benchmarks.material import make_cases
@@ -25,11 +25,12 @@ from bts.model.file import save_model
 from bts.model.nets import build
 from bts.presets import FAST
 from bts.storage import Entry
-from jobs.driver.cluster import start_ray
+from jobs.driver.pipeline import Stage, stream
 
 SIZES = (1_000, 100_000, 10_000_000)
 SMALL, LARGE = 17, 68  # cases of the check
-DRIVEN = 2000  # cases of the driver's measurement, after 200 that start the workers
+WARMING = 200  # cases that start the workers, before
+DRIVEN = 1000, 16_000  # those of the driver's measurement: few have a task each, of many several share one
 LISTED = 1000  # keys that one request lists
 READS, WRITES, KEYS = 4, 2, 7  # of segment, a case; keys are those of its files and of its results
 LISTING = 20_000  # cases of the listing whose memory is measured
@@ -178,19 +179,28 @@ class Nothing:
 
 
 def hand_out() -> None:
-    """A row a block through a task, an actor and a task, as jobs.segment sends its cases."""
-    start_ray()
-    for count in (200, DRIVEN):
-        rows = [{"case": "x" * 2000, "n": n} for n in range(count)]
-        data = ray.data.from_items(rows, override_num_blocks=count).map(Nothing().__call__, num_cpus=0.25)
-        data = data.map(Nothing, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0.5)
-        started, computed = time.perf_counter(), time.process_time()
-        done = sum(1 for _ in data.map(Nothing().__call__, num_cpus=0.25).iter_rows())
-        took, computed = time.perf_counter() - started, time.process_time() - computed
-    print(f"{done} cases that cost nothing: {took:.1f} s, {done / took:.0f} a second")
-    print(
-        f"the driver itself computed {computed:.1f} s: with a core of its own, {done / computed:.0f} a second"
-    )
+    """What the driver computes and holds a case, of the pipelines of preprocess and segment with nothing in
+    them."""
+    read, write = (Stage(name, Nothing(), resources={"num_cpus": 0.25}) for name in ("read", "write"))
+    predict = Stage("predict", Nothing, size=1, resources={"num_cpus": 0.5})
+    for name, stages in (("preprocess", [read]), ("segment", [read, predict, write])):
+        for count in (WARMING, *DRIVEN):
+            rows = [{"case_id": f"case-{n:06d}", "case": f"{n:2000}"} for n in range(count)]
+            started, computed, held = time.perf_counter(), time.process_time(), most_held()
+            done = sum(1 for _ in stream(name, rows, stages))
+            took, computed = time.perf_counter() - started, time.process_time() - computed
+            if count in DRIVEN:
+                own, memory = 1e3 * computed / done, (most_held() - held) / done
+                print(
+                    f"{name}: {done} cases that cost nothing: {own:.2f} ms of the driver's CPU a case, "
+                    f"{1e3 * took / done:.2f} ms in all; {memory:.1f} KB a case; {1e3 / own:.0f} a second",
+                    flush=True,
+                )
+
+
+def most_held() -> int:
+    """The most memory that this process had at once, in KB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def weigh_listing() -> None:

@@ -27,7 +27,7 @@ from tests import servers
 from tests.faults.proxy import Faults
 
 # Those at work. Not Ray's own actors: a run ends without them; not those that start, or none would ever work.
-WORKERS = ("ray::MapWorker", "ray::Map(")
+WORKERS = ("ray::MapWorker", "ray::MapBatches(")
 FAILS_S = 8  # of each of the store's failures; within the patience of its clients
 BUCKET = "night"
 

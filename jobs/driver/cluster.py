@@ -108,6 +108,13 @@ def one_task_each(rows: Sequence[dict]) -> "ray.data.Dataset":
     return ray.data.from_items(list(rows), override_num_blocks=len(rows))
 
 
+def cores() -> int:
+    """CPUs of the cluster, its nodes of now together."""
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
 def is_started() -> bool:
     """Whether this process has started or joined Ray."""
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()

@@ -1,9 +1,10 @@
 """The stream of a command's cases through its stages: on Ray, or a few in this process.
 
-On Ray a task whose worker dies is tried twice more, then Ray Data drops its case without a word. The cases
-that no row came back for are done one at a time, each stage a task of its own: a case that dies there as well
-has failed at that stage; one that only shared a worker with it is done. In this process a case that kills it
-kills the command; what was done before stays done.
+Of many cases several share a task, for each task costs the driver milliseconds. A task whose worker dies is
+tried twice more, then Ray Data drops its cases without a word. Those that no row came back for get a task
+each; those that are lost again are done one at a time, each stage a task of its own: a case that dies there
+as well has failed at that stage; one that only shared a worker with it is done. In this process a case that
+kills it kills the command; what was done before stays done.
 """
 
 import contextlib
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from bts.errors import LOST, STORE, UNREADABLE, Failure, RunError
 from bts.storage import Store
-from jobs.driver.cluster import one_task_each, start_ray
+from jobs.driver.cluster import cores, start_ray
 from jobs.driver.here import UseRay, fits_here, noted, run_here
 from jobs.driver.progress import Meter, say
 from jobs.driver.sizes import within_a_node
+from jobs.workers.carry import Carry, pack, unpack
 from jobs.workers.guard import Guard, call
 from jobs.workers.tries import tried
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     import ray.data
 
 LEAST_LOST, SHARE_LOST = 20, 0.05  # cases that may be lost with their workers, before the run ends
+MOST_A_BLOCK = 16  # cases that share a task
+BLOCKS_A_CORE = 16  # at least, so that no core waits long for the last
+CORES = 64  # at least: what an autoscaler may bring
 ALIKE = 3  # failures of one kind in a row that no data explain: the run ends
 ALIKE_READING = 5  # the same, of what the store does not give
 
@@ -41,24 +46,22 @@ class Stage:
     resources: dict[str, float] = field(default_factory=dict)
 
     @property
-    def kind(self) -> type[Guard]:
-        """Guard under the task's own name, by which Ray's dashboard and metrics tell the stages apart."""
-        return type(getattr(self.task, "__name__", type(self.task).__name__), (Guard,), {})
-
-    @property
     def guard(self) -> Guard:
-        return self.kind(self.name, self.task, self.args)
+        return Guard(self.name, self.task, self.args)
 
-    def over(self, rows: "ray.data.Dataset") -> "ray.data.Dataset":
+    def over(self, blocks: "ray.data.Dataset") -> "ray.data.Dataset":
         """All rows through this stage."""
         from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
+        # Under the task's own name, by which Ray's dashboard and metrics tell the stages apart.
+        kind = type(getattr(self.task, "__name__", type(self.task).__name__), (Carry,), {})
+        made_of = (self.name, self.task, self.args)
+        how = {"batch_size": None, "batch_format": "pyarrow", **self.resources}
         if isinstance(self.task, type):
             pool = {"compute": ActorPoolStrategy(size=self.size)}
-            made_of = (self.name, self.task, self.args)
-            return tried(rows.map, self.kind, fn_constructor_args=made_of, **pool, **self.resources)
+            return tried(blocks.map_batches, kind, fn_constructor_args=made_of, **pool, **how)
         pool = {"compute": TaskPoolStrategy(size=self.size)} if self.size else {}
-        return tried(rows.map, self.guard.__call__, **pool, **self.resources)
+        return tried(blocks.map_batches, kind(*made_of).__call__, **pool, **how)
 
 
 def stream(
@@ -76,17 +79,29 @@ def stream(
         stages = [replace(stage, resources=within_a_node(stage.resources)) for stage in stages]
     progress, alike = Meter(name, len(rows)), Alike()
     left = {row["case_id"]: row for row in rows}
-    guards = [stage.guard for stage in stages]
-    together = noted(run_here(rows, guards), output) if here else _together(rows, stages)
-    with contextlib.closing(together):
-        for row in together:
-            yield _counted(row, progress)
-            left.pop(row["case_id"])
-            alike.add(row["failure"])
+    bound = max(LEAST_LOST, int(SHARE_LOST * len(rows)))
+    for size in (1,) if here else sorted({cases_a_block(len(rows), cores()), 1}, reverse=True):
+        if not left:
+            break
+        todo = list(left.values())
+        if here:
+            together = noted(run_here(todo, [stage.guard for stage in stages]), output)
+        else:
+            together = _together(todo, stages, size, bound)
+        with contextlib.closing(together):
+            for row in together:
+                yield _counted(row, progress)
+                left.pop(row["case_id"])
+                alike.add(row["failure"])
     if left:
         say(f"{name}: {len(left)} cases were lost with their workers; they are done one at a time")
     for row in left.values():
         yield _counted(alone(row, stages), progress)
+
+
+def cases_a_block(cases: int, cores: int) -> int:
+    """How many cases share a task: one where they are few, so that all cores have work to the end."""
+    return min(max(1, cases // (BLOCKS_A_CORE * max(CORES, cores))), MOST_A_BLOCK)
 
 
 def _counted(row: dict, progress: Meter) -> dict:
@@ -97,15 +112,18 @@ def _counted(row: dict, progress: Meter) -> dict:
     return row
 
 
-def _together(rows: list[dict], stages: list[Stage]) -> Iterator[dict]:
+def _together(rows: list[dict], stages: list[Stage], size: int, bound: int) -> Iterator[dict]:
+    """size: cases a task. bound: cases that may be lost with their workers."""
+    import ray.data
     from ray.exceptions import RayError
 
-    cases = one_task_each(rows)
-    cases.context.max_errored_blocks = bound = max(LEAST_LOST, int(SHARE_LOST * len(rows)))
+    blocks = ray.data.from_blocks([pack(rows[start : start + size]) for start in range(0, len(rows), size)])
+    blocks.context.max_errored_blocks = bound // size
     for stage in stages:
-        cases = stage.over(cases)
+        blocks = stage.over(blocks)
     try:
-        yield from cases.iter_rows()
+        for block in blocks.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from unpack(block)
     except RayError as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         problem = f"more than {bound} cases were lost with their workers, the last one by: {said}"

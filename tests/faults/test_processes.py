@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 CASES = 24
-PREDICTING, READING_OR_WRITING = ("ray::MapWorker",), ("ray::Map(",)  # titles of Ray's processes
+PREDICTING, READING_OR_WRITING = ("ray::MapWorker",), ("ray::MapBatches(",)  # titles of Ray's processes
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from bts.errors import LOST, Failure, RunError
 from bts.storage import Store
 from jobs import preprocess, segment
-from jobs.driver import figshare_index, here, sizes
+from jobs.driver import figshare_index, here, pipeline, sizes
 from jobs.driver.outcome import guarded
 from jobs.driver.pipeline import Stage, stream
 from jobs.workers import predict
@@ -59,6 +59,17 @@ def check(output: str, suffix: str, stage: str, capsys) -> None:
 
 
 def test_preprocess_of_a_case_that_kills_its_worker(ray_local, cases, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard))
+    settings = preprocess.Settings(cases=cases, shards=str(tmp_path), ray="yes")
+    assert guarded("preprocess", lambda: preprocess.main(settings)) == 3
+    check(str(tmp_path), ".parquet", "read", capsys)
+
+
+def test_cases_that_shared_a_task_with_one_that_kills_its_worker(
+    ray_local, cases, tmp_path, monkeypatch, capsys
+):
+    """As where cases are many: three are lost together, and the two that are sound are done after all."""
+    monkeypatch.setattr(pipeline, "cases_a_block", lambda cases, cores: 3)
     monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard))
     settings = preprocess.Settings(cases=cases, shards=str(tmp_path), ray="yes")
     assert guarded("preprocess", lambda: preprocess.main(settings)) == 3
