@@ -66,7 +66,7 @@ class Figures:
     """Of one request that reads."""
     put_price: float = 5e-6
     """Of one request that writes or lists."""
-    hand_out_rate: float = 40.0
+    hand_out_rate: float = 300.0
     """Cases a second that one job's driver hands out: what `--driver` measures."""
     prefix_gets: float = 5500.0
     """Reads a second that the store grants one prefix (S3's documented figure)."""
