@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 from stat import S_ISREG
 from typing import BinaryIO
@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import fsspec
 import pyarrow.fs
 
+from bts import s3_listing
 from bts.errors import STORE, UNREADABLE, RunError, UsageError
 
 ATTEMPTS = 8  # of a request to a throttled or failing store, with exponential backoff by the client itself
@@ -125,7 +126,8 @@ class Store:
     def _walk_remote(self, prefix: str) -> Iterator[Entry]:
         try:
             s3 = "s3" in self.fs.protocol
-            found = self._find_s3(prefix) if s3 else self.fs.find(self.path(prefix), detail=True)
+            find = partial(s3_listing.find, self.fs) if s3 else partial(self.fs.find, detail=True)
+            found = find(self.path(prefix))
             bucket = self.root.split("/")[0]
             # A missing prefix is an empty one; a missing bucket is a mistake that must not look like that.
             if not found and not self.fs.exists(bucket):
@@ -138,21 +140,6 @@ class Store:
         for path, info in found.items():
             if info.get("type") != "directory":
                 yield Entry(path[len(self.root) + 1 :], info["size"], *self._version(path, info))
-
-    def _find_s3(self, prefix: str) -> dict[str, dict]:
-        """As s3fs's `find`, which looks for each folder among all others: half a minute for 30,000 cases."""
-        self.fs.connect()
-        parsers = self.fs.session.get_component("response_parser_factory")
-        parsers.set_parser_defaults(timestamp_parser=_moment)
-        bucket, _, key = self.path(prefix).partition("/")
-        found, which = {}, {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
-        while True:
-            page = self.fs.call_s3("list_objects_v2", **which)
-            for info in page.get("Contents", ()):
-                found[f"{bucket}/{info['Key']}"] = {**info, "size": info["Size"]}
-            if not page.get("IsTruncated"):
-                return found
-            which["ContinuationToken"] = page["NextContinuationToken"]
 
     def _version(self, path: str, info: dict) -> tuple[str, float]:
         """(version, when it was written) of an object; each kind of store has its own words."""
@@ -262,16 +249,6 @@ def read_file(uri: str) -> bytes:
         raise UsageError(f"{uri}: cannot be read ({error})") from None
     except OSError as error:
         raise RunError(f"{uri}: cannot be read ({error})") from None
-
-
-def _moment(text: str) -> datetime:
-    """Of an answer of S3: ISO 8601 in a listing, a hundred times as fast as botocore's reader of any date."""
-    from botocore.utils import parse_timestamp
-
-    try:
-        return datetime.fromisoformat(text)
-    except (ValueError, TypeError):
-        return parse_timestamp(text)
 
 
 def _written(stat: os.stat_result) -> float:

@@ -59,13 +59,17 @@ def test_a_missing_bucket_is_no_empty_folder(s3):
         Store("s3://no-such-bucket/x").list()
 
 
-def test_a_listing_of_several_pages(bucket):
-    bucket.directory.mkdir()  # where the server has not looked yet
-    names = [f"{n:04}" for n in range(2500)]
-    for name in names:
-        (bucket.directory / name).write_bytes(b"x")
+@pytest.mark.parametrize("folders", [1, 3, 40])
+def test_a_listing_of_several_pages(bucket, folders):
+    """In one folder; in a few, which are listed side by side; in many."""
+    names = [f"{n:04}" for n in range(2400)]
+    for folder in range(folders):
+        (bucket.directory / str(folder)).mkdir(parents=True)  # where the server has not looked yet
+    keys = sorted(f"{int(name) % folders}/{name}" for name in names)
+    for key in (*keys, "beside"):
+        (bucket.directory / key).write_bytes(b"x")
     entries = Store(bucket.uri).list()
-    assert [entry.key for entry in entries] == names
+    assert [entry.key for entry in entries] == [*keys, "beside"]
     assert {entry.size for entry in entries} == {1} and min(entry.modified for entry in entries) > 1e9
 
 
