@@ -21,8 +21,8 @@ from tests import builders
 
 SMALL = ("--budget.epochs", 1, "--budget.minutes", 0.01)
 SYSTEMS = {
-    "unet2d": ("--size", 48, 48, "--batch", 2),
-    "resunet2d": ("--size", 32, 32),
+    "unet2d": ("--size", 48, 48, "--frame", 48, 48, "--batch", 2),
+    "resunet2d": ("--size", 32, 32, "--frame", 48, 48),
     "unet3d": ("--size", 16, 48, 48, "--sampling.least-tumour", 0),
     "figshare2d": ("--batch", 4),
     "figshare3d": ("--size", 16, 64, 64, "--resize", 64, 64),
