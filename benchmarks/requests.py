@@ -12,9 +12,13 @@ from pathlib import Path
 import numpy as np
 from aiobotocore.client import AioBaseClient
 
+from bts.cases.case import MODALITIES
 from bts.cases.layouts import find_cases
 from bts.cases.worklist import Todo
+from bts.inference.finish import Finish
 from bts.inference.options import SegmentOptions
+from bts.inference.prediction import Prediction
+from bts.model.card import ModelCard, Predicts
 from bts.phantom.case import write_case
 from bts.results.match import match
 from bts.storage import Store
@@ -61,6 +65,13 @@ def say(what: str, counts: Counter) -> None:
     print(f"{what:34}{', '.join(f'{n} {name}' for name, n in sorted(counts.items()))}", flush=True)
 
 
+def nothing() -> Prediction:
+    """Of a model that finds no tumour."""
+    one = np.zeros((3, 1, 1, 1), np.uint8)
+    box = (slice(0, 1),) * 3
+    return Prediction(box=box, labels=one[0], members=(), probabilities=one, totals=(0.0,) * 3)
+
+
 def send(place: str) -> None:
     """The first case of `place`/cases through the three jobs' tasks, which write beside it."""
     names = ("cases", "shards", "labelmaps", "report")
@@ -72,12 +83,12 @@ def send(place: str) -> None:
     with counting() as counts:
         MakeShard(cases, shards)(row)
     say("preprocess, a case", counts)
-    models = [{"name": "m", "digest": "0"}]
-    write = Write(cases, labelmaps, models, "regions", SegmentOptions())
+    card = ModelCard(name="m", digest="0", modalities=MODALITIES, predicts=Predicts("regions", "sigmoid"))
+    models = [{"name": card.name, "digest": card.digest}]
+    write = Write(cases, labelmaps, models, Finish((card,), card.predicts), SegmentOptions())
     with counting() as counts:
         read = Read(cases)({**row, "present": []})
-        labels = np.zeros(read.pop("images").shape[1:], np.uint8)
-        write({**read, "labelmap": labels, "flags": "[]", "expected": "{}", "predict_s": 0.0})
+        write({**read, "said": nothing(), "predict_s": 0.0})
     say("segment, a case", counts)
     pair = match(listing.cases[:1], labelmaps.list()).pairs[0]
     with counting() as counts:

@@ -18,6 +18,7 @@ from bts.cases import worklist
 from bts.cases.case import MODALITIES, Case
 from bts.cases.layouts import find_cases
 from bts.errors import Failure, RunError, UsageError
+from bts.inference.finish import Finish
 from bts.inference.options import SegmentOptions
 from bts.labels import WRITTEN_AS, can_be_written, spelt
 from bts.results import colour_tables
@@ -37,6 +38,7 @@ from jobs.workers.read import Read
 from jobs.workers.write import FORMAT, Write
 
 ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
+GPU_CASES = 2  # at a time in a GPU's actor: one comes and goes while the network is at the other
 IO_CPUS = 0.25  # of a read or write task, which mostly waits for the store
 IO_TASKS = 16  # that read, and as many that write, for a predicting actor that is still to come
 
@@ -78,9 +80,9 @@ class Settings(incremental.Flags, SegmentOptions):
             raise UsageError(f"--gpu-share {self.gpu_share:g}: give more than 0 and at most 1")
 
 
-def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dict], str]:
-    """((name, bytes) of each model, checked; what a result says of each; what they predict together: a key of
-    TARGETS). Raises UsageError naming the one that is no model, or what differs.
+def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dict], Finish]:
+    """((name, bytes) of each model, checked; what a result says of each; what makes a result of their
+    predictions). Raises UsageError naming the one that is no model, or what differs.
     """
     from bts.inference.segmenter import Segmenter  # with torch, which --help does without
     from bts.model.file import BUNDLED
@@ -93,7 +95,7 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dic
             say("the bundled model has seen 45 patients; what it is good for: bts/weights/README.md")
         found += [(name, data) for data in files_of(name)]
     together = Segmenter([load(data, name) for name, data in found], "cpu")  # refuses now, not in an actor
-    return found, [describe(data, name) for name, data in found], together.predicts.targets
+    return found, [describe(data, name) for name, data in found], together.finish
 
 
 def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
@@ -107,7 +109,8 @@ def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
 def main(settings: Settings) -> Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.labelmaps)
-    models, described, targets = read_models(settings.model)
+    models, described, finish = read_models(settings.model)
+    targets = finish.predicts.targets
     listing = list_cases(source, settings.labels, settings.roles)
     who = f"--model {' '.join(settings.model)} (targets {targets})"
     unfit = set_unfit_aside(listing, targets in WRITTEN_AS, source, who)
@@ -116,7 +119,7 @@ def main(settings: Settings) -> Outcome:
     failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     check_apart(listing.cases, source, output)
-    write = Write(source, output, described, targets, settings)
+    write = Write(source, output, described, finish, settings)
     there = {entry.key for entry in output.list()}
     present = results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
@@ -259,9 +262,10 @@ def predict_by_actors(
     device = None if gpus else "cpu"
     how = (partial(ray.get, ray.put(models)), device, threads, settings)
     for some, memory in by_size(rows):  # actors that asked for it would leave none for reading
+        at_once = GPU_CASES if gpus and not memory else 1
         stages = [
             Stage("read", read, size=tasks, resources={**io, **memory}),
-            Stage("predict", Predict, how, actors, resources),
+            Stage("predict", Predict, how, actors, resources, at_once),
             Stage("write", write, size=tasks, resources=io),
         ]
         yield from stream("segment", some, stages, "yes")

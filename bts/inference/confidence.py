@@ -5,10 +5,9 @@ networks are surer than they are right. How much so is known from the held-out c
 Axes: K target, D z slices, H rows (y), W columns (x).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
 from bts.labels import TARGETS, regions_predicted
 
@@ -17,18 +16,22 @@ UNSURE = 0.7
 (Menze et al. 2015, doi:10.1109/TMI.2014.2377694)."""
 
 
-def agreement(probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray, targets: str) -> dict[str, float]:
+def agreement(
+    probabilities_KDHW: np.ndarray, labels_DHW: np.ndarray, totals_K: Sequence[float], targets: str
+) -> dict[str, float]:
     """Soft Dice of each region that the labelmap has, between it and its probabilities, 0 to 1.
 
+    Both may be of the tumour's box alone: totals_K has the sums of the probabilities over all voxels.
     targets: what the K probabilities are of, a key of TARGETS; figshare's types count as one tumour.
     """
     found = {}
     for region, labels in regions_predicted(targets)[0].items():
-        said = torch.from_numpy(np.isin(labels_DHW, labels))
+        said = np.isin(labels_DHW, labels)
         if not said.any():
             continue
-        sure = probabilities_KDHW[_channels(targets, labels)].sum(dim=0)
-        found[region] = (2 * sure[said].sum() / (said.sum() + sure.sum())).item()
+        channels = _channels(targets, labels)
+        inside = sum(float(probabilities_KDHW[k][said].sum(dtype=np.float64)) for k in channels)
+        found[region] = 2 * inside / (int(said.sum()) + sum(totals_K[k] for k in channels))
     return found
 
 

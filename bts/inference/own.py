@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from bts.cases.case import CaseVolume
 from bts.inference.predictor import How, Predictor, pick_modalities
-from bts.model.device import autocast, channels_last
+from bts.model.device import autocast, channels_last, off_device, to_device
 from bts.model.file import Model
 from bts.model.frame import place_in_frame
 from bts.model.nets.folding import folded
 from bts.model.nets.own_statistics import with_own_statistics
-from bts.model.normalise import NOTHING, constants, finish, normalise
+from bts.model.normalise import NOTHING, by_slice, constants, finish, normalise
 from bts.model.resample import resize_images, resize_probabilities
 from bts.model.spacing import working_size
 from bts.model.targets import probabilities, targets_of
@@ -40,10 +40,10 @@ class OwnPredictor(Predictor):
         """Raises CaseError for a case that lacks a modality."""
         model, allowed = self.model, self.how.allow_missing
         images, mean, std = pick_modalities(volume, model.preset.modalities, allowed)
-        images = _at_working_size(_signed(images), volume, model.preset)
-        slices = images.transpose(0, 1)  # (D, C, H, W)
-        known = constants(slices.numpy(), mean, std, model.preset.normalisation, model.preset.frame)
-        known = torch.from_numpy(known)
+        images = _at_working_size(_signed(images), volume, model.preset, self.how.device)
+        slices, settings = images.transpose(0, 1), model.preset.normalisation  # (D, C, H, W)
+        pixels = slices.cpu().numpy() if by_slice(settings) else slices
+        known = to_device(constants(pixels, mean, std, settings, model.preset.frame), self.how.device)
         if model.preset.volumetric:
             found = self._windows(images, known.transpose(0, 1))
         else:
@@ -63,28 +63,32 @@ class OwnPredictor(Predictor):
         network sees rows and columns: what pooling needs, or the frame.
         """
         preset = self.model.preset
-        settings, targets = preset.normalisation, targets_of(preset)
-        near, least = preset.sampling.neighbours, preset.layers.multiple
+        settings, near, least = preset.normalisation, preset.sampling.neighbours, preset.layers.multiple
         rows, columns = multiples
-        found = torch.zeros((len(images_DCHW), targets, *images_DCHW.shape[2:]))
-        for indices in torch.arange(len(images_DCHW)).split(self.how.batch or preset.inference.batch):
-            seen = images_DCHW[max(0, int(indices[0]) - near) : int(indices[-1]) + near + 1]
-            box = _extent(seen) if settings.keeps_zero else _whole(seen)
+        depth, _, *size = images_DCHW.shape
+        filled = _lines(images_DCHW) if settings.keeps_zero else [np.ones((depth, n), bool) for n in size]
+        found = torch.zeros((targets_of(preset), depth, *size), device=self.how.device)
+        batch = self.how.batch or preset.inference.batch
+        for first in range(0, depth, batch):
+            last = min(first + batch, depth)
+            around = slice(max(0, first - near), min(last + near, depth))
+            box = tuple(_extent(lines[around].any(axis=0)) for lines in filled)
             above, left = ((at + side.start) % n for at, side, n in zip(place, box, multiples, strict=True))
-            images = _with_neighbours(images_DCHW[(..., *box)], indices, near)
-            known = _with_neighbours(known_DC4, indices, near)
+            images = normalise(images_DCHW[(around, slice(None), *box)], known_DC4[around])
             height, width = images.shape[2:]
-            # Before normalising: what is added is background, as in training.
             right, below = -(left + width) % columns, -(above + height) % rows
             tiny = left + width + right == above + height + below == least
             if tiny and preset.layers.norm == "instance":
                 right += least  # at its deepest it would norm single values, which PyTorch refuses
-            images = functional.pad(images, (left, right, above, below))
-            images, known = images.to(self.how.device), known.to(self.how.device)
-            images = finish(normalise(images, known), known, settings)
-            probable = self._forward(images).cpu()
-            found[(indices, slice(None), *box)] = probable[..., above : above + height, left : left + width]
-        return found.transpose(0, 1)
+            # Before `finish`: what is added is background, as in training; so are slices beyond the ends.
+            beyond = (near - (first - around.start), near - (around.stop - last))
+            images = functional.pad(images, (left, right, above, below, 0, 0, *beyond))
+            known = functional.pad(known_DC4[around], (0, 0, 0, 0, *beyond))
+            images, known = _with_neighbours(images, near), _with_neighbours(known, near)
+            images = finish(images, known, settings)
+            probable = self._forward(images)[..., above : above + height, left : left + width]
+            found[(slice(None), slice(first, last), *box)] = probable.transpose(0, 1)
+        return found
 
     def _windows(self, images_CDHW: torch.Tensor, known_CD4: torch.Tensor) -> torch.Tensor:
         """Overlapping windows, blended by a Gaussian → (K, D, H, W)."""
@@ -93,7 +97,7 @@ class OwnPredictor(Predictor):
         size = _window_size(preset, shape)
         short = [max(0, side - n) for n, side in zip(shape, size, strict=True)]
         images = functional.pad(images_CDHW, (0, short[2], 0, short[1], 0, short[0]))
-        nothing = torch.tensor(NOTHING, dtype=known_CD4.dtype).expand(len(known_CD4), short[0], 4)
+        nothing = known_CD4.new_tensor(NOTHING).expand(len(known_CD4), short[0], 4)
         known = torch.cat([known_CD4, nothing], dim=1)
         weight = _gaussian(size).to(self.how.device)
         total = torch.zeros((targets_of(preset), *images.shape[1:]), device=self.how.device)
@@ -102,13 +106,13 @@ class OwnPredictor(Predictor):
         corners = list(_corners(images.shape[1:], size, preset.inference.overlap))
         for some in (corners[i : i + batch] for i in range(0, len(corners), batch)):
             boxes = [tuple(slice(a, a + side) for a, side in zip(at, size, strict=True)) for at in some]
-            cuts = torch.stack([images[(slice(None), *box)] for box in boxes]).to(self.how.device)
-            deep = torch.stack([known[:, box[0]] for box in boxes]).to(self.how.device)
+            cuts = torch.stack([images[(slice(None), *box)] for box in boxes])
+            deep = torch.stack([known[:, box[0]] for box in boxes])
             cuts = finish(normalise(cuts, deep), deep, settings)
             for box, found in zip(boxes, self._forward(cuts), strict=True):
-                total[(slice(None), *box)] += found * weight
+                total[(slice(None), *box)] += found.mul_(weight)
                 weights[box] += weight
-        return (total / weights)[:, : shape[0], : shape[1], : shape[2]].cpu()
+        return total.div_(weights)[:, : shape[0], : shape[1], : shape[2]]
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised images, each side a multiple of what the network wants → probabilities (B, K, …)."""
@@ -120,7 +124,7 @@ class OwnPredictor(Predictor):
             )
         found = probabilities(logits, self.model.preset)
         if mirrored is not None:
-            found = (found + probabilities(mirrored, self.model.preset).flip(-1)) / 2
+            found = found.add_(probabilities(mirrored, self.model.preset).flip(-1)).div_(2)
         return found
 
 
@@ -138,18 +142,19 @@ def _place(volume, preset: Preset, size: Sequence[int]) -> tuple[tuple[int, int]
     return tuple(zip(*((old, least) if at is None else (at, n) for at, n, old, least in both), strict=True))
 
 
-def _at_working_size(images_CDHW: torch.Tensor, volume, preset: Preset) -> torch.Tensor:
-    """Voxels as the network wants them: 1 mm, or the whole slice at the preset's own size.
+def _at_working_size(images_CDHW: np.ndarray, volume, preset: Preset, device: torch.device) -> torch.Tensor:
+    """Voxels on the device, as the network wants them: 1 mm, or the whole slice at the preset's own size.
 
     A 2D network never looks along z, and needs no slices that were not scanned: z stays as it is.
     """
     if preset.resize:
-        whole = torch.from_numpy(volume.whole(images_CDHW.numpy())[:, _depth(volume)])
+        whole = to_device(volume.whole(images_CDHW)[:, _depth(volume)], device)
         return resize_images(whole.transpose(0, 1), preset.resize).transpose(0, 1)
+    images = to_device(images_CDHW, device)
     if preset.volumetric:
-        return resize_images(images_CDHW[None], working_size(images_CDHW.shape[1:], volume.grid.zooms))[0]
-    work = working_size(images_CDHW.shape[2:], volume.grid.zooms[1:])
-    return resize_images(images_CDHW.transpose(0, 1), work).transpose(0, 1)
+        return resize_images(images[None], working_size(images.shape[1:], volume.grid.zooms))[0]
+    work = working_size(images.shape[2:], volume.grid.zooms[1:])
+    return resize_images(images.transpose(0, 1), work).transpose(0, 1)
 
 
 def _at_source_size(found_KDHW: torch.Tensor, volume, preset: Preset) -> torch.Tensor:
@@ -168,28 +173,22 @@ def _depth(volume) -> slice:
     return slice(volume.origin[0], volume.origin[0] + np.shape(volume.images)[1])
 
 
-def _with_neighbours(slices: torch.Tensor, indices: torch.Tensor, near: int) -> torch.Tensor:
-    """(D, C, …) → (B, C·(2·near + 1), …): each slice of `indices` with those around it, 0 beyond the ends."""
-    if not near:
-        return slices[indices]
-    around = indices[:, None] + torch.arange(-near, near + 1)
-    there = (around >= 0) & (around < len(slices))
-    found = slices[around.clamp(0, len(slices) - 1)]  # (B, 2·near + 1, C, …)
-    found = found * there.reshape(*there.shape, *[1] * (found.ndim - 2))
-    return found.transpose(1, 2).flatten(1, 2)
+def _with_neighbours(slices: torch.Tensor, near: int) -> torch.Tensor:
+    """(near + B + near, C, …) → (B, C·(2·near + 1), …): each of the B slices with those around it."""
+    last = len(slices) - 2 * near
+    return torch.stack([slices[n : n + last] for n in range(2 * near + 1)], dim=2).flatten(1, 2)
 
 
-def _extent(images_BCHW: torch.Tensor) -> tuple[slice, slice]:
-    """(rows, columns) that hold all that is not 0: slices near the crown have half the brain's extent."""
-    lines, box = images_BCHW.any(dim=0).any(dim=0), []
-    for axis in (1, 0):
-        brain = torch.nonzero(lines.any(dim=axis)).flatten().tolist() or [0]
-        box.append(slice(max(0, brain[0] - MARGIN), min(brain[-1] + 1 + MARGIN, lines.shape[1 - axis])))
-    return tuple(box)
+def _lines(images_DCHW: torch.Tensor) -> list[np.ndarray]:
+    """Rows (D, H) and columns (D, W) in which a slice is not 0 everywhere."""
+    filled = (images_DCHW != 0).any(dim=1).to(torch.uint8)
+    return [lines > 0 for lines in off_device(filled.amax(dim=2), filled.amax(dim=1))]
 
 
-def _whole(images_BCHW: torch.Tensor) -> tuple[slice, slice]:
-    return tuple(slice(0, side) for side in images_BCHW.shape[2:])
+def _extent(filled_N: np.ndarray) -> slice:
+    """Where rows, or columns, are filled: slices near the crown have half the brain's extent."""
+    brain = np.flatnonzero(filled_N) if filled_N.any() else [0]
+    return slice(max(0, int(brain[0]) - MARGIN), min(int(brain[-1]) + 1 + MARGIN, len(filled_N)))
 
 
 def _window_size(preset: Preset, shape: Sequence[int]) -> tuple[int, ...]:
@@ -222,7 +221,7 @@ def _gaussian(size: tuple[int, ...]) -> torch.Tensor:
     return weight.clamp(min=1e-3)
 
 
-def _signed(images: np.ndarray) -> torch.Tensor:
+def _signed(images: np.ndarray) -> np.ndarray:
     """Pixels as a contiguous type that torch computes with: uint16 has few operations there."""
     dtype = np.float32 if images.dtype == np.uint16 else images.dtype
-    return torch.from_numpy(np.ascontiguousarray(images, dtype=dtype))
+    return np.ascontiguousarray(images, dtype=dtype)

@@ -34,7 +34,8 @@ class Predictor(ABC):
 
     @abstractmethod
     def probabilities(self, volume: CaseVolume) -> torch.Tensor:
-        """A case → float32 (K, D, H, W) on its crop (see `whole`), on the CPU: what card.predicts says.
+        """A case → float32 (K, D, H, W) on its crop (see `whole`), on any device: what card.predicts says. It
+        is the caller's to change.
 
         Raises CaseError for a case that it cannot predict.
         """
@@ -45,12 +46,15 @@ def pick_modalities(volume, wanted: Sequence[str], allow_missing: Collection[str
 
     Raises CaseError for another missing one.
     """
-    there = ~np.isin(wanted, missing_of(volume, wanted, allow_missing))
-    channels = [volume.modalities.index(name) for name in np.array(wanted)[there]]
-    images = np.zeros((len(wanted), *np.shape(volume.images)[1:]), volume.images.dtype)
+    missing = missing_of(volume, wanted, allow_missing)
+    images = np.empty((len(wanted), *np.shape(volume.images)[1:]), volume.images.dtype)
     mean, std = np.zeros(len(wanted), np.float32), np.ones(len(wanted), np.float32)
-    for found, of in zip((images, mean, std), (volume.images, volume.mean, volume.std), strict=True):
-        found[there] = np.asarray(of)[channels]
+    for n, name in enumerate(wanted):
+        if name in missing:
+            images[n] = 0
+            continue
+        at = volume.modalities.index(name)
+        images[n], mean[n], std[n] = volume.images[at], volume.mean[at], volume.std[at]
     return images, mean, std
 
 

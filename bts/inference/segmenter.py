@@ -3,8 +3,8 @@
 Axes: B batch, C channel (modality), K target, D z slices, H rows (y), W columns (x).
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from functools import reduce
 
 import numpy as np
 import torch
@@ -12,17 +12,15 @@ import torch
 from bts.cases.case import CaseVolume
 from bts.errors import CaseError
 from bts.inference import foreign
-from bts.inference.confidence import agreement, expected_dice
+from bts.inference.confidence import agreement
+from bts.inference.finish import Finish
 from bts.inference.own import OwnPredictor
-from bts.inference.postprocess import tidy
+from bts.inference.prediction import CERTAIN, Box, Prediction
 from bts.inference.predictor import How, Predictor
 from bts.model.adopted import Adopted
-from bts.model.device import pick_device
+from bts.model.device import off_device, pick_device, to_device
 from bts.model.file import Model
 from bts.model.targets import common, converted, decode
-from bts.settings import Inference
-
-LEAST = ("min_et_ml", "min_et_share", "min_tumour_ml", "min_core_ml", "min_et_piece_ml")
 
 
 class Segmenter:
@@ -46,13 +44,15 @@ class Segmenter:
         if not models:
             raise ValueError("a Segmenter needs at least one model")
         self.allow_missing = frozenset(allow_missing)
-        how = How(device=pick_device(device), flips=flips, batch=batch, allow_missing=self.allow_missing)
+        self.device = pick_device(device)
+        how = How(device=self.device, flips=flips, batch=batch, allow_missing=self.allow_missing)
         self.predicts = common([model.card.predicts for model in models])
         self.models = [predictor_of(model, how) for model in models]
-        cards = [model.card for model in self.models]
-        self.settings = shared([card.inference for card in cards])
-        self.brain_only = any(card.brain_only for card in cards)
-        self.whole = not self.brain_only and any(model.whole for model in self.models)
+        cards = tuple(model.card for model in self.models)
+        whole = not any(card.brain_only for card in cards) and any(model.whole for model in self.models)
+        self.finish = Finish(cards, self.predicts, whole)
+        """What is left to do of a prediction, without the networks."""
+        self.settings = self.finish.settings
 
     def __call__(self, volume: CaseVolume) -> np.ndarray:
         """A case → uint8 (D, H, W) labels of the project on the grid of `seen`.
@@ -64,77 +64,102 @@ class Segmenter:
     def seen(self, volume: CaseVolume) -> CaseVolume:
         """The case on the grid of its results: the crop to the brain, or the whole where a model of another
         tool labels what lies around the brain too."""
-        return volume.uncropped() if self.whole else volume
+        return self.finish.seen(volume)
 
     def tidied(self, volume: CaseVolume, labels_DHW: np.ndarray) -> np.ndarray:
         """What `decoded` labels amount to, seen as a whole, as uint8 (D, H, W)."""
-        if not self.within_brain(volume):
-            return labels_DHW
-        brain = volume.brain
-        return tidy(labels_DHW * brain, self.settings, float(np.prod(volume.grid.zooms))) * brain
-
-    def within_brain(self, volume: CaseVolume) -> bool:
-        """Whether labels and probabilities outside the brain are taken away."""
-        return self.brain_only and volume.traits.stripped
+        return self.finish.tidied(volume, labels_DHW)
 
     def decoded(self, probabilities_KDHW: torch.Tensor) -> np.ndarray:
         """The likeliest labels voxel by voxel, before anything is known of the whole, as uint8 (D, H, W)."""
-        return decode(probabilities_KDHW, self.predicts, self.settings.threshold).numpy()
-
-    def as_bytes(self, volume: CaseVolume, probabilities_KDHW: torch.Tensor) -> np.ndarray:
-        """Probabilities as uint8 (K, D, H, W): 255 is 1, from 128 on it is over 0.5; 0 outside the brain,
-        where no tumour is looked for. What `tidied` changes stays as the network sees it."""
-        found = torch.ceil(probabilities_KDHW * 255 - 0.5).to(torch.uint8).numpy()
-        return found * volume.brain if self.within_brain(volume) else found
+        return self._decoded(probabilities_KDHW).cpu().numpy()
 
     def agreement(
         self, volume: CaseVolume, probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray
     ) -> dict[str, float]:
         """Soft Dice of the probabilities and the labels, by region (see `confidence`), within the brain."""
-        if self.within_brain(volume):
-            probabilities_KDHW = probabilities_KDHW * torch.from_numpy(volume.brain)
-        return agreement(probabilities_KDHW, labels_DHW, self.predicts.targets)
-
-    def expected_dice(
-        self, volume: CaseVolume, probabilities_KDHW: torch.Tensor, labels_DHW: np.ndarray
-    ) -> dict[str, float]:
-        """Dice to expect of the labels, by region, from what each model's held-out cases got: their mean."""
-        agreed = self.agreement(volume, probabilities_KDHW, labels_DHW)
-        each = [expected_dice(agreed, model.card.validation) for model in self.models]
-        known = [region for region in each[0] if all(region in of for of in each)]
-        return {region: sum(of[region] for of in each) / len(each) for region in known}
+        found = probabilities_KDHW.cpu()
+        if self.finish.within_brain(volume):
+            found = found * torch.from_numpy(volume.brain)
+        return agreement(found.numpy(), labels_DHW, found.sum(dim=(1, 2, 3)).tolist(), self.predicts.targets)
 
     def probabilities(self, volume: CaseVolume) -> torch.Tensor:
-        """A case → float32 (K, D, H, W) probabilities of the targets as `seen`, mean of all models."""
-        return sum(self.each(volume)) / len(self.models)
+        """A case → float32 (K, D, H, W) probabilities of the targets as `seen`, mean of all models, on the
+        CPU."""
+        return sum(found.cpu() for found in self.each(volume)) / len(self.models)
 
     @torch.inference_mode()
-    def each(self, volume: CaseVolume) -> list[torch.Tensor]:
-        """The probabilities of every model by itself."""
-        return [self._predict(model, volume) for model in self.models]
+    def predict(self, volume: CaseVolume, brain_DHW: np.ndarray, probabilities: bool = False) -> Prediction:
+        """What the models say of a case, all of it made on the device; `finish` makes a result of it.
+
+        brain_DHW: `brain` of the case as `seen`. probabilities: give those of all voxels too.
+        Raises CaseError as `__call__` does.
+        """
+        mean, members = self._mean(volume)
+        if self.finish.within_brain(volume):
+            mean.mul_(to_device(brain_DHW, self.device))
+        labels = self._decoded(mean)
+        box = box_of(reduce(torch.bitwise_or, members, labels))
+        sure = (mean[(slice(None), *box)] * CERTAIN).round_().to(torch.uint16)
+        totals = mean.sum(dim=(1, 2, 3))
+        whole = [mean.mul_(255).sub_(0.5).ceil_().to(torch.uint8)] if probabilities else []
+        found = off_device(sure, totals, labels[box], *(one[box] for one in members), *whole)
+        return Prediction(
+            box=box,
+            probabilities=found[0],
+            totals=tuple(found[1].tolist()),
+            labels=found[2],
+            members=tuple(found[3 : 3 + len(members)]),
+            whole=found[-1] if probabilities else None,
+        )
+
+    def _mean(self, volume: CaseVolume) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(mean of all models' probabilities, the labels of each where they are several)."""
+        first, *others = self.models
+        mean = self._predict(first, volume)
+        if not others:
+            return mean, []
+        members = [self._decoded(mean)]
+        for model in others:
+            found = self._predict(model, volume)
+            members.append(self._decoded(found))
+            mean += found
+        return mean.div_(len(self.models)), members
+
+    @torch.inference_mode()
+    def each(self, volume: CaseVolume) -> Iterator[torch.Tensor]:
+        """The probabilities of every model by itself, on the device; the caller may change them."""
+        for model in self.models:
+            yield self._predict(model, volume)
+
+    def _decoded(self, probabilities_KDHW: torch.Tensor) -> torch.Tensor:
+        return decode(probabilities_KDHW, self.predicts, self.settings.threshold)
 
     def _predict(self, model: Predictor, volume: CaseVolume) -> torch.Tensor:
-        found = model.probabilities(volume)
-        if not torch.isfinite(found).all():
+        found = model.probabilities(volume).to(self.device)
+        if not torch.isfinite(found.sum()):
             problem = f"the network {model.card.name} ({model.card.digest}) gives no numbers"
             mend = "look at the images, and at the GPU"
             raise CaseError(problem, mend=mend, case=volume.case_id, stage="predict")
-        if model.whole and not self.whole:
+        if model.whole and not self.finish.whole:
             found = found[(slice(None), *volume.box)]
-        elif self.whole and not model.whole:
-            found = torch.from_numpy(volume.whole(found.numpy()))
-        return converted(found, model.card.predicts, self.predicts)
+        elif self.finish.whole and not model.whole:
+            around = torch.zeros((len(found), *volume.grid.shape), device=found.device)
+            around[(slice(None), *volume.box)] = found
+            found = around
+        # PyTorch sums contiguous float32 pair by pair; any other volume's sum is off in its 5th digit.
+        return converted(found, model.card.predicts, self.predicts).contiguous()
+
+
+def box_of(labels_DHW: torch.Tensor) -> Box:
+    """The smallest box that holds every label (uint8) that is not 0, of one voxel at least."""
+    rows, columns = labels_DHW.amax(dim=2), labels_DHW.amax(dim=0).amax(dim=0)
+    lines = (rows.amax(dim=1), rows.amax(dim=0), columns)
+    ends = [np.flatnonzero(line)[[0, -1]] if line.any() else (0, 0) for line in off_device(*lines)]
+    z, y, x = (slice(int(first), int(last) + 1) for first, last in ends)
+    return z, y, x
 
 
 def predictor_of(model: Model | Adopted, how: How) -> Predictor:
     """A model as `Segmenter` runs it. Raises UsageError for an adopted one that this version cannot run."""
     return foreign.predictor(model, how) if isinstance(model, Adopted) else OwnPredictor(model, how)
-
-
-def shared(settings: Sequence[Inference]) -> Inference:
-    """How the mean of several models becomes labels: their mean threshold, which is each one's own applied to
-    its own share; and what all of them take away or fill."""
-    fewest = {name: min(getattr(one, name) for one in settings) for name in LEAST}
-    threshold = sum(one.threshold for one in settings) / len(settings)
-    filled = all(one.fill_core for one in settings)
-    return replace(settings[0], threshold=threshold, fill_core=filled, **fewest)

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -38,3 +39,20 @@ def channels_last(dims: int) -> torch.memory_format:
 def in_channels_last(network: nn.Module, dims: int) -> nn.Module:
     """The network itself, its weights in that order."""
     return network.to(memory_format=channels_last(dims))  # type: ignore[call-overload]  # torch's types lack it
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The array there; a GPU takes it from pinned memory while the CPU goes on."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def off_device(*tensors: torch.Tensor) -> list[np.ndarray]:
+    """Tensors of one device as arrays; off a GPU all at once, into pinned memory."""
+    if tensors[0].device.type != "cuda":
+        return [tensor.contiguous().numpy() for tensor in tensors]
+    pinned = [torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in tensors]
+    for place, tensor in zip(pinned, tensors, strict=True):
+        place.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return [place.numpy() for place in pinned]

@@ -18,6 +18,11 @@ NOTHING = (0, 0, 0, 1)
 """CONSTANTS of a slice that is not there."""
 
 
+def by_slice(settings: Normalisation) -> bool:
+    """Whether `constants` looks at the pixels; otherwise at their number of slices and modalities alone."""
+    return settings.kind.startswith("slice_")
+
+
 def constants(
     images_SCHW: np.ndarray,
     mean_C: np.ndarray,
@@ -89,9 +94,9 @@ def normalise(images: torch.Tensor, constants: torch.Tensor) -> torch.Tensor:
 
     So the background neither depends on the scanner nor shifts with the mean; `finish` sets its last value.
     """
-    raw = images.float()
     low, high, shift, scale = constants[..., None, None, :].unbind(-1)
-    return torch.where(raw != 0, (raw.clamp(low, high) - shift) / scale.clamp(min=1e-6), 0.0)
+    found = images.float().clamp(low, high).sub_(shift).div_(scale.clamp(min=1e-6))
+    return found.masked_fill_(images == 0, 0.0)
 
 
 def finish(images: torch.Tensor, constants: torch.Tensor, settings: Normalisation) -> torch.Tensor:

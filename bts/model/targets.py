@@ -46,9 +46,9 @@ def decode(probabilities_KDHW: torch.Tensor, predicts: Predicts | Preset, thresh
     """Probabilities (K, D, H, W) → uint8 (D, H, W) labels of the project; 1 is any tumour for `tumour`."""
     targets = TARGETS[predicts.targets]
     if predicts.targets == "regions":
-        labels = torch.zeros(probabilities_KDHW.shape[1:], dtype=torch.uint8)
+        labels = probabilities_KDHW.new_zeros(probabilities_KDHW.shape[1:], dtype=torch.uint8)
         for region, label in PAINT.items():
-            labels[probabilities_KDHW[list(targets).index(region)] > threshold] = label
+            labels.masked_fill_(probabilities_KDHW[list(targets).index(region)] > threshold, label)
         return labels
     highest, winner = probabilities_KDHW.max(dim=0)
     rest = 1 - probabilities_KDHW.sum(dim=0)

@@ -44,6 +44,8 @@ class Stage:
     size: int | None = None
     """Tasks or actors at a time; None: tasks, as many as there is room for."""
     resources: dict[str, float] = field(default_factory=dict)
+    at_once: int = 1
+    """Rows that each actor does at the same time, in threads."""
 
     @property
     def guard(self) -> Guard:
@@ -58,7 +60,9 @@ class Stage:
         made_of = (self.name, self.task, self.args)
         how = {"batch_size": None, "batch_format": "pyarrow", **self.resources}
         if isinstance(self.task, type):
-            pool = {"compute": ActorPoolStrategy(size=self.size)}
+            threads = {"max_concurrent_calls_per_actor": self.at_once}
+            threads["enable_true_multi_threading"] = self.at_once > 1
+            pool = {"compute": ActorPoolStrategy(size=self.size, **threads)}
             return tried(blocks.map_batches, kind, fn_constructor_args=made_of, **pool, **how)
         pool = {"compute": TaskPoolStrategy(size=self.size)} if self.size else {}
         return tried(blocks.map_batches, kind(*made_of).__call__, **pool, **how)

@@ -4,10 +4,13 @@ A row carries a case from stage to stage; one with a `failure` or a `stop` passe
 of what a task raises and drops what it was given, so all that a stage raises travels to the driver as a row.
 """
 
+import threading
 import traceback
 from collections.abc import Callable
 
 from bts.errors import CaseError, Failure, RunError
+
+MAKING = threading.Lock()  # an actor may do several rows at once: the first of them makes its task
 
 
 class Guard:
@@ -24,7 +27,7 @@ class Guard:
         case_id = row["case_id"]
         try:
             if isinstance(self.task, type):
-                self.task = self.task(*self.args)
+                self._make()
             return {"failure": "", "stop": "", **self.task(row), "case_id": case_id}
         except RunError as error:
             return {"case_id": case_id, "failure": "", "stop": str(error)}
@@ -33,6 +36,11 @@ class Guard:
         except Exception as error:
             failure = unforeseen(case_id, self.stage, error)
         return {"case_id": case_id, "failure": failure.to_json(), "stop": ""}
+
+    def _make(self) -> None:
+        with MAKING:
+            if isinstance(self.task, type):
+                self.task = self.task(*self.args)
 
 
 def call(guard: Guard, row: dict) -> dict:

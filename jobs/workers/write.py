@@ -1,4 +1,5 @@
-"""The last stage of jobs.segment: labels → the labelmap, then the marker that makes it count. No torch."""
+"""The last stage of jobs.segment: what the networks said → the labelmap, then the marker that makes it count.
+No torch."""
 
 import importlib.metadata
 import json
@@ -9,7 +10,9 @@ from datetime import UTC, datetime
 
 from bts.cases.case import Case, CaseVolume
 from bts.cases.worklist import Todo
+from bts.inference.finish import Finish
 from bts.inference.options import SegmentOptions
+from bts.inference.prediction import Prediction
 from bts.labels import TARGETS, spelt
 from bts.results.files import SIGNATURE, encode, encode_probabilities
 from bts.results.layout import convention_of, held, marker_key, versions_of
@@ -20,13 +23,14 @@ FORMAT = 4  # raised when a labelmap changes for the same input and model; part 
 
 
 class Write:
-    """Labels → the source's grid and convention, the labelmap, then the marker that makes it count."""
+    """A prediction → labels on the source's grid and in its convention, the labelmap, then the marker."""
 
     def __init__(
-        self, cases: Store, output: Store, models: list[dict], targets: str, options: SegmentOptions
+        self, cases: Store, output: Store, models: list[dict], finish: Finish, options: SegmentOptions
     ):
-        """cases: where they lie; models: name and digest of each; targets: what they predict."""
-        self.cases, self.output, self.models, self.targets = cases, output, models, targets
+        """cases: where they lie; models: name and digest of each; finish: how a prediction becomes labels."""
+        self.cases, self.output, self.models, self.finish = cases, output, models, finish
+        self.targets = targets = finish.predicts.targets
         self.options, self.labels = options, spelt(options.labels)
         self.sure_of = tuple(TARGETS[targets]) if options.probabilities else ()
         """Targets whose probabilities are asked for."""
@@ -36,17 +40,18 @@ class Write:
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
         case = Case.from_json(row["case"])
-        volume = CaseVolume.described(row["labelmap"][None], row["volume"])
-        whole = volume.whole(volume.images[0])
+        volume = self.finish.seen(CaseVolume.outlined(row["outline"], row["volume"]))
+        said: Prediction = row["said"]
+        labels, flags, expected = self.finish(volume, said, json.loads(row["noise"]))
+        whole = volume.whole(labels)
         convention = convention_of(case, self.labels, self.targets)
         digests = "+".join(m["digest"] for m in self.models)
         files = encode(case, whole, volume.grid, convention, SIGNATURE + digests)
-        flags, expected = json.loads(row["flags"]), json.loads(row["expected"])
         if self.options.hold_flagged and flags:
             files = {held(key): data for key, data in files.items()}
         place = next(iter(files.items()))
-        if self.sure_of:
-            sure = volume.whole(row["probabilities"])
+        if said.whole is not None:
+            sure = volume.whole(said.whole)
             files |= encode_probabilities(case, sure, self.sure_of, volume.grid, SIGNATURE + digests)
         # A marker of older voxels must be gone before they are replaced, or a crash would leave it lying.
         for key in row["older"]:
@@ -67,7 +72,7 @@ class Write:
         )
         key = marker_key(case.id, row["fingerprint"])
         self.output.put(key, marker.to_json())
-        return {"flags": row["flags"]}
+        return {"flags": json.dumps(flags)}
 
     def put(self, files: dict[str, bytes], present: Iterable[str]) -> None:
         """Write them all; what else is present of the case is outdated, and goes."""

@@ -4,6 +4,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -162,3 +163,19 @@ def test_one_large_case_holds_no_other_back():
     ]
     assert asked == {"memory": 3 * sizes.LARGE * sizes.MEMORY_A_BYTE} and not nothing
     assert [some for some, _ in sizes.by_size(others)] == [others] and not list(sizes.by_size([]))
+
+
+def test_an_actor_does_as_many_cases_at_a_time_as_its_stage_says(ray_local):
+    """A GPU's actor has a second case at hand while its network is at the first."""
+
+    class Meeting:
+        def __init__(self):
+            self.both = threading.Barrier(2)
+
+        def __call__(self, row: dict) -> dict:
+            self.both.wait(timeout=60)
+            return {}
+
+    stages = [Stage("predict", Meeting, size=1, resources={"num_cpus": 0.5}, at_once=2)]
+    done = list(stream("meet", [{"case_id": name} for name in NAMES], stages))
+    assert len(done) == len(NAMES) and not any(row["failure"] for row in done)

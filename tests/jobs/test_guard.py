@@ -1,5 +1,8 @@
 """What a stage raises becomes a row; three of a kind in a row end the run, and add no try to any case."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from bts.cases.layouts import find_cases
@@ -153,3 +156,19 @@ def test_whose_trouble_a_read_is(error, kind, tmp_path):
         load_case(case, Refusing(tmp_path, error))
     assert (caught.value.kind, caught.value.stage) == (kind, "read")
     assert Failure.of(caught.value).kind == kind
+
+
+def test_several_rows_at_a_time_make_a_class_once():
+    class Slow:
+        def __init__(self):
+            made.append(self)
+            time.sleep(0.05)
+
+        def __call__(self, row):
+            return {}
+
+    made = []
+    guard = Guard("predict", Slow)
+    with ThreadPoolExecutor(4) as threads:
+        rows = list(threads.map(guard, [{"case_id": str(n)} for n in range(4)]))
+    assert len(made) == 1 and not any(row["failure"] for row in rows)

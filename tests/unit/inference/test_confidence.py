@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,37 +8,41 @@ from bts.inference import confidence
 LABELS = np.array([[[0, 0, 2, 2, 1, 3]]], np.uint8)
 
 
-def of_regions(wt, tc, et) -> torch.Tensor:
-    return torch.tensor([wt, tc, et], dtype=torch.float32).reshape(3, 1, 1, 6)
+def of_regions(wt, tc, et) -> np.ndarray:
+    return np.array([wt, tc, et], np.float32).reshape(3, 1, 1, 6)
+
+
+def agreement(sure_KDHW: np.ndarray, labels_DHW: np.ndarray, targets: str) -> dict[str, float]:
+    return confidence.agreement(sure_KDHW, labels_DHW, sure_KDHW.sum(axis=(1, 2, 3)), targets)
 
 
 def test_certain_probabilities_agree_wholly():
     sure = of_regions([0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1])
-    assert confidence.agreement(sure, LABELS, "regions") == {"WT": 1.0, "TC": 1.0, "ET": 1.0}
+    assert agreement(sure, LABELS, "regions") == {"WT": 1.0, "TC": 1.0, "ET": 1.0}
 
 
 def test_agreement_by_hand():
     half = of_regions([0, 0.5, 1, 1, 1, 0.5], [0] * 6, [0, 0, 0, 0, 0, 0.6])
-    found = confidence.agreement(half, LABELS, "regions")
+    found = agreement(half, LABELS, "regions")
     # WT: 2 × (1 + 1 + 1 + 0.5) over 4 voxels and a sum of 4.
     assert found == pytest.approx({"WT": 7 / 8, "TC": 0.0, "ET": 1.2 / 1.6})
 
 
 def test_labels_and_types_are_added_up_to_regions():
-    labels = torch.zeros(3, 1, 1, 6)
+    labels = np.zeros((3, 1, 1, 6), np.float32)
     labels[0, ..., 4], labels[1, ..., 2:4], labels[2, ..., 5] = 0.9, 0.8, 0.7  # NCR, ED, ET
-    found = confidence.agreement(labels, LABELS, "labels")
+    found = agreement(labels, LABELS, "labels")
     total = 0.9 + 1.6 + 0.7
     assert found["WT"] == pytest.approx(2 * total / (4 + total))
     assert found["TC"] == pytest.approx(2 * 1.6 / (2 + 1.6))
-    types = confidence.agreement(labels, LABELS, "tumour_types")
+    types = agreement(labels, LABELS, "tumour_types")
     assert types == pytest.approx({"tumour": 2 * total / (4 + total)})
 
 
 def test_a_region_that_the_labelmap_lacks_is_left_out():
-    assert confidence.agreement(torch.full((3, 1, 1, 6), 0.4), LABELS * 0, "regions") == {}
+    assert agreement(np.full((3, 1, 1, 6), 0.4), LABELS * 0, "regions") == {}
     # Label 1 alone: a core that does not enhance.
-    core = confidence.agreement(torch.full((3, 1, 1, 6), 0.4), LABELS % 2, "regions")
+    core = agreement(np.full((3, 1, 1, 6), 0.4), LABELS % 2, "regions")
     assert set(core) == {"WT", "TC"}
 
 

@@ -81,14 +81,15 @@ def test_its_labels_are_its_own_outside_the_brain_too(case):
     found = segmenter.probabilities(case)
     found[2, 0, 0, 0] = 1
     case = replace(case, images=case.images * (np.indices(case.images.shape[1:]).sum(axis=0) > 0))
-    labels = segmenter.tidied(case, segmenter.decoded(found))
-    assert labels[0, 0, 0] == 3 and segmenter.as_bytes(case, found)[2, 0, 0, 0] == 255
+    segmenter.models[0].probabilities = lambda volume: found.clone()
+    labels, said = segmenter(case), segmenter.predict(case, case.brain, probabilities=True)
+    assert labels[0, 0, 0] == 3 and said.whole[2, 0, 0, 0] == 255
 
 
 def test_exclusive_labels_join_an_ensemble_of_regions(case):
     """WT is the sum of all three, TC of necrosis and enhancing tumour."""
     ours, theirs = load(builders.tiny_model(), "tiny"), load(of_brightness(), "bright")
-    alone = [Segmenter([one], "cpu").each(case)[0] for one in (ours, theirs)]
+    alone = [next(Segmenter([one], "cpu").each(case)) for one in (ours, theirs)]
     both = Segmenter([theirs, ours], "cpu")
     ncr, ed, et = alone[1]
     expected = (alone[0] + torch.stack([ncr + ed + et, ncr + et, et])) / 2

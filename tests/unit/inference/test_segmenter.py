@@ -91,7 +91,8 @@ def test_probabilities_as_bytes_agree_with_the_labels():
     found = segmenter.probabilities(one)
     found[1, 2, 10, 8:12] = torch.tensor([0.5, 0.5 + 1e-6, 0.5 - 1e-6, 1.0])  # TC, where ET is sure
     found[2, 2, 10, 8:12] = 0
-    labels, (wt, tc, et) = segmenter.tidied(one, segmenter.decoded(found)), segmenter.as_bytes(one, found)
+    segmenter.models[0].probabilities = lambda volume: found.clone()
+    labels, (wt, tc, et) = segmenter(one), segmenter.predict(one, one.brain, probabilities=True).whole
     assert (wt.dtype, wt.shape) == (np.uint8, one.images.shape[1:])
     assert list(tc[2, 10, 8:12]) == [127, 128, 127, 255]
     assert np.array_equal(et >= 128, labels == 3) and (labels == 3).any()
@@ -352,7 +353,7 @@ def test_the_order_of_an_ensemble_changes_nothing():
 
 def test_each_model_of_an_ensemble_keeps_its_batch_and_overlap():
     case, models = volume(), differing()
-    alone = [Segmenter([model]).each(case)[0] for model in models]
+    alone = [next(Segmenter([model]).each(case)) for model in models]
     assert all(map(torch.equal, Segmenter(models).each(case), alone))
     seen = []
 
@@ -362,7 +363,7 @@ def test_each_model_of_an_ensemble_keeps_its_batch_and_overlap():
             return torch.zeros((len(x), 3, *x.shape[2:]))
 
     watched = replace(models[1], network=Watched())
-    Segmenter([models[0], watched]).each(case)
+    list(Segmenter([models[0], watched]).each(case))
     assert set(seen) == {1}
 
 
