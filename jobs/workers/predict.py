@@ -1,13 +1,16 @@
 """The predicting stage of jobs.segment, between `read` and `write`: the networks, and nothing else."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from bts.cases.case import CaseVolume
 from bts.errors import CaseError
 from bts.inference.options import SegmentOptions
+from bts.inference.prediction import Prediction
 from bts.inference.segmenter import Segmenter
 from bts.model.device import pick_device
 from bts.model.load import load
@@ -28,15 +31,35 @@ class Predict:
         how = {"flips": options.flips, "allow_missing": options.allow_missing}
         self.segmenter = Segmenter(loaded, device, **how)
         self.probabilities = options.probabilities
+        self.turn, self.at_work = threading.Condition(), 0
 
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
         volume = CaseVolume.described(row.pop("images"), row["volume"])
         (brain,) = CaseVolume.outlined(row["outline"], row["volume"]).images
+        said = self._beside_others(volume, brain) or self._alone(volume, brain)
+        return {**row, "said": said, "predict_s": time.monotonic() - started}
+
+    def _beside_others(self, volume: CaseVolume, brain_DHW: np.ndarray) -> Prediction | None:
+        """None where a GPU has too little memory for it now."""
+        with self.turn:
+            self.at_work += 1
         try:
-            said = self.segmenter.predict(volume, brain, self.probabilities)
+            return self.segmenter.predict(volume, brain_DHW, self.probabilities)
+        except torch.OutOfMemoryError:
+            return None
+        finally:
+            with self.turn:
+                self.at_work -= 1
+                self.turn.notify_all()
+
+    def _alone(self, volume: CaseVolume, brain_DHW: np.ndarray) -> Prediction:
+        """While no other case is at work in this actor. Raises CaseError."""
+        try:
+            with self.turn:
+                self.turn.wait_for(lambda: not self.at_work)
+                return self.segmenter.predict(volume, brain_DHW, self.probabilities)
         except torch.OutOfMemoryError as error:
             problem = f"{'×'.join(map(str, volume.images.shape))} voxels do not fit into the GPU's memory"
             kind = type(error).__name__
             raise CaseError(problem, mend="use a larger GPU", case=volume.case_id, kind=kind) from error
-        return {**row, "said": said, "predict_s": time.monotonic() - started}
