@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bts.cases.case import CaseVolume
 from bts.inference.predictor import How, Predictor, pick_modalities
-from bts.model.device import autocast, channels_last, off_device, to_device
+from bts.model.device import autocast, channels_last, in_channels_last, off_device, to_device
 from bts.model.file import Model
 from bts.model.frame import place_in_frame
 from bts.model.nets.folding import folded
@@ -34,7 +34,7 @@ class OwnPredictor(Predictor):
         self.model, self.how, self.card = model, how, model.card
         dims, share = 3 if model.preset.volumetric else 2, model.preset.inference.own_statistics
         ready = with_own_statistics(model.network, share) if share else folded(model.network)
-        self.network = ready.to(how.device, memory_format=channels_last(dims))
+        self.network = in_channels_last(ready.to(how.device), dims)
 
     def probabilities(self, volume: CaseVolume) -> torch.Tensor:
         """Raises CaseError for a case that lacks a modality."""
@@ -72,7 +72,7 @@ class OwnPredictor(Predictor):
         for first in range(0, depth, batch):
             last = min(first + batch, depth)
             around = slice(max(0, first - near), min(last + near, depth))
-            box = tuple(_extent(lines[around].any(axis=0)) for lines in filled)
+            box = tuple(_extent(np.logical_or.reduce(lines[around])) for lines in filled)
             above, left = ((at + side.start) % n for at, side, n in zip(place, box, multiples, strict=True))
             images = normalise(images_DCHW[(around, slice(None), *box)], known_DC4[around])
             height, width = images.shape[2:]
@@ -139,7 +139,8 @@ def _place(volume, preset: Preset, size: Sequence[int]) -> tuple[tuple[int, int]
     grid = volume.grid
     framed = place_in_frame(preset.frame, size, volume.origin[1:], grid.shape[1:], grid.zooms[1:])
     both = zip(framed, preset.frame, place, multiples, strict=True)
-    return tuple(zip(*((old, least) if at is None else (at, n) for at, n, old, least in both), strict=True))
+    (row, rows), (column, columns) = ((old, least) if at is None else (at, n) for at, n, old, least in both)
+    return (row, column), (rows, columns)
 
 
 def _at_working_size(images_CDHW: np.ndarray, volume, preset: Preset, device: torch.device) -> torch.Tensor:

@@ -3,6 +3,7 @@
 Axes: B batch, C channel (modality), K target, D z slices, H rows (y), W columns (x).
 """
 
+import operator
 from collections.abc import Collection, Iterator, Sequence
 from functools import reduce
 
@@ -86,7 +87,8 @@ class Segmenter:
     def probabilities(self, volume: CaseVolume) -> torch.Tensor:
         """A case → float32 (K, D, H, W) probabilities of the targets as `seen`, mean of all models, on the
         CPU."""
-        return sum(found.cpu() for found in self.each(volume)) / len(self.models)
+        each = [found.cpu() for found in self.each(volume)]
+        return reduce(operator.add, each) / len(each)
 
     @torch.inference_mode()
     def predict(self, volume: CaseVolume, brain_DHW: np.ndarray, probabilities: bool = False) -> Prediction:

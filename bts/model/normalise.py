@@ -24,7 +24,7 @@ def by_slice(settings: Normalisation) -> bool:
 
 
 def constants(
-    images_SCHW: np.ndarray,
+    images_SCHW: np.ndarray | torch.Tensor,
     mean_C: np.ndarray,
     std_C: np.ndarray,
     settings: Normalisation,
@@ -32,12 +32,13 @@ def constants(
 ) -> np.ndarray:
     """Raw slices of one case → float32 (S, C, 4), the CONSTANTS of each slice and modality.
 
-    mean_C, std_C: over the brain of the whole volume, which brain_zscore takes. frame: the preset's, of which
-    percentiles may be.
+    images_SCHW: an array where the constants are `by_slice`, else anything of that shape. mean_C, std_C: over
+    the brain of the whole volume, which brain_zscore takes. frame: the preset's, of which percentiles may be.
     """
     depth, channels = images_SCHW.shape[:2]
     kind = settings.kind
     if kind == "slice_zscore":
+        assert isinstance(images_SCHW, np.ndarray)
         pixels = 0
         if settings.percentiles == "frame":
             assert frame is not None, "Preset refuses it"
@@ -46,6 +47,7 @@ def constants(
     one = np.empty((depth, channels, 4), np.float32)
     one[..., 0], one[..., 1] = -np.inf, np.inf
     if kind == "slice_minmax":
+        assert isinstance(images_SCHW, np.ndarray)
         # Background is 0 wherever a crop leaves it out.
         low = np.minimum(images_SCHW.min(axis=(2, 3)), 0).astype(np.float32)  # int16 cannot hold every range
         one[..., 2], one[..., 3] = low, images_SCHW.max(axis=(2, 3)) - low

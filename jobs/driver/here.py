@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
@@ -37,7 +37,7 @@ def fits_here(ray: UseRay, cases: int, output: Store | None = None) -> bool:
     return not died
 
 
-def noted(rows: Iterable[dict], output: Store) -> Iterator[dict]:
+def noted(rows: Iterable[dict], output: Store) -> Generator[dict]:
     """The rows, with a note in the output as long as they are being made."""
     output.put(BEGUN, b"")
     try:

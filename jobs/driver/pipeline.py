@@ -8,7 +8,7 @@ kills it kills the command; what was done before stays done.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -60,10 +60,12 @@ class Stage:
         made_of = (self.name, self.task, self.args)
         how = {"batch_size": None, "batch_format": "pyarrow", **self.resources}
         if isinstance(self.task, type):
-            threads = {"max_concurrent_calls_per_actor": self.at_once}
-            threads["enable_true_multi_threading"] = self.at_once > 1
-            pool = {"compute": ActorPoolStrategy(size=self.size, **threads)}
-            return tried(blocks.map_batches, kind, fn_constructor_args=made_of, **pool, **how)
+            actors = ActorPoolStrategy(
+                size=self.size,
+                max_concurrent_calls_per_actor=self.at_once,
+                enable_true_multi_threading=self.at_once > 1,
+            )
+            return tried(blocks.map_batches, kind, fn_constructor_args=made_of, compute=actors, **how)
         pool = {"compute": TaskPoolStrategy(size=self.size)} if self.size else {}
         return tried(blocks.map_batches, kind(*made_of).__call__, **pool, **how)
 
@@ -89,6 +91,7 @@ def stream(
             break
         todo = list(left.values())
         if here:
+            assert output is not None, "needed unless `ray` is yes"
             together = noted(run_here(todo, [stage.guard for stage in stages]), output)
         else:
             together = _together(todo, stages, size, bound)
@@ -116,7 +119,7 @@ def _counted(row: dict, progress: Meter) -> dict:
     return row
 
 
-def _together(rows: list[dict], stages: list[Stage], size: int, bound: int) -> Iterator[dict]:
+def _together(rows: list[dict], stages: list[Stage], size: int, bound: int) -> Generator[dict]:
     """size: cases a task. bound: cases that may be lost with their workers."""
     import ray.data
     from ray.exceptions import RayError
@@ -169,5 +172,5 @@ class Alike:
         kind = found.kind if found else ""
         self.count = self.count + 1 if kind == self.kind else 1
         self.kind = kind
-        if kind and self.count >= (ALIKE_READING if kind in (STORE, UNREADABLE) else ALIKE):
+        if found and kind and self.count >= (ALIKE_READING if kind in (STORE, UNREADABLE) else ALIKE):
             raise RunError(f"{self.count} cases in a row failed alike, the last one: {found.message}")

@@ -28,8 +28,8 @@ class Predict:
         if pick_device(device).type == "cpu":
             torch.set_num_threads(threads)
         loaded = [load(data, name) for name, data in models()]
-        how = {"flips": options.flips, "allow_missing": options.allow_missing}
-        self.segmenter = Segmenter(loaded, device, **how)
+        missing = options.allow_missing
+        self.segmenter = Segmenter(loaded, device, flips=options.flips, allow_missing=missing)
         self.probabilities = options.probabilities
         self.turn, self.at_work = threading.Condition(), 0
 
