@@ -25,15 +25,17 @@ from tests import builders
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 NAMES = [f"BraTS-SSA-{n:05d}-000" for n in range(4)]
-POISON = NAMES[1]
+STAGES = {"read": Read, "predict": Predict, "write": Write}
+POISON = dict(zip(STAGES, NAMES[1:], strict=False))
+"""Stage → the case that kills its worker there."""
 
 
-def deadly(kind: type) -> type:
+def deadly(kind: type, poison: str) -> type:
     """A stage of this kind that dies of one case, as of an out-of-memory kill or a crash in C."""
 
     class Deadly(kind):
         def __call__(self, row: dict) -> dict:
-            if row["case_id"] == POISON:
+            if row["case_id"] == poison:
                 os.kill(os.getpid(), 9)
             return super().__call__(row)
 
@@ -48,22 +50,23 @@ def cases(tmp_path_factory) -> str:
     return folder
 
 
-def check(output: str, suffix: str, stage: str, capsys) -> None:
+def check(output: str, suffix: str, poison: dict[str, str], capsys) -> None:
     """All but the poison are written, and its note names the stage and the likely reason."""
-    assert sorted(builders.results(Store(output), suffix)) == sorted({*NAMES} - {POISON})
-    notes = Store(output).list("_failed")
-    assert [note.key.split("/")[1].split(".")[0] for note in notes] == [POISON]
-    failure = Failure.from_json(Store(output).read(notes[0].key))
-    assert (failure.stage, failure.kind) == (stage, LOST) and "memory" in failure.message
+    assert sorted(builders.results(Store(output), suffix)) == sorted({*NAMES} - {*poison.values()})
+    notes = {note.key.split("/")[1].split(".")[0]: note.key for note in Store(output).list("_failed")}
+    assert sorted(notes) == sorted(poison.values())
     said = capsys.readouterr().err
-    assert f"failed at {stage}: case {POISON}" in said and "Traceback" not in said
+    for stage, case_id in poison.items():
+        failure = Failure.from_json(Store(output).read(notes[case_id]))
+        assert (failure.stage, failure.kind) == (stage, LOST) and "memory" in failure.message
+        assert f"failed at {stage}: case {case_id}" in said and "Traceback" not in said
 
 
 def test_preprocess_of_a_case_that_kills_its_worker(ray_local, cases, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard))
+    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard, NAMES[1]))
     settings = preprocess.Settings(cases=cases, shards=str(tmp_path), ray="yes")
     assert guarded("preprocess", lambda: preprocess.main(settings)) == 3
-    check(str(tmp_path), ".parquet", "read", capsys)
+    check(str(tmp_path), ".parquet", {"read": NAMES[1]}, capsys)
 
 
 def test_cases_that_shared_a_task_with_one_that_kills_its_worker(
@@ -71,36 +74,36 @@ def test_cases_that_shared_a_task_with_one_that_kills_its_worker(
 ):
     """As where cases are many: three are lost together, and the two that are sound are done after all."""
     monkeypatch.setattr(pipeline, "cases_a_block", lambda cases, cores: 3)
-    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard))
+    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard, NAMES[1]))
     settings = preprocess.Settings(cases=cases, shards=str(tmp_path), ray="yes")
     assert guarded("preprocess", lambda: preprocess.main(settings)) == 3
-    check(str(tmp_path), ".parquet", "read", capsys)
+    check(str(tmp_path), ".parquet", {"read": NAMES[1]}, capsys)
 
 
-@pytest.mark.parametrize(("kind", "stage"), [(Read, "read"), (Predict, "predict"), (Write, "write")])
-def test_segment_of_a_case_that_kills_its_worker(
-    ray_local, cases, model, tmp_path, monkeypatch, capsys, kind, stage
+def test_segment_of_cases_that_kill_their_worker_each_in_another_stage(
+    ray_local, cases, model, tmp_path, monkeypatch, capsys
 ):
-    holder = predict if kind is Predict else segment
-    monkeypatch.setattr(holder, kind.__name__, deadly(kind))
+    for stage, kind in STAGES.items():
+        holder = predict if kind is Predict else segment
+        monkeypatch.setattr(holder, kind.__name__, deadly(kind, POISON[stage]))
     settings = segment.Settings(cases=cases, labelmaps=str(tmp_path), model=(model,), ray="yes")
     assert guarded("segment", lambda: segment.main(settings)) == 3
-    check(str(tmp_path), ".nii.gz", stage, capsys)
-    assert len(Store(str(tmp_path)).list("_done")) == len(NAMES) - 1
+    check(str(tmp_path), ".nii.gz", POISON, capsys)
+    assert len(Store(str(tmp_path)).list("_done")) == len(NAMES) - len(POISON)
 
 
 def test_a_case_that_kills_this_process_is_kept_apart_by_the_next_run(
     ray_local, cases, tmp_path, monkeypatch, capsys
 ):
     """Few cases are done in the command's own process: no other case may wait for a poisoned one for ever."""
-    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard))
+    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard, NAMES[1]))
     settings = preprocess.Settings(cases=cases, shards=str(tmp_path), ray="auto")
     night = multiprocessing.get_context("fork").Process(target=preprocess.main, args=(settings,))
     night.start()
     night.join(60)
     assert night.exitcode == -9
     assert guarded("preprocess", lambda: preprocess.main(settings)) == 3
-    check(str(tmp_path), ".parquet", "read", capsys)
+    check(str(tmp_path), ".parquet", {"read": NAMES[1]}, capsys)
     assert not (tmp_path / here.BEGUN).exists()
 
 
