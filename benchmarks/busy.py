@@ -24,7 +24,7 @@ from bts.model.file import BUNDLED, read_models
 from bts.storage import Store
 from jobs.driver.cluster import start_ray
 from jobs.driver.pipeline import Stage, stream
-from jobs.segment import GPU_CASES, IO_CPUS, IO_TASKS
+from jobs.driver.predicting import GPU_CASES, IO_CPUS, IO_TASKS
 from jobs.workers.predict import Predict
 from jobs.workers.read import Read
 from jobs.workers.write import Write

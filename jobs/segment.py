@@ -8,14 +8,12 @@ tasks). Only what is new or changed is done; a case with bad data fails alone, w
         --model models:/fast@champion --labelmaps s3://b/labelmaps
 """
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from bts.cases import worklist
-from bts.cases.case import MODALITIES, Case
+from bts.cases.case import Case
 from bts.cases.layouts import find_cases
 from bts.errors import Failure, RunError, UsageError
 from bts.inference.finish import Finish
@@ -25,22 +23,12 @@ from bts.results import colour_tables
 from bts.results.files import is_ours
 from bts.results.layout import MARKER, convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
 from bts.storage import Entry, Store
-from jobs.driver import incremental
-from jobs.driver.cluster import start_ray
+from jobs.driver import incremental, predicting
 from jobs.driver.figshare_index import index_figshare, set_unfit_aside
-from jobs.driver.here import cores, fits_here
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.pipeline import Stage, stream
 from jobs.driver.progress import say
-from jobs.driver.sizes import by_size
-from jobs.workers.read import Read
 from jobs.workers.write import FORMAT, Write
-
-ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
-GPU_CASES = 2  # at a time in a GPU's actor: one comes and goes while the network is at the other
-IO_CPUS = 0.25  # of a read or write task, which mostly waits for the store
-IO_TASKS = 16  # that read, and as many that write, for a predicting actor that is still to come
 
 
 @dataclass(frozen=True)
@@ -98,14 +86,6 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dic
     return found, [describe(data, name) for name, data in found], together.finish
 
 
-def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
-    """Modalities that none of the models looks at: a case may lack them."""
-    from bts.model.load import read_card
-
-    used = {modality for name, data in models for modality in read_card(data, name).modalities}
-    return [m for m in MODALITIES if m not in used]
-
-
 def main(settings: Settings) -> Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.labelmaps)
@@ -128,7 +108,9 @@ def main(settings: Settings) -> Outcome:
         refuse_foreign((one.case.id for one in work.todo), there, output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside), "unfit": len(unfit)}
     if settings.dry_run:
-        failed += incremental.foresee(work, (*settings.allow_missing, *unused(models)), truth=False)
+        failed += incremental.foresee(
+            work, (*settings.allow_missing, *predicting.unused(models)), truth=False
+        )
         reasons = incremental.explain(work, write.made_of, write.read_made_of)
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
@@ -136,7 +118,7 @@ def main(settings: Settings) -> Outcome:
     explain_labels(listing.cases, write, there)
     todo = worklist.largest_first(work.todo)
     rows = [{**one.to_row(), "present": sorted(present.get(one.case.id, ()))} for one in todo]
-    settled = incremental.settle(run(rows, source, write, models, settings), work, output)
+    settled = incremental.settle(predicting.run(rows, source, write, models, settings), work, output)
     say_flagged(settled.flagged)
     counts |= {"written": settled.written, "flagged": len(settled.flagged)}
     details = {"models": described, "flagged_cases": settled.flagged, "unfit_cases": unfit[:1000]}
@@ -210,84 +192,6 @@ def say_flagged(flagged: dict[str, list[str]]) -> None:
         say(f"flagged: case {case_id}: {'; '.join(found)}")
     if len(flagged) > 20:
         say(f"… and {len(flagged) - 20} more, all in the run report")
-
-
-def run(
-    rows: list[dict], source: Store, write: Write, models: list[tuple[str, bytes]], settings: Settings
-) -> Iterator[dict]:
-    """Stream the cases through the three stages."""
-    if not rows:
-        say("nothing to do: every case has its labelmap")
-        return
-    read = Read(source, (*settings.allow_missing, *unused(models)))
-    ray = "yes" if settings.ray == "auto" and settings.predictors else settings.ray
-    if fits_here(ray, len(rows), write.output):
-        yield from predict_here(rows, read, write, models, settings)
-    else:
-        yield from predict_by_actors(rows, read, write, models, settings)
-
-
-def predict_here(
-    rows: list[dict], read: Read, write: Write, models: list[tuple[str, bytes]], settings: Settings
-) -> Iterator[dict]:
-    """In this process, with the threads that an actor would have."""
-    from bts.model.device import pick_device
-    from jobs.workers.predict import Predict
-
-    gpus = wanted_gpus(settings.gpu, int(pick_device(None).type == "cuda"), alone=True)
-    _, threads, _ = pool([cores()], gpus)
-    how = (lambda: models, None if gpus else "cpu", threads, settings)
-    stages = [Stage("read", read), Stage("predict", Predict, how), Stage("write", write)]
-    yield from stream("segment", rows, stages, "no", write.output)
-
-
-def predict_by_actors(
-    rows: list[dict], read: Read, write: Write, models: list[tuple[str, bytes]], settings: Settings
-) -> Iterator[dict]:
-    """By Ray: predicting actors, tasks that read before them and tasks that write after."""
-    import ray
-
-    from jobs.workers.predict import Predict
-
-    start_ray()
-    alone = not os.environ.get("RAY_ADDRESS")
-    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    gpus = wanted_gpus(settings.gpu, int(ray.cluster_resources().get("GPU", 0)), alone)
-    asked = settings.predictors or 0
-    tasks = min(max(2, sum(cpus) // 2, IO_TASKS * asked), len(rows))
-    io = {"num_cpus": IO_CPUS}
-    fitting, threads, resources = pool(cpus, gpus, settings.gpu_share)
-    actors = min(asked or fitting, len(rows))
-    # Told, for an actor that asked for no GPU sees those of its machine all the same.
-    device = None if gpus else "cpu"
-    how = (partial(ray.get, ray.put(models)), device, threads, settings)
-    for some, memory in by_size(rows):  # actors that asked for it would leave none for reading
-        at_once = GPU_CASES if gpus and not memory else 1
-        stages = [
-            Stage("read", read, size=tasks, resources={**io, **memory}),
-            Stage("predict", Predict, how, actors, resources, at_once),
-            Stage("write", write, size=tasks, resources=io),
-        ]
-        yield from stream("segment", some, stages, "yes")
-
-
-def wanted_gpus(gpu: str, there: int, alone: bool) -> int:
-    """GPUs to predict with. Raises UsageError for those that this machine does not have."""
-    if gpu == "yes" and alone and not there:
-        raise UsageError("--gpu yes: this machine has no GPU that can be used")
-    return {"auto": there, "yes": max(1, there), "no": 0}[gpu]
-
-
-def pool(cpus: list[int], gpus: int, share: float = 1.0) -> tuple[int, int, dict[str, float]]:
-    """(actors that fit, threads of each, resources of each) of the predicting stage; cpus: of each node.
-
-    An actor runs within one node: one that asks for more than any node has would be waited for without end.
-    """
-    if gpus:
-        return gpus * int(1 / share), 1, {"num_gpus": share}
-    threads = max(1, min(ACTOR_THREADS, max(cpus, default=1)))
-    # One CPU less than threads is reserved, so that reading and writing always find a place.
-    return max(1, sum(c // threads for c in cpus)), threads, {"num_cpus": max(threads - 1, 0.5)}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from bts.errors import LOST, Failure, RunError
 from bts.storage import Store
 from jobs import preprocess, segment
-from jobs.driver import figshare_index, here, pipeline, sizes
+from jobs.driver import figshare_index, here, pipeline, predicting, sizes
 from jobs.driver.outcome import guarded
 from jobs.driver.pipeline import Stage, stream
 from jobs.workers import predict
@@ -84,7 +84,7 @@ def test_segment_of_cases_that_kill_their_worker_each_in_another_stage(
     ray_local, cases, model, tmp_path, monkeypatch, capsys
 ):
     for stage, kind in STAGES.items():
-        holder = predict if kind is Predict else segment
+        holder = {Predict: predict, Read: predicting, Write: segment}[kind]
         monkeypatch.setattr(holder, kind.__name__, deadly(kind, POISON[stage]))
     settings = segment.Settings(cases=cases, labelmaps=str(tmp_path), model=(model,), ray="yes")
     assert guarded("segment", lambda: segment.main(settings)) == 3

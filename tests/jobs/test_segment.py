@@ -12,7 +12,8 @@ from bts.model.nets import build
 from bts.settings import Budget, Layers, Loss, Preset
 from bts.storage import Entry, Store
 from jobs import segment
-from jobs.segment import check_apart, pool, wanted_gpus
+from jobs.driver.predicting import pool, wanted_gpus
+from jobs.segment import check_apart
 from tests import builders
 
 

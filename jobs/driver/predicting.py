@@ -1,0 +1,122 @@
+"""Where the networks of jobs.segment run: in this process, or in actors of Ray, with reading and writing
+beside them. Not a command."""
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Literal, Protocol
+
+from bts.cases.case import MODALITIES
+from bts.errors import UsageError
+from bts.storage import Store
+from jobs.driver.cluster import start_ray
+from jobs.driver.here import UseRay, cores, fits_here
+from jobs.driver.pipeline import Stage, stream
+from jobs.driver.progress import say
+from jobs.driver.sizes import by_size
+from jobs.workers.read import Read
+from jobs.workers.write import Write
+
+ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
+GPU_CASES = 2  # at a time in a GPU's actor: one comes and goes while the network is at the other
+IO_CPUS = 0.25  # of a read or write task, which mostly waits for the store
+IO_TASKS = 16  # that read, and as many that write, for a predicting actor that is still to come
+
+
+class Asked(Protocol):
+    """Of jobs.segment's settings, those that say where."""
+
+    @property
+    def ray(self) -> UseRay: ...
+    @property
+    def gpu(self) -> Literal["auto", "yes", "no"]: ...
+    @property
+    def gpu_share(self) -> float: ...
+    @property
+    def predictors(self) -> int | None: ...
+
+
+def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
+    """Modalities that none of the models looks at: a case may lack them."""
+    from bts.model.load import read_card
+
+    used = {modality for name, data in models for modality in read_card(data, name).modalities}
+    return [m for m in MODALITIES if m not in used]
+
+
+def run(
+    rows: list[dict], source: Store, write: Write, models: list[tuple[str, bytes]], settings: Asked
+) -> Iterator[dict]:
+    """Stream the cases through the three stages."""
+    if not rows:
+        say("nothing to do: every case has its labelmap")
+        return
+    read = Read(source, (*write.options.allow_missing, *unused(models)))
+    ray: UseRay = "yes" if settings.ray == "auto" and settings.predictors else settings.ray
+    if fits_here(ray, len(rows), write.output):
+        yield from predict_here(rows, read, write, models, settings)
+    else:
+        yield from predict_by_actors(rows, read, write, models, settings)
+
+
+def predict_here(
+    rows: list[dict], read: Read, write: Write, models: list[tuple[str, bytes]], settings: Asked
+) -> Iterator[dict]:
+    """In this process, with the threads that an actor would have."""
+    from bts.model.device import pick_device
+    from jobs.workers.predict import Predict
+
+    gpus = wanted_gpus(settings.gpu, int(pick_device(None).type == "cuda"), alone=True)
+    _, threads, _ = pool([cores()], gpus)
+    how = (lambda: models, None if gpus else "cpu", threads, write.options)
+    stages = [Stage("read", read), Stage("predict", Predict, how), Stage("write", write)]
+    yield from stream("segment", rows, stages, "no", write.output)
+
+
+def predict_by_actors(
+    rows: list[dict], read: Read, write: Write, models: list[tuple[str, bytes]], settings: Asked
+) -> Iterator[dict]:
+    """By Ray: predicting actors, tasks that read before them and tasks that write after."""
+    import ray
+
+    from jobs.workers.predict import Predict
+
+    start_ray()
+    alone = not os.environ.get("RAY_ADDRESS")
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    gpus = wanted_gpus(settings.gpu, int(ray.cluster_resources().get("GPU", 0)), alone)
+    asked = settings.predictors or 0
+    tasks = min(max(2, sum(cpus) // 2, IO_TASKS * asked), len(rows))
+    io = {"num_cpus": IO_CPUS}
+    fitting, threads, resources = pool(cpus, gpus, settings.gpu_share)
+    actors = min(asked or fitting, len(rows))
+    # Told, for an actor that asked for no GPU sees those of its machine all the same.
+    device = None if gpus else "cpu"
+    how = (partial(ray.get, ray.put(models)), device, threads, write.options)
+    for some, memory in by_size(rows):  # actors that asked for it would leave none for reading
+        at_once = GPU_CASES if gpus and not memory else 1
+        stages = [
+            Stage("read", read, size=tasks, resources={**io, **memory}),
+            Stage("predict", Predict, how, actors, resources, at_once),
+            Stage("write", write, size=tasks, resources=io),
+        ]
+        yield from stream("segment", some, stages, "yes")
+
+
+def wanted_gpus(gpu: str, there: int, alone: bool) -> int:
+    """GPUs to predict with. Raises UsageError for those that this machine does not have."""
+    if gpu == "yes" and alone and not there:
+        raise UsageError("--gpu yes: this machine has no GPU that can be used")
+    return {"auto": there, "yes": max(1, there), "no": 0}[gpu]
+
+
+def pool(cpus: list[int], gpus: int, share: float = 1.0) -> tuple[int, int, dict[str, float]]:
+    """(actors that fit, threads of each, resources of each) of the predicting stage; cpus: of each node.
+
+    An actor runs within one node: one that asks for more than any node has would be waited for without end.
+    """
+    if gpus:
+        return gpus * int(1 / share), 1, {"num_gpus": share}
+    threads = max(1, min(ACTOR_THREADS, max(cpus, default=1)))
+    # One CPU less than threads is reserved, so that reading and writing always find a place.
+    return max(1, sum(c // threads for c in cpus)), threads, {"num_cpus": max(threads - 1, 0.5)}
