@@ -65,7 +65,7 @@ def main(settings: Settings) -> Outcome:
     for folder, listing in zip(folders, listings, strict=True):
         if not by_case(listing):
             raise UsageError(f"{folder.uri}: there are no labelmaps here; expected CASE.nii.gz")
-    part, parts = settings.part()
+    part, parts = settings.which_part()
     cases = [
         case
         for case in cases_in(listings, spelt(settings.labels))

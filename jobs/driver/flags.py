@@ -25,7 +25,7 @@ GROUPS = {
         "labels roles patients allow_missing channels strip atlas space",
     ),
     "result": ("What is made of them.", ""),
-    "cases": ("Which cases are done.", "dry_run limit since shard retry_failed max_failed"),
+    "cases": ("Which cases are done.", "dry_run limit since part retry_failed max_failed"),
     "machine": ("What it runs on.", "ray gpu predictors gpu_share port"),
 }
 """Group → (its line, its fields in their order); fields that it does not name are of "result"."""

@@ -11,6 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Annotated
+
+import tyro
 
 from bts.cases.case import Case
 from bts.cases.layouts import Listing
@@ -39,7 +42,7 @@ class Flags:
     since: str | None = None
     """Do only cases with a file written since then, and those that failed before: 2026-11-20,
     2026-11-20T22:00 (this machine's time), or an age, 36h or 7d."""
-    shard: str = "1/1"
+    part: Annotated[str, tyro.conf.arg(aliases=("--shard",))] = "1/1"
     """I/N: do only the I-th of N equal parts of the cases, by name, for N runs side by side."""
     max_failed: str = "0"
     """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
@@ -54,15 +57,15 @@ class Flags:
             raise UsageError(f"--retry-failed {self.retry_failed}: give 0 or more runs")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit {self.limit}: give at least one case")
-        self.part()
+        self.which_part()
         self.earliest()
 
-    def part(self) -> tuple[int, int]:
-        """(I, N) of `shard`."""
-        numbers = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.shard)
+    def which_part(self) -> tuple[int, int]:
+        """(I, N) of `part`."""
+        numbers = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.part)
         part, parts = map(int, numbers.groups()) if numbers else (0, 0)
         if not 1 <= part <= parts:
-            raise UsageError(f"--shard {self.shard}: give I/N with I from 1 to N, for example 2/8")
+            raise UsageError(f"--part {self.part}: give I/N with I from 1 to N, for example 2/8")
         return part, parts
 
     def earliest(self) -> float:
@@ -79,7 +82,7 @@ class Flags:
 
 def keep_part(listing: Listing, flags: Flags) -> None:
     """Take the cases of the other parts out of the listing."""
-    part, parts = flags.part()
+    part, parts = flags.which_part()
     if parts > 1:
         listing.cases = [case for case in listing.cases if part_of(case.id, parts) == part]
         listing.problems = [one for one in listing.problems if part_of(one.case, parts) == part]

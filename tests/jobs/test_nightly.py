@@ -116,7 +116,7 @@ def test_a_dry_run_says_why_and_writes_nothing(place, capsys):
 
 
 def test_parts_and_limits_add_up_to_the_whole(place):
-    both = [preprocess_all(place, shard=f"{part}/2").counts for part in (1, 2)]
+    both = [preprocess_all(place, part=f"{part}/2").counts for part in (1, 2)]
     assert sum(counts["cases"] for counts in both) == 3
     assert sum(counts["written"] for counts in both) == 2
     model = make_model(place / "one.safetensors", 1)
@@ -172,9 +172,9 @@ def test_an_unreadable_note_is_said_and_never_hides_a_case(place):
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        ("shard", "3/2"),
-        ("shard", "0/2"),
-        ("shard", "half"),
+        ("part", "3/2"),
+        ("part", "0/2"),
+        ("part", "half"),
         ("limit", 0),
         ("retry_failed", -1),
         ("since", "soon"),
@@ -186,7 +186,8 @@ def test_flags_that_make_no_sense_are_refused(place, flag, value):
 
 
 def test_the_last_line_of_a_dry_run(run_job, place):
-    run = run_job("preprocess", "--cases", place / "cases", "--shards", place / "shards", "--dry-run")
+    flags = ("--cases", place / "cases", "--shards", place / "shards", "--dry-run", "--shard", "1/1")
+    run = run_job("preprocess", *flags)
     assert run.code == 0, run.stderr
     assert run.summary == {
         "job": "preprocess", "cases": 3, "unchanged": 0, "left_aside": 0, "without_truth": 0, "todo": 3,
