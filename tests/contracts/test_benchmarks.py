@@ -87,11 +87,12 @@ def test_the_cases_requests_are_counted_over_the_jobs_own_tasks(tmp_path, capsys
 def test_a_training_without_ray_goes_on_where_it_was_cut_off(tmp_path, monkeypatch, capsys):
     shards, place = builders.phantom_shards(tmp_path), tmp_path / "place"
     epochs = []
-    for minutes in ("0.01", "0.2"):
-        flags = ["fast", "--shards", str(shards), "--place", str(place), "--minutes", minutes, "--batch", "4"]
-        monkeypatch.setattr(sys, "argv", ["alone", *flags])
+    flags = ["fast", "--shards", str(shards), "--place", str(place), "--batch", "4"]
+    flags += ["--budget.minutes", "None"]
+    for upto in ("1", "2"):
+        monkeypatch.setattr(sys, "argv", ["alone", *flags, "--budget.epochs", upto])
         alone.main()
         model = load_model((place / "fast-fold-0" / "fast.safetensors").read_bytes(), "fast")
         epochs.append(model.meta["epochs"])
-    assert 1 <= epochs[0] < epochs[1]
+    assert epochs == [1, 2]
     assert capsys.readouterr().out.count("epoch 1, ") == 1, "the second run did not begin anew"
