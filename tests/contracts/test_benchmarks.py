@@ -87,8 +87,8 @@ def test_the_cases_requests_are_counted_over_the_jobs_own_tasks(tmp_path, capsys
 def test_a_training_without_ray_goes_on_where_it_was_cut_off(tmp_path, monkeypatch, capsys):
     shards, place = builders.phantom_shards(tmp_path), tmp_path / "place"
     epochs = []
-    flags = ["fast", "--shards", str(shards), "--place", str(place), "--batch", "4"]
-    flags += ["--budget.minutes", "None"]
+    flags = ["fast", "--shards", str(shards), "--place", str(place), "--budget.minutes", "None"]
+    flags += ["--size", "32", "32", "--batch", "8", "--layers.widths", "8", "16"]
     for upto in ("1", "2"):
         monkeypatch.setattr(sys, "argv", ["alone", *flags, "--budget.epochs", upto])
         alone.main()
