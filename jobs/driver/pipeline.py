@@ -58,7 +58,8 @@ class Stage:
         # Under the task's own name, by which Ray's dashboard and metrics tell the stages apart.
         kind = type(getattr(self.task, "__name__", type(self.task).__name__), (Carry,), {})
         made_of = (self.name, self.task, self.args)
-        how = {"batch_size": None, "batch_format": "pyarrow", **self.resources}
+        size = 1 if self.resources.get("num_gpus") else None  # Ray wants to be told beside a GPU
+        how = {"batch_size": size, "batch_format": "pyarrow", **self.resources}
         if isinstance(self.task, type):
             actors = ActorPoolStrategy(
                 size=self.size,
