@@ -1,5 +1,5 @@
 # make demo   everything once, on phantom cases, in ./demo-bucket
-# make test   all tests;  make test-fast  those under two minutes altogether
+# make test   all tests;  make test-fast  those that need no more than seconds each
 # make bench  speed beside other tools and this machine's limits, in half an hour;  make bench-quick  in two minutes
 # make intake the packages for raw scans (jobs.intake, jobs.deliver), into .venv
 # make venv   .venv alone;  make clean  takes away what these made, but no model registry (mlflow.db, mlartifacts)
@@ -51,7 +51,7 @@ test: .venv/installed-test .venv-nnunet/installed
 	@.venv/bin/python -m pytest -n 2
 
 test-fast: .venv/installed-test
-	@.venv/bin/python -m pytest -m "not slow"
+	@.venv/bin/python -m pytest -n 2 -m "not slow"
 
 # nnU-Net itself, which tests compare adopted models with; without it they are skipped.
 .venv-nnunet/installed: requirements-nnunet.txt
