@@ -51,7 +51,6 @@ class Write:
             files = {held(key): data for key, data in files.items()}
         place = next(iter(files.items()))
         if said.whole is not None:
-            assert said.whole is not None, "Predict was asked for it"
             sure = volume.whole(said.whole)
             files |= encode_probabilities(case, sure, self.sure_of, volume.grid, SIGNATURE + digests)
         # A marker of older voxels must be gone before they are replaced, or a crash would leave it lying.
