@@ -58,7 +58,7 @@ WARM = 30  # cases while workers start
 def read(row: dict) -> dict:
     """A case out of nowhere."""
     images, outline = np.zeros((4, *BRAIN), np.int16), np.zeros(math.prod(BRAIN) // 8, np.uint8)
-    return {**row, "images": images, "outline": outline, "volume": "x" * 1500, "noise": "[]"}
+    return {**row, "images": images, "outline": outline, "volume": "x" * 1500, "noise": []}
 
 
 class FakePredict:

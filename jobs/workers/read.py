@@ -1,6 +1,5 @@
 """The first stage of jobs.segment: read and crop a case. No torch, which a reader need not hold in memory."""
 
-import json
 import time
 from collections.abc import Collection
 
@@ -22,5 +21,5 @@ class Read:
         case = Case.from_json(row["case"])
         volume = load_case(case, self.cases, truth=False, allow_missing=self.allow_missing)
         columns = {"images": volume.images, "volume": volume.describe()}
-        later = {"outline": volume.outline, "noise": json.dumps(quality.of_noise(volume))}
+        later = {"outline": volume.outline, "noise": quality.of_noise(volume)}
         return {**row, **columns, **later, "read_s": time.monotonic() - started}

@@ -42,7 +42,7 @@ class Write:
         case = Case.from_json(row["case"])
         volume = self.finish.seen(CaseVolume.outlined(row["outline"], row["volume"]))
         said: Prediction = row["said"]
-        labels, flags, expected = self.finish(volume, said, json.loads(row["noise"]))
+        labels, flags, expected = self.finish(volume, said, row["noise"])
         whole = volume.whole(labels)
         convention = convention_of(case, self.labels, self.targets)
         digests = "+".join(m["digest"] for m in self.models)
