@@ -26,6 +26,8 @@ from tests.servers import free_port, is_open
 
 FOLDER = ROOT / "docs" / "pictures"
 WIDTH = 1160  # pixels of a page
+SEARCH, CLOSE = "input[role=searchbox]", "button[aria-label=Close]"  # of MLflow's page
+CURVES = "^(loss|lr|samples_per_second)$"  # of all metrics, those of every epoch
 
 
 def resize(browser: Browser, high: int) -> None:
@@ -72,9 +74,20 @@ def shoot_curves(browser: Browser) -> None:
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert is_open(port, server, seconds=90)
-        resize(browser, 900)
+        resize(browser, 640)
         browser.open(f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs/{run}/model-metrics")
-        browser.wait("document.querySelectorAll('.js-plotly-plot .scatterlayer path').length > 3")
+        browser.wait(f"!!document.querySelector('{CLOSE}') && !!document.querySelector('{SEARCH}')")
+        browser.run(f"document.querySelector('{CLOSE}').click()")  # of the assistant, which opens by itself
+        browser.run(f"document.querySelector('{SEARCH}').focus()")
+        browser("Input.insertText", text=CURVES)
+        drawn = (
+            "[...document.querySelectorAll('.js-plotly-plot')].filter(e => e.querySelector('path.js-line'))"
+        )
+        browser.wait(f"{drawn}.length === 3 && !document.querySelector('{CLOSE}')")
+        browser.run(
+            "document.head.append(Object.assign(document.createElement('style'), {textContent: "
+            "'.modebar { display: none }'}))"
+        )
         save(browser, "mlflow.png")
     finally:
         server.terminate()

@@ -67,7 +67,7 @@ def main(settings: Settings) -> Outcome:
     options = Options(settings.strip, settings.atlas)
     check_tools(options)
     rules = read_rules(read_file(settings.rules) if settings.rules else None, settings.rules or "")
-    identity, where = read_identity(settings.keep_ids)
+    identity, where = read_identity(settings.keep_ids, make=True)
     say(f"cases are named {'by Patient ID' if settings.keep_ids else f'by hashes under the key of {where}'}")
     there = {entry.key for entry in output.list()}
     studies, listing, failed, others = list_studies(source, output, there, identity, rules, settings)

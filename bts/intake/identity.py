@@ -54,10 +54,11 @@ def case_id(patient: str, visit: str) -> str:
     return f"Scan-{patient}-{visit}"
 
 
-def read_identity(keep: bool) -> tuple[Identity, str]:
+def read_identity(keep: bool, *, make: bool = False) -> tuple[Identity, str]:
     """(how this machine names cases, where its key comes from).
 
-    The key is that of the environment, else one that is made once and kept in the home folder.
+    The key is that of the environment, else the one in the home folder, which is made there once if `make`.
+    Raises UsageError where there is none, or one that is too short; RunError where it cannot be read or kept.
     """
     if key := os.environ.get(VARIABLE):
         if len(key) < LEAST:
@@ -65,17 +66,27 @@ def read_identity(keep: bool) -> tuple[Identity, str]:
         return Identity(key, keep), VARIABLE
     path = Path(KEPT).expanduser()
     try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            half = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-            half.touch(mode=0o600)
-            half.write_text(secrets.token_hex(32))
-            with suppress(FileExistsError):  # another run was faster: its key counts
-                os.link(half, path)
-            half.unlink()
+        if make and not path.exists():
+            _make(path)
         return Identity(path.read_text().strip(), keep), KEPT
+    except FileNotFoundError:
+        raise UsageError(
+            f"{VARIABLE} is not set and there is no {KEPT}: no case can be matched with its study; set the "
+            "key that jobs.intake has (where there is none, its first run makes one)"
+        ) from None
     except OSError as error:
         raise RunError(f"{KEPT}: no key to hash patients' numbers with ({error}); set {VARIABLE}") from None
+
+
+def _make(path: Path) -> None:
+    """Keep a new key, for its owner alone. If another run is faster, its key counts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    half.touch(mode=0o600)
+    half.write_text(secrets.token_hex(32))
+    with suppress(FileExistsError):
+        os.link(half, path)
+    half.unlink()
 
 
 def _plain(text: str) -> str:

@@ -86,7 +86,7 @@ def take_in(case_id: str, scans: Mapping[str, list[bytes]], options: Options, *,
         measured = {r: _measure(r, images, voxels, space, to_t1ce, matrices, where) for r in images}
         brain = _brain(mask, space, options)
         warnings = quality.warnings(measured, brain.get("ml"), brain.get("overlap"))
-        files, scales = _files(case_id, voxels, mask, space, options)
+        files, scales = write_case(case_id, voxels, mask, space, options)
     series = {
         role: {
             "native": image.lattice.to_json(),
@@ -156,7 +156,7 @@ def _brain(mask: np.ndarray, space: Lattice, options: Options) -> dict:
     return found
 
 
-def _files(
+def write_case(
     case_id: str, voxels: Mapping[str, np.ndarray], mask: np.ndarray, space: Lattice, options: Options
 ) -> tuple[dict[str, bytes], dict[str, float]]:
     """(the case's files, the factor that each modality was multiplied with)."""

@@ -164,6 +164,21 @@ def test_the_chain_is_told_without_labelmaps(taken):
 
 
 @pytest.mark.slow
+def test_who_only_looks_makes_no_key(taken, tmp_path, monkeypatch):
+    """A new key would name every study otherwise: all would look as if they were not taken in."""
+    monkeypatch.delenv(identity.VARIABLE)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cases, scans = f"{taken}/cases", f"{taken}/scans"
+    looks = {
+        "status": lambda: status.main(status.Settings(f"{taken}/none", cases, scans)),
+        "view": lambda: view.main(view.Settings(cases, f"{taken}/none", scans=scans)),
+    }
+    for name, look in looks.items():
+        assert guarded(name, look) == 2, name
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["t1ce", "flair"])
 def test_a_study_is_shown_as_its_scanner_saw_it(taken, tmp_path, space):
     cases, scans = Store(str(taken / "cases")), Store(str(taken / "scans"))

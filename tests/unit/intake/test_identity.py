@@ -27,7 +27,11 @@ def test_the_key_of_the_environment_counts(monkeypatch):
 def test_a_key_is_made_once_and_kept_for_its_owner_alone(monkeypatch, tmp_path):
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    first, where = read_identity(False)
+    with pytest.raises(UsageError, match=f"{VARIABLE} is not set"):
+        read_identity(False)
+    assert not any(tmp_path.iterdir()), "who only looks makes no key"
+    first, where = read_identity(False, make=True)
+    assert read_identity(False, make=True)[0] == first
     assert read_identity(False)[0] == first and where == KEPT
     path = Path(KEPT).expanduser()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
