@@ -80,6 +80,7 @@ class NativeShelf(Shelf):
         super().__init__(cases, source, labelmaps, dice)
         keep = any(case.id.count("-") > 2 for case in cases)  # a date and a hash, for a hash
         identity, _ = read_identity(keep)
+        self.space = settings.space
         self.native = NativeView(Store(settings.scans), source, identity, settings.space)
         self.shown = {case: one for case, one in self.shown.items() if case in self.native.records}
 

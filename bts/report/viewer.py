@@ -78,6 +78,9 @@ class Shown:
 class Shelf:
     """The cases that are shown, by id, and where their volumes come from."""
 
+    space = ""
+    """The modality on whose native grid all is shown; empty where cases are shown as they are."""
+
     def __init__(
         self, cases: Sequence[Case], source: Store, labelmaps: Store, dice: Mapping[str, Mapping[str, float]]
     ):
@@ -130,7 +133,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self, shelf: Shelf, port: int = 0):
         """port: 0 for any that is free. Raises UsageError."""
         self.page, self.niivue = PAGE.read_text("utf-8"), read_niivue()
-        listing = {"cases": [one.to_json() for one in shelf.shown.values()], "legend": _legend()}
+        cases = [one.to_json() for one in shelf.shown.values()]
+        listing = {"cases": cases, "legend": _legend(), "space": shelf.space}
         self.shelf, self.listing = shelf, json.dumps(listing).encode()
         try:
             super().__init__(("127.0.0.1", port), _Handler)

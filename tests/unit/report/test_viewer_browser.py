@@ -169,3 +169,20 @@ def test_no_error_and_no_request_beyond_this_machine(page, url):
     """The last one: after all that the others did."""
     assert page.errors == []
     assert page.requests and all(one.startswith((url, "data:", "blob:")) for one in page.requests)
+
+
+def test_a_study_begins_with_the_series_on_whose_grid_it_is_shown(niivue, tmp_path):
+    cases = Store(str(tmp_path / "cases"))
+    for key, data in write_case(0, INDEX, SIZE).items():
+        cases.put(key, data)
+    shelf = Shelf(find_cases(cases.list()).cases, cases, Store(str(tmp_path / "none")), {})
+    shelf.space = "t1ce"  # as jobs.view --scans --space has it
+    with Server(shelf) as server, Browser(tmp_path / "chromium") as browser:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.open(server.url)
+        browser.wait(f"document.body?.dataset.shown === '{CASE}'")
+        shown = browser.run("document.querySelector('#modality [aria-pressed=true]').textContent")
+        assert shown == "T1ce" and browser.errors == []
+        assert "the scanner's grid of T1ce" in browser.run("document.getElementById('facts').textContent")
+        assert browser.run("document.getElementById('count').textContent") == "1 case"
+        server.shutdown()
