@@ -1,8 +1,8 @@
 """A model of another tool → one model file of ours, which jobs.segment runs over a bucket.
 
 Done once, by whoever trusts the source. The weights become tensors of one .safetensors file, all else a
-checked description in its header; nothing of the source is executed. The file's digest is the model's
-identity, and it is registered in MLflow where one is there.
+checked description in its header; nothing of the source is executed (but see --trust). The file's digest is
+the model's identity, and it is registered in MLflow where one is there.
 
     python -m jobs.adopt nnUNet_results/Dataset137_BraTS21/nnUNetTrainer__nnUNetPlans__3d_fullres \\
         --models data/models --name brats21
@@ -42,6 +42,9 @@ class Settings:
     takes them, such as 1=ED,2=NCR,3=ET."""
     configuration: str = ""
     """Which of several trained configurations a source holds, such as 3d_fullres of nnU-Net."""
+    trust: bool = False
+    """SOURCE is a program (TorchScript, torch.export), which may do anything on being loaded: run it here,
+    once, and keep the ONNX graph of its network. Only for what you or somebody whom you trust made."""
     overwrite: bool = False
     """Replace another model of this name."""
 
@@ -61,6 +64,7 @@ def main(settings: Settings) -> Outcome:
         channels=settings.channels,
         labels=labels,
         configuration=settings.configuration,
+        trust=settings.trust,
     )
     kind, data = foreign.convert(Source(settings.source), asked)
     adopted = load_adopted(data, key)

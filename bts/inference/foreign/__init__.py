@@ -1,7 +1,8 @@
 """Models of other tools: the one list of kinds, and what a kind is.
 
 A kind is a module with the three functions of `Kind`. Nothing of a source is executed, or imported by a name
-that it gives: a kind reads descriptions against lists of its own, and refuses what is not on them.
+that it gives: a kind reads descriptions against lists of its own, and refuses what is not on them. A program
+alone is run, once, on being adopted, if whoever adopts it says so (`program`).
 """
 
 from typing import Protocol
@@ -28,7 +29,6 @@ class Kind(Protocol):
 
 KINDS: dict[str, Kind] = {"nnunet": nnunet, "monai": bundle, "onnx": onnx_model}
 """By the name that the file of an adopted model carries."""
-PROGRAMS = (".pt2", ".ts", ".jit", ".torchscript")
 
 
 def convert(source: Source, asked: Asked) -> tuple[str, bytes]:
@@ -36,11 +36,6 @@ def convert(source: Source, asked: Asked) -> tuple[str, bytes]:
     for name, kind in KINDS.items():
         if kind.recognises(source):
             return name, kind.convert(source, asked)
-    if programs := [name for name in source.names if name.lower().endswith(PROGRAMS)]:
-        raise UsageError(
-            f"{source.uri}: {programs[0]} is a program (TorchScript, torch.export), which no list can check; "
-            "export the network to ONNX"
-        )
     files = ", ".join(source.names[:5]) + (", …" if len(source.names) > 5 else "")
     raise UsageError(f"{source.uri}: of no kind that can be adopted ({', '.join(KINDS)}); it holds {files}")
 

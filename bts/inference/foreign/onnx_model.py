@@ -1,7 +1,8 @@
 """ONNX models: a graph, and a TOML file beside it that tells what stands around it.
 
 The TOML file is the recipe of an adopted model: `channels`, `outputs`, `activation`, `window`, `steps`. The
-graph travels as bytes within the model file and is run by onnxruntime.
+graph travels as bytes within the model file and is run by onnxruntime. Of a trusted program (`program`) the
+graph is made first.
 """
 
 import tomllib
@@ -11,6 +12,7 @@ import torch
 
 from bts.cases.case import CaseVolume
 from bts.errors import CaseError, UsageError
+from bts.inference.foreign import program
 from bts.inference.foreign.bundle_prepare import triple
 from bts.inference.foreign.onnx_check import check_onnx
 from bts.inference.foreign.packages import load
@@ -26,13 +28,16 @@ KEYS = ("channels", "outputs", "activation", "window", "steps")
 
 
 def recognises(source: Source) -> bool:
-    """Whether there is an ONNX file."""
-    return any(name.endswith(".onnx") for name in source.names)
+    """Whether there is an ONNX file, or a program."""
+    return any(name.endswith((".onnx", *program.ENDINGS)) for name in source.names)
 
 
 def convert(source: Source, asked: Asked) -> bytes:
     """Graph and description as one model file. Raises UsageError for what it refuses, naming it."""
-    graph, description = only(source, ".onnx"), only(source, ".toml")
+    ending = ending_of(source)
+    if ending in program.ENDINGS:
+        program.check_trusted(source, asked.trust)
+    graph, description = only(source, ending), only(source, ".toml")
     told = read_description(source.read(description), description)
     named = told.get("channels")
     modalities = modalities_of(list(map(str, named)) if isinstance(named, list) else (), asked)
@@ -49,10 +54,20 @@ def convert(source: Source, asked: Asked) -> bytes:
     }
     data = source.read(graph)
     checked = read_recipe(recipe, description)
+    if ending in program.ENDINGS:
+        data = program.graph_of(data, graph, (1, len(modalities), *checked.window.roi_size))
     check(data, checked, len(modalities), graph)
     weights = {GRAPH: torch.from_numpy(np.frombuffer(data, np.uint8).copy())}
     made = {"source": source.uri, "graph": graph}
     return save_adopted("onnx", asked.name, modalities, checked.predicts, {"recipe": recipe}, weights, made)
+
+
+def ending_of(source: Source) -> str:
+    """Of the file that holds the network: .onnx, or a program's where there is none."""
+    for ending in (".onnx", *program.ENDINGS):
+        if any(name.endswith(ending) for name in source.names):
+            return ending
+    return ".onnx"
 
 
 def only(source: Source, ending: str) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 from bts.errors import UsageError
 
 
-def load(name: Literal["monai.networks.nets", "onnx", "onnxruntime"]) -> ModuleType:
+def load(name: Literal["monai.networks.nets", "onnx", "onnxruntime", "onnxscript"]) -> ModuleType:
     """An optional package. Raises UsageError, naming the file that installs it."""
     try:
         return importlib.import_module(name)

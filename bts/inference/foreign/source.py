@@ -27,6 +27,8 @@ class Asked:
     """Label convention of its outputs, as bts.labels.spelt has it, where its own names do not tell."""
     configuration: str = ""
     """Which of several that a source holds."""
+    trust: bool = False
+    """Whether a program may be run."""
 
 
 class Source:

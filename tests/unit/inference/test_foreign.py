@@ -153,12 +153,6 @@ def test_a_source_is_a_folder_a_zip_or_a_file(tmp_path):
         Source(str(tmp_path / "nothing"))
 
 
-def test_a_program_is_refused_and_why_is_said(tmp_path):
-    (tmp_path / "model.pt2").write_bytes(b"PK")
-    with pytest.raises(UsageError, match=r"model\.pt2 is a program .* export the network to ONNX"):
-        foreign.convert(Source(str(tmp_path)), Asked(name="x"))
-
-
 @pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/../../evil", "a\\..\\evil"])
 def test_a_zip_that_reaches_out_of_itself_is_refused(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as file:
