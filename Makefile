@@ -48,6 +48,8 @@ demo: venv
 
 # Tests start some hundred Pythons: each module is compiled by the first of them, wherever it comes from.
 test test-fast: export PYTHONDONTWRITEBYTECODE =
+# Two processes have both cores: threads of PyTorch's would wait for one another, busily.
+test test-fast: export OMP_NUM_THREADS = 1
 
 test: .venv/installed-test .venv-nnunet/installed
 	@.venv/bin/python -m ruff check .

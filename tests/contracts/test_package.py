@@ -49,6 +49,7 @@ def test_a_command_is_the_job_itself(flags):
     assert "--cases" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_help_of_the_jobs_of_every_day_loads_neither_ray_nor_torch():
     for job in ("preprocess", "segment"):
         code = f"import sys, jobs.{job}; sys.exit(len({{'ray', 'torch', 'mlflow'}} & {{*sys.modules}}))"

@@ -18,7 +18,7 @@ from bts.storage import Store
 from jobs import adopt, segment
 from tests import builders, bundles
 
-pytestmark = pytest.mark.filterwarnings("ignore:::(torch|onnxscript)")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:::(torch|onnxscript)")]
 
 SHAPE = (24, 32, 16)  # x, y, z: of the cases, and of the one window that holds them
 CASES = ("BraTS2021_00001", "BraTS2021_00002")

@@ -95,6 +95,7 @@ def test_values_outside_the_convention_are_named(place):
     assert "labels 9 are not of the convention brats2023" in failure.message and "/b/" in failure.message
 
 
+@pytest.mark.slow
 def test_it_is_scored_as_any_folder(place):
     run()
     outcome = evaluate.main(evaluate.Settings(labelmaps="fused", cases="cases", report="report", ray="no"))

@@ -36,6 +36,7 @@ def test_import_loads_nothing_heavy():
         bts.nothing_such  # noqa: B018
 
 
+@pytest.mark.slow
 def test_using_it_starts_and_imports_no_ray():
     code = "import sys, bts; bts.segment, bts.open_model(); sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
