@@ -1,7 +1,8 @@
 """What a bare machine with a GPU needs to train: `python -m benchmarks.gpu.pack --shards DIR --figshare DIR`.
 
---shards, --figshare: made by jobs.preprocess. Fills .gpu/part-1, .gpu/part-2, … (or --out), none larger than
-40 MiB: the code of this checkout and the wheels that such a machine lacks (Python 3.12 with PyTorch, SciPy,
+--shards, --figshare: made by jobs.preprocess. --begin: what the stage `folds` left an earlier time, whose
+models are where the trainings begin. Fills .gpu/part-1, .gpu/part-2, … (or --out), none larger than
+46 MiB: the code of this checkout and the wheels that such a machine lacks (Python 3.12 with PyTorch, SciPy,
 pandas, pyarrow, h5py and matplotlib is taken for granted), then the shards; figshare's at the 128×128
 pixels on which its presets train. benchmarks/gpu/run.sh unpacks them there.
 """
@@ -34,7 +35,7 @@ WHEELS = (
     "surface-distance",
 )
 PLATFORMS = ("2_28", "2_24", "2_17")
-MOST = 40 << 20  # bytes of a part
+MOST = 46 << 20  # bytes of a part
 
 
 def code(place: Path) -> None:
@@ -96,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--figshare", type=Path, required=True)
+    parser.add_argument("--begin", type=Path)
     parser.add_argument("--out", type=Path, default=ROOT / ".gpu")
     given = parser.parse_args()
     shutil.rmtree(given.out, ignore_errors=True)
@@ -107,8 +109,10 @@ def main() -> None:
         (f"figshare/{file.name}", shrunk(file.read_bytes()))
         for file in sorted(given.figshare.glob("*.parquet"))
     )
+    models = sorted(given.begin.glob("fast*/*.safetensors")) if given.begin else []
+    begin = ((f"begin/{file.name}", file.read_bytes()) for file in models)
     brats = ((f"brats/{file.name}", file.read_bytes()) for file in sorted(given.shards.glob("*.parquet")))
-    print(f"{fill(given.out, [*small, *brats])} parts in {given.out}")
+    print(f"{fill(given.out, [*small, *begin, *brats])} parts in {given.out}")
 
 
 if __name__ == "__main__":

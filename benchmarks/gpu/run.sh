@@ -8,13 +8,13 @@
 set -euo pipefail
 pack=$1 place=$2
 shift 2
-mkdir -p "$place/code" "$place/site" "$place/brats" "$place/figshare" "$place/out"
+mkdir -p "$place/code" "$place/site" "$place/brats" "$place/figshare" "$place/begin" "$place/out"
 if [ -f "$pack/part-1/code.tar.gz" ]; then
   tar -xzf "$pack/part-1/code.tar.gz" -C "$place/code"
   python3 -m pip install -q --no-index --no-deps --no-compile --target "$place/site" --upgrade "$pack"/part-1/*.whl
 fi
 for part in "$pack"/part-*; do
-  for kind in brats figshare; do
+  for kind in brats figshare begin; do
     [ ! -d "$part/$kind" ] || cp -n "$part/$kind"/* "$place/$kind/"
   done
 done

@@ -7,7 +7,7 @@ Axes: B batch, C channel (modality), … space: (H, W), or (D, H, W) for volumes
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import torch
@@ -24,6 +24,7 @@ from bts.training.augment import augment
 from bts.training.clock import Clock
 from bts.training.draw import batches_a_step
 from bts.training.losses import total_loss
+from bts.training.prefetch import ahead
 from bts.training.state import Progress, start
 
 CHECK_EVERY = 16
@@ -116,11 +117,11 @@ def run_epoch(
     part = progress.begin_epoch(clock.world, parts)
     clock.kept = None  # the end of an epoch is kept anyway
     mine = batches_a_step(parts, clock.world)[clock.rank]
-    batches, last = iter(batches), []
+    device = next(progress.network.parameters()).device
+    batches, last = iter(pinned(batches) if device.type == "cuda" else batches), []
     for batch in islice(batches, part.steps * mine):  # done before this epoch was broken off
         last = [batch]
     stepper.train()
-    device = next(progress.network.parameters()).device
     generator, latest = torch.Generator(device), []
     samples, waited, began = 0, 0.0, time.perf_counter()
     looked = began
@@ -294,6 +295,12 @@ def _seed(progress: Progress, step: int, rank: int) -> int:
 
 def _no_batch(progress: Progress) -> str:
     return f"epoch {progress.epoch + 1} has no batch"
+
+
+def pinned(batches: Iterable[dict]) -> Iterator[dict]:
+    """The same batches in pinned memory, from which a GPU takes them while both go on."""
+    keys = ("images", "mask", "constants")
+    return ahead(({key: torch.as_tensor(batch[key]).pin_memory() for key in keys} for batch in batches), 2)
 
 
 def _to(device: torch.device, batch: dict) -> dict[str, torch.Tensor]:
