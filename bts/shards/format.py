@@ -109,9 +109,10 @@ def read_grid(schema: pa.Schema) -> Grid:
 
 
 def pixels(column: pa.ChunkedArray, dtype: np.dtype) -> np.ndarray:
-    """All pixels of a binary column, end to end, as one flat array."""
+    """All pixels of a binary column, end to end, as one flat array: its own memory, where that is in one
+    piece, and then read-only."""
     flat = [np.frombuffer(c.buffers()[2], np.uint8)[slice(*_ends(c))] for c in column.chunks]
-    return np.concatenate(flat).view(dtype)
+    return (flat[0] if len(flat) == 1 else np.concatenate(flat)).view(dtype)
 
 
 def _ends(chunk: pa.BinaryArray) -> tuple[int, int]:

@@ -4,7 +4,7 @@ A sample is what one place of a batch is cut from: one slice, a slice with its n
 volume. Axes: B batch, C channel (modality), D slices, H rows, W columns.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 
 from bts.cases.case import MODALITIES
 from bts.model.frame import place_in_frame
-from bts.model.normalise import NOTHING, constants
+from bts.model.normalise import NOTHING, by_slice, constants
 from bts.model.resample import resize_images, resize_labels
 from bts.model.spacing import working_size
 from bts.settings import Preset
@@ -83,17 +83,18 @@ def collate(samples: list[Sample], preset: Preset, rng: np.random.Generator) -> 
     depth = preset.size[0] if preset.volumetric else 2 * preset.sampling.neighbours + 1
     size, modalities = (preset.size[-2], preset.size[-1]), preset.modalities
     parts = [_read(sample.rows, preset) for sample in samples]
-    dtype = np.int16 if all(images.dtype == np.int16 for images, _, _ in parts) else np.float32
+    dtype = np.int16 if all(images[0].dtype == np.int16 for images, _, _ in parts) else np.float32
     batch = np.zeros((len(samples), len(modalities), depth, *size), dtype)
     masks = np.zeros((len(samples), depth, *size), np.uint8)
     known = np.empty((len(samples), depth, len(modalities), 4), np.float32)
     known[:] = NOTHING
-    for b, (sample, (images_SCHW, mask_SHW, constants_SC4)) in enumerate(zip(samples, parts, strict=True)):
-        centre = _inside(sample, preset, images_SCHW, mask_SHW, rng)
+    for b, (sample, (images_CSHW, mask_SHW, constants_SC4)) in enumerate(zip(samples, parts, strict=True)):
+        centre = _inside(sample, preset, images_CSHW, mask_SHW, rng)
         place = _framed(sample.rows, preset, mask_SHW.shape[1:])
         target, source = _window(centre, place, mask_SHW, size, rng)
         at = slice(sample.first, sample.first + len(mask_SHW))
-        batch[(b, slice(None), at, *target)] = images_SCHW[(..., *source)].swapaxes(0, 1)
+        for into, image_SHW in zip(batch[b], images_CSHW, strict=True):
+            into[(at, *target)] = image_SHW[(slice(None), *source)]
         masks[(b, at, *target)] = mask_SHW[(slice(None), *source)]
         known[b, at] = constants_SC4
     known = known.swapaxes(1, 2)
@@ -106,50 +107,57 @@ def collate(samples: list[Sample], preset: Preset, rng: np.random.Generator) -> 
     }  # fmt: skip
 
 
-def _read(rows: pa.Table, preset: Preset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(images (S, C, H, W), mask (S, H, W), constants (S, C, 4)) of rows that are of one case."""
+def _read(rows: pa.Table, preset: Preset) -> tuple[Sequence[np.ndarray], np.ndarray, np.ndarray]:
+    """(images (S, H, W) of each modality, mask (S, H, W), constants (S, C, 4)) of rows that are of one case.
+
+    Images are the shard's own memory, where they need not be resized.
+    """
     names = ("height", "width", "row_mm", "column_mm", "dtype", "mean", "std")
     first = {name: rows[name][0].as_py() for name in names}
     shape = rows.num_rows, first["height"], first["width"]
     work = working_size(shape[1:], (first["row_mm"], first["column_mm"]))
     little = np.dtype(first["dtype"]).newbyteorder("<")
-    images = np.stack([pixels(rows[m], little).reshape(shape) for m in preset.modalities], axis=1)
+    images: Sequence[np.ndarray] = [pixels(rows[m], little).reshape(shape) for m in preset.modalities]
     mask = pixels(rows["mask"], np.dtype(np.uint8)).reshape(shape)
     if preset.resize:
-        images, mask = _resized(*_whole(images, mask, rows), preset.resize)
+        images, mask = _resized(*_whole(np.stack(images), mask, rows), preset.resize)
     elif work != shape[1:]:
-        images, mask = _resized(images.astype(np.float32), mask, work)
-    elif images.dtype != np.int16:
-        images = images.astype(np.float32)
+        images, mask = _resized(np.stack(images).astype(np.float32), mask, work)
+    elif images[0].dtype != np.int16:
+        images = [image.astype(np.float32) for image in images]
     columns = [MODALITIES.index(m) for m in preset.modalities]
     mean, std = (np.array(first[name], np.float32)[columns] for name in ("mean", "std"))
-    return images, mask, constants(images, mean, std, preset.normalisation, preset.frame)
+    if by_slice(preset.normalisation):
+        seen_SCHW = np.stack(images, axis=1)
+    else:
+        seen_SCHW = np.broadcast_to(images[0][:, None], (len(mask), len(images), *mask.shape[1:]))
+    return images, mask, constants(seen_SCHW, mean, std, preset.normalisation, preset.frame)
 
 
-def _whole(images_SCHW: np.ndarray, mask_SHW: np.ndarray, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+def _whole(images_CSHW: np.ndarray, mask_SHW: np.ndarray, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Slices of the source's full size: the crop of the shard is put back."""
     place = {name: rows[name][0].as_py() for name in ("y0", "x0", "full_height", "full_width")}
     height, width = mask_SHW.shape[1:]
     box = slice(place["y0"], place["y0"] + height), slice(place["x0"], place["x0"] + width)
     whole = place["full_height"], place["full_width"]
-    images = np.zeros((*images_SCHW.shape[:2], *whole), np.float32)
+    images = np.zeros((*images_CSHW.shape[:2], *whole), np.float32)
     mask = np.zeros((len(mask_SHW), *whole), np.uint8)
-    images[(..., *box)], mask[(..., *box)] = images_SCHW, mask_SHW
+    images[(..., *box)], mask[(..., *box)] = images_CSHW, mask_SHW
     return images, mask
 
 
-def _resized(images_SCHW: np.ndarray, mask_SHW: np.ndarray, size: tuple[int, ...]):
+def _resized(images_CSHW: np.ndarray, mask_SHW: np.ndarray, size: tuple[int, ...]):
     """Slices of that many pixels."""
-    images = resize_images(torch.from_numpy(images_SCHW), size)
+    images = resize_images(torch.from_numpy(images_CSHW), size)
     return images.numpy(), resize_labels(torch.from_numpy(mask_SHW), size).numpy()
 
 
-def _inside(sample: Sample, preset: Preset, images_SCHW, mask_SHW, rng) -> tuple[int, int] | None:
+def _inside(sample: Sample, preset: Preset, images_CSHW, mask_SHW, rng) -> tuple[int, int] | None:
     """(row, column) to centre the cut on: a random voxel of tumour, or of the brain; None: anywhere."""
     if sample.centre is None:
         return None
     flair = preset.modalities.index("flair") if "flair" in preset.modalities else 0
-    shown = mask_SHW[sample.centre] if preset.volumetric else images_SCHW[sample.centre, flair]
+    shown = mask_SHW[sample.centre] if preset.volumetric else images_CSHW[flair][sample.centre]
     places = np.flatnonzero(shown)
     if not places.size:
         return None
