@@ -54,7 +54,8 @@ def _of_series(role: str, one: Measures) -> Iterator[str]:
     if one.turn_deg > least:
         yield f"{role} is turned by {one.turn_deg:.0f}°; up to {least:.0f}° are usual"
     if one.after and one.after < LEAST_SIMILARITY:
-        yield f"{role} is little like T1ce (mutual information {one.after:.3f}; {LEAST_SIMILARITY})"
+        told = f"mutual information {one.after:.3f}; {LEAST_SIMILARITY} is the least"
+        yield f"{role} is little like T1ce ({told})"
     if one.after and one.after < one.before - LOST_SIMILARITY:
         yield f"{role} fitted T1ce better before registration ({one.before:.3f}, now {one.after:.3f})"
     if one.covered < COVERED:

@@ -19,11 +19,11 @@ from bts.errors import CaseError
 from bts.intake import atlas as atlases
 from bts.intake import picture, quality, tools
 from bts.intake.convert import convert
-from bts.intake.grids import BRATS, Image, Lattice, isotropic, resample, rigid_parts
+from bts.intake.grids import BRATS, Image, Lattice, isotropic, resample, resample_scan, rigid_parts
 from bts.intake.register import pyramid, register, similarity, starts_between, starts_to_atlas
 from bts.intake.strip import Strip, brain_mask
 
-FORMAT = 1  # raised when a case changes for the same scans and options
+FORMAT = 2  # raised when a case changes for the same scans and options
 NAMES = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}  # BraTS 2023's
 MOST = 32000  # of int16
 FINE = 200  # an image whose brightest voxel is below is scaled up: integers would be too coarse
@@ -77,7 +77,7 @@ def take_in(case_id: str, scans: Mapping[str, list[bytes]], options: Options, *,
     with clock.step("register"):
         space, to_t1ce, matrices = _register(images, options)
     with clock.step("resample"):
-        voxels = {role: resample(image, space, matrices[role]) for role, image in images.items()}
+        voxels = bring(images, space, matrices, options)
     with clock.step("strip"):
         mask = brain_mask(voxels["t1ce"], voxels.get("t1", voxels["t1ce"]), options.strip)
     with clock.step("write"):
@@ -109,6 +109,14 @@ def take_in(case_id: str, scans: Mapping[str, list[bytes]], options: Options, *,
         "files": {key: _digest(data) for key, data in files.items()},
     }
     return Taken(files, record, warnings)
+
+
+def bring(
+    images: Mapping[str, Image], space: Lattice, matrices: Mapping[str, np.ndarray], options: Options
+) -> dict[str, np.ndarray]:
+    """Each series on the case's grid, (z, y, x) float32."""
+    stripped = options.strip == "mask"
+    return {r: resample_scan(image, space, matrices[r], stripped=stripped) for r, image in images.items()}
 
 
 def _register(

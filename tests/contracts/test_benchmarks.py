@@ -3,14 +3,16 @@
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from benchmarks import requests, scale, segment
-from benchmarks.accuracy import alone
+from benchmarks.accuracy import alone, poses
 from benchmarks.gpu import pack, steps
 from benchmarks.material import make_cases
 from benchmarks.table import Row
 from bts.cases.layouts import find_cases
+from bts.intake import grids
 from bts.model.file import load_model
 from bts.settings import Inference
 from bts.storage import Store
@@ -61,6 +63,19 @@ def test_parts_of_a_pack_are_filled_in_order_and_none_is_too_large(tmp_path, mon
     assert pack.fill(tmp_path, files) == 3
     parts = {file.name: file.parent.parent.name for file in tmp_path.glob("part-*/*/*")}
     assert parts == {"a": "part-1", "b": "part-2", "c": "part-2", "d": "part-3"}
+
+
+def test_a_head_in_a_known_pose_and_thick_slices_comes_back_by_it():
+    pytest.importorskip("SimpleITK", reason="requirements-intake.txt is not installed")
+    ball = np.zeros(grids.BRATS.shape, np.float32)
+    ball[60:90, 100:140, 70:120] = 100
+    moved = poses.pose(np.random.default_rng(0), *poses.BASE, grids.BRATS.centre)
+    seen = poses.scan(grids.Image(ball, grids.BRATS), moved, 5.0)
+    assert np.allclose(seen.lattice.zooms, (0.9, 0.9, 5)) and grids.rigid_parts(moved)[0] > 5
+    back = grids.resample(seen, grids.BRATS, moved)
+    middles = [np.argwhere(voxels > 50).mean(0) for voxels in (ball, back)]
+    assert np.abs(middles[0] - middles[1]).max() < 0.5
+    assert (back > 50).sum() == pytest.approx((ball > 50).sum(), rel=0.05)
 
 
 def test_twice_the_cluster_takes_half_the_hours_and_the_scarcer_part_binds():

@@ -1,6 +1,6 @@
 """What the documents say: their example runs, the files that they name are there, the jobs' flags exist."""
 
-import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -75,6 +75,22 @@ def test_it_is_for_readers_who_have_this_repository_alone(document):
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 700
+
+
+def test_every_figure_of_the_readme_names_a_command_that_is_there():
+    text = (ROOT / "README.md").read_text("utf-8")
+    section = re.search(r"^## What it gets\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)[1]
+    claims = re.split(r"^- ", section, flags=re.MULTILINE)[1:]
+    assert len(claims) >= 3
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    for claim in claims:
+        commands = re.findall(r"`(make|python -m) ([\w.-]+)", claim)
+        assert commands, claim
+        for kind, name in commands:
+            assert name in targets if kind == "make" else importlib.util.find_spec(name), name
+    for table in re.findall(r"(?:^\|.*\n)+\n?(.*)", text, re.MULTILINE):
+        if "Dice" in table:
+            assert re.search(r"\[commands\]\(docs/[\w/.]+\)", table), table
 
 
 def test_the_example_of_a_network_is_one():

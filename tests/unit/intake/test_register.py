@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from bts.intake.grids import BRATS, Image, Lattice, isotropic, resample, rigid_parts
-from bts.intake.register import pyramid, register, similarity, starts_between
+from bts.intake.grids import BRATS, Image, Lattice, isotropic, resample, resample_scan, rigid_parts
+from bts.intake.register import pyramid, register, shifted, similarity, starts_between
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("itk")]
 
@@ -47,6 +48,35 @@ def test_resampling_to_the_own_grid_changes_nothing():
     rng = np.random.default_rng(0)
     image = Image(rng.integers(0, 900, (12, 20, 16)).astype(np.int16), Lattice((12, 20, 16), BRATS.affine))
     assert np.array_equal(resample(image, image.lattice, np.eye(4)), image.voxels)
+
+
+def test_a_stripped_brain_has_no_dark_rim():
+    """What was taken away is no darkness: interpolated with it, a rim of the brain would be darker."""
+    brain = np.zeros((8, 40, 40), np.float32)
+    brain[2:6, 8:32, 8:32] = 100
+    thick = Image(brain, Lattice(brain.shape, np.diag([1, 1, 5, 1.0])))
+    onto = Lattice((40, 40, 40), np.array([[1, 0, 0, 0.4], [0, 1, 0, 0.4], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    assert len(np.unique(resample(thick, onto, np.eye(4)))) > 5, "there is a rim to be avoided"
+    found = resample_scan(thick, onto, np.eye(4), stripped=True)
+    assert set(np.unique(found.round(3))) == {0, 100}
+    assert (found > 0).sum() == pytest.approx(brain.sum() / 100 * 5, rel=0.12)
+
+
+def test_between_thick_slices_cubic_is_nearer_to_the_truth_and_does_not_ring():
+    fine = ndimage.gaussian_filter(np.random.default_rng(0).uniform(0, 1000, (80, 40, 40)), 4) + 50
+    fine[:, :, 30:] = 5000  # fat
+    thick = Image(fine[2::4], Lattice((20, 40, 40), np.diag([1, 1, 4, 1.0])))
+    onto = Lattice((60, 40, 40), np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 6], [0, 0, 0, 1.0]]))
+    off = {
+        how: np.abs(found - fine[8:68])[:, :, :28].mean()
+        for how, found in (
+            ("linear", resample(thick, onto, np.eye(4))),
+            ("cubic", resample_scan(thick, onto, np.eye(4), stripped=False)),
+        )
+    }
+    assert off["cubic"] < 0.6 * off["linear"]
+    beside = resample_scan(thick, onto, np.eye(4) @ shifted(np.array([0.3, 0, 0])), stripped=False)
+    assert beside.min() > 0.4 * fine.min()
 
 
 def test_an_isotropic_grid_keeps_the_field_of_view():
