@@ -1,6 +1,8 @@
 """Networks of MONAI by their names: which there are, which arguments they take, and how they are built."""
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -91,4 +93,19 @@ def build(name: str, arguments: Mapping, weights: Mapping[str, torch.Tensor], wh
         raise
     except Exception as error:  # whatever a constructor makes of arguments that do not fit
         raise UsageError(f"{where}: {name} and its weights do not match ({error})") from None
+    if name == "SegResNet":
+        network.decode = partial(_decode, network)
     return network.eval()
+
+
+def _decode(network: Any, images: torch.Tensor, skips: list) -> torch.Tensor:
+    """What SegResNet.decode computes, to the bit; added in place, and each skip let go once it was added.
+
+    MONAI keeps both to the end, which at the finest level are most of what a case takes.
+    """
+    for level, (up, blocks) in enumerate(zip(network.up_samples, network.up_layers, strict=True), 1):
+        images = up(images)
+        images += skips[level]
+        skips[level] = None
+        images = blocks(images)
+    return network.conv_final(images) if network.use_conv_final else images

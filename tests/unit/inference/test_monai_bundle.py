@@ -267,6 +267,8 @@ def test_a_description_from_anybody_is_checked_again(tmp_path, weights, change):
          "norm_name": ["INSTANCE", {"affine": True}]},
         {"_target_": "SwinUNETR", "feature_size": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4],
          "use_checkpoint": True},
+        {"_target_": "SegResNet", "init_filters": 8, "blocks_down": [1, 2, 1], "blocks_up": [2, 1],
+         "upsample_mode": "deconv"},
     ],
     ids=lambda definition: definition["_target_"],
 )  # fmt: skip
