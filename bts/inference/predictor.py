@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,10 +26,28 @@ class How:
     """Modalities that a case may lack; the network sees 0 in their place."""
 
 
+class Around(Protocol):
+    """What stands around a model's networks and needs none of its weights: for processors beside a GPU, which
+    would wait for it otherwise. Travels to other processes.
+    """
+
+    @property
+    def card(self) -> ModelCard:
+        """Of the model."""
+
+    def before(self, volume: CaseVolume) -> Any:
+        """A case → what `Predictor.answered` takes. Raises CaseError."""
+
+    def after(self, answer: Any, volume: CaseVolume) -> torch.Tensor:
+        """What it gives → `Predictor.probabilities`; of the volume's voxels none is looked at."""
+
+
 class Predictor(ABC):
     """One model, ready on its device. Axes: K target, D z slices, H rows (y), W columns (x)."""
 
     card: ModelCard
+    around: Around | None = None
+    """What `probabilities` does around `answered`, where that is worth doing elsewhere."""
     whole: bool = False
     """Whether its probabilities are of the whole canonical grid, not of the crop alone."""
 
@@ -39,6 +58,10 @@ class Predictor(ABC):
 
         Raises CaseError for a case that it cannot predict.
         """
+
+    def answered(self, seen: Any) -> Any:
+        """What the networks say of `around.before`, for `around.after`; both on the CPU."""
+        raise ValueError(f"{self.card.name}: all of it is done at once")
 
 
 def pick_modalities(volume, wanted: Sequence[str], allow_missing: Collection[str] = ()) -> tuple:

@@ -6,6 +6,7 @@ Axes: B batch, C channel (modality), K target, D z slices, H rows (y), W columns
 import operator
 from collections.abc import Collection, Iterator, Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from bts.inference.confidence import agreement
 from bts.inference.finish import Finish
 from bts.inference.own import OwnPredictor
 from bts.inference.prediction import CERTAIN, Box, Prediction
-from bts.inference.predictor import How, Predictor
+from bts.inference.predictor import Around, How, Predictor
 from bts.model.adopted import Adopted
+from bts.model.card import ModelCard
 from bts.model.device import off_device, pick_device, to_device
 from bts.model.file import Model
 from bts.model.targets import common, converted, decode
@@ -100,20 +102,17 @@ class Segmenter:
         mean, members = self._mean(volume)
         if self.finish.within_brain(volume):
             mean.mul_(to_device(brain_DHW, self.device))
-        labels = self._decoded(mean)
-        box = box_of(reduce(torch.bitwise_or, members, labels))
-        sure = (mean[(slice(None), *box)] * CERTAIN).round_().to(torch.uint16)
-        totals = mean.sum(dim=(1, 2, 3))
-        whole = [mean.mul_(255).sub_(0.5).ceil_().to(torch.uint8)] if probabilities else []
-        found = off_device(sure, totals, labels[box], *(one[box] for one in members), *whole)
-        return Prediction(
-            box=box,
-            probabilities=found[0],
-            totals=tuple(found[1].tolist()),
-            labels=found[2],
-            members=tuple(found[3 : 3 + len(members)]),
-            whole=found[-1] if probabilities else None,
-        )
+        return said(mean, members, self.finish, probabilities)
+
+    @property
+    def around(self) -> Around | None:
+        """What of `predict` may be done beside the GPU: of a single model alone."""
+        return self.models[0].around if len(self.models) == 1 else None
+
+    @torch.inference_mode()
+    def answered(self, seen: Any) -> Any:
+        """The rest of it: what the networks say of `around.before`, for `said_after`."""
+        return self.models[0].answered(seen)
 
     def _mean(self, volume: CaseVolume) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(mean of all models' probabilities, the labels of each where they are several)."""
@@ -138,11 +137,7 @@ class Segmenter:
         return decode(probabilities_KDHW, self.predicts, self.settings.threshold)
 
     def _predict(self, model: Predictor, volume: CaseVolume) -> torch.Tensor:
-        found = model.probabilities(volume).to(self.device)
-        if not torch.isfinite(found.sum()):
-            problem = f"the network {model.card.name} ({model.card.digest}) gives no numbers"
-            mend = "look at the images, and at the GPU"
-            raise CaseError(problem, mend=mend, case=volume.case_id, stage="predict")
+        found = checked(model.probabilities(volume).to(self.device), model.card, volume)
         if model.whole and not self.finish.whole:
             found = found[(slice(None), *volume.box)]
         elif self.finish.whole and not model.whole:
@@ -151,6 +146,43 @@ class Segmenter:
             found = around
         # PyTorch sums contiguous float32 pair by pair; any other volume's sum is off in its 5th digit.
         return converted(found, model.card.predicts, self.predicts).contiguous()
+
+
+@torch.inference_mode()
+def said_after(
+    around: Around, answer: Any, finish: Finish, volume: CaseVolume, probabilities: bool = False
+) -> Prediction:
+    """`Segmenter.predict` from `Segmenter.answered` on, on the CPU. Raises CaseError."""
+    return said(checked(around.after(answer, volume), around.card, volume), [], finish, probabilities)
+
+
+def checked(found: torch.Tensor, card: ModelCard, volume: CaseVolume) -> torch.Tensor:
+    """What a network gave. Raises CaseError where that is no numbers."""
+    if not torch.isfinite(found.sum()):
+        problem = f"the network {card.name} ({card.digest}) gives no numbers"
+        mend = "look at the images, and at the GPU"
+        raise CaseError(problem, mend=mend, case=volume.case_id, stage="predict")
+    return found
+
+
+def said(
+    mean: torch.Tensor, members: Sequence[torch.Tensor], finish: Finish, probabilities: bool
+) -> Prediction:
+    """float32 (K, D, H, W), which is changed, and the labels of each of several models → a Prediction."""
+    labels = decode(mean, finish.predicts, finish.settings.threshold)
+    box = box_of(reduce(torch.bitwise_or, members, labels))
+    sure = (mean[(slice(None), *box)] * CERTAIN).round_().to(torch.uint16)
+    totals = mean.sum(dim=(1, 2, 3))
+    whole = [mean.mul_(255).sub_(0.5).ceil_().to(torch.uint8)] if probabilities else []
+    found = off_device(sure, totals, labels[box], *(one[box] for one in members), *whole)
+    return Prediction(
+        box=box,
+        probabilities=found[0],
+        totals=tuple(found[1].tolist()),
+        labels=found[2],
+        members=tuple(found[3 : 3 + len(members)]),
+        whole=found[-1] if probabilities else None,
+    )
 
 
 def box_of(labels_DHW: torch.Tensor) -> Box:

@@ -4,7 +4,7 @@ beside them. Not a command."""
 import os
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from bts.cases.case import MODALITIES
 from bts.errors import UsageError
@@ -16,6 +16,9 @@ from jobs.driver.progress import say
 from jobs.driver.sizes import by_size
 from jobs.workers.read import Read
 from jobs.workers.write import Write
+
+if TYPE_CHECKING:
+    from bts.inference.predictor import Around  # with torch
 
 ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
 GPU_CASES = 2  # at a time in a GPU's actor: one comes and goes while the network is at the other
@@ -79,6 +82,7 @@ def predict_by_actors(
     """By Ray: predicting actors, tasks that read before them and tasks that write after."""
     import ray
 
+    from jobs.workers.around import After, Before
     from jobs.workers.predict import Predict
 
     start_ray()
@@ -93,6 +97,7 @@ def predict_by_actors(
     # Told, for an actor that asked for no GPU sees those of its machine all the same.
     device = None if gpus else "cpu"
     how = (partial(ray.get, ray.put(models)), device, threads, write.options)
+    around = around_of(models, write) if gpus else None
     for some, memory in by_size(rows):  # actors that asked for it would leave none for reading
         at_once = GPU_CASES if gpus and not memory else 1
         stages = [
@@ -100,7 +105,21 @@ def predict_by_actors(
             Stage("predict", Predict, how, actors, resources, at_once),
             Stage("write", write, size=tasks, resources=io),
         ]
+        if around:  # a core each, which bounds their memory too
+            one = {"num_cpus": 1, **memory}
+            after = After(around, write.finish, write.options.probabilities)
+            stages.insert(1, Stage("before", Before(around), resources=one))
+            stages.insert(3, Stage("after", after, resources=one))
         yield from stream("segment", some, stages, "yes")
+
+
+def around_of(models: list[tuple[str, bytes]], write: Write) -> "Around | None":
+    """What of predicting is done beside the GPU; None where nothing is."""
+    from bts.inference.segmenter import Segmenter
+    from bts.model.load import load
+
+    loaded = [load(data, name) for name, data in models]
+    return Segmenter(loaded, "cpu", allow_missing=write.options.allow_missing).around
 
 
 def wanted_gpus(gpu: str, there: int, alone: bool) -> int:

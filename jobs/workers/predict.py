@@ -1,20 +1,23 @@
 """The predicting stage of jobs.segment, between `read` and `write`: the networks, and nothing else."""
 
+import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
-import numpy as np
 import torch
 
 from bts.cases.case import CaseVolume
 from bts.errors import CaseError
 from bts.inference.options import SegmentOptions
-from bts.inference.prediction import Prediction
 from bts.inference.segmenter import Segmenter
 from bts.model.device import pick_device
 from bts.model.load import load
 
+T = TypeVar("T")
 Models = Callable[[], Sequence[tuple[str, bytes]]]
 
 
@@ -35,31 +38,39 @@ class Predict:
 
     def __call__(self, row: dict) -> dict:
         started = time.monotonic()
+        if "seen" in row:  # by `Before`; the rest is left to `After`
+            answer = self._done(partial(self.segmenter.answered, row["seen"]), row)
+            return {**row, "seen": answer, "predict_s": row["predict_s"] + time.monotonic() - started}
         volume = CaseVolume.described(row.pop("images"), row["volume"])
         (brain,) = CaseVolume.outlined(row["outline"], row["volume"]).images
-        said = self._beside_others(volume, brain) or self._alone(volume, brain)
+        said = self._done(partial(self.segmenter.predict, volume, brain, self.probabilities), row)
         return {**row, "said": said, "predict_s": time.monotonic() - started}
 
-    def _beside_others(self, volume: CaseVolume, brain_DHW: np.ndarray) -> Prediction | None:
-        """None where a GPU has too little memory for it now."""
+    def _done(self, work: Callable[[], T], row: dict) -> T:
+        """Raises CaseError for a case that the GPU has no memory for."""
+        with contextlib.suppress(torch.OutOfMemoryError):  # which holds on to memory as long as it is handled
+            return self._beside_others(work)
+        return self._alone(work, row)
+
+    def _beside_others(self, work: Callable[[], T]) -> T:
+        """Raises torch.OutOfMemoryError where a GPU has too little memory for it now."""
         with self.turn:
             self.at_work += 1
         try:
-            return self.segmenter.predict(volume, brain_DHW, self.probabilities)
-        except torch.OutOfMemoryError:
-            return None
+            return work()
         finally:
             with self.turn:
                 self.at_work -= 1
                 self.turn.notify_all()
 
-    def _alone(self, volume: CaseVolume, brain_DHW: np.ndarray) -> Prediction:
-        """While no other case is at work in this actor. Raises CaseError."""
+    def _alone(self, work: Callable[[], T], row: dict) -> T:
+        """While no other case is at work in this actor."""
         try:
             with self.turn:
                 self.turn.wait_for(lambda: not self.at_work)
-                return self.segmenter.predict(volume, brain_DHW, self.probabilities)
+                return work()
         except torch.OutOfMemoryError as error:
-            problem = f"{'×'.join(map(str, volume.images.shape))} voxels do not fit into the GPU's memory"
-            kind = type(error).__name__
-            raise CaseError(problem, mend="use a larger GPU", case=volume.case_id, kind=kind) from error
+            shape = "×".join(map(str, json.loads(row["volume"])["shape"]))
+            problem, kind = f"{shape} voxels do not fit into the GPU's memory", type(error).__name__
+            case = row["case_id"]
+            raise CaseError(problem, mend="use a larger GPU", case=case, kind=kind) from error

@@ -1,19 +1,27 @@
-"""jobs.workers.predict: two cases at a time, where a GPU has the memory for both."""
+"""jobs.workers.predict: two cases at a time, where a GPU has the memory for both; what is done beside it."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 from bts.cases.layouts import find_cases
 from bts.cases.worklist import Todo
 from bts.errors import CaseError
+from bts.inference.foreign import convert
+from bts.inference.foreign.nnunet import images
+from bts.inference.foreign.source import Asked, Source
 from bts.inference.options import SegmentOptions
+from bts.inference.segmenter import Segmenter
+from bts.model.load import load
 from bts.storage import Store
+from jobs.workers.around import After, Before
+from jobs.workers.carry import pack, unpack
 from jobs.workers.predict import Predict
 from jobs.workers.read import Read
-from tests import builders
+from tests import builders, nnunet_folders
 
 
 @pytest.fixture
@@ -64,3 +72,38 @@ def test_a_case_that_does_not_fit_beside_another_is_predicted_alone(row, cases, 
 def test_a_case_that_does_not_fit_alone_fails_by_its_size(row):
     _, found = two_at_a_time(0, row)
     assert all(isinstance(error, CaseError) and "do not fit into the GPU" in str(error) for error in found)
+
+
+@pytest.mark.parametrize("regions", [True, False])
+def test_what_is_resampled_beside_a_gpu_is_what_one_actor_makes_of_it(row, tmp_path, regions):
+    folder = nnunet_folders.write(tmp_path / "m", regions=regions, plan={"spacing": [1.5, 1.4, 1.3]})
+    models = [("m", convert(Source(str(folder)), Asked(name="m"))[1])]
+    options = SegmentOptions(probabilities=True)
+    predict = Predict(lambda: models, "cpu", 1, options)
+    around = predict.segmenter.around
+    stages = [Before(around), predict, After(around, predict.segmenter.finish, probabilities=True)]
+    beside, sizes = row, []
+    for stage in stages:
+        (beside,) = unpack(pack([beside]))  # as between processes: read-only
+        beside = stage(dict(beside))
+        sizes.append(beside.get("images") is None)
+    assert all(sizes) and "seen" not in beside, "no more travels than must"
+    expected, found = predict(dict(row))["said"], beside["said"]
+    assert expected.labels.any() and expected.totals == found.totals and expected.box == found.box
+    for name in ("labels", "probabilities", "whole"):
+        np.testing.assert_array_equal(getattr(expected, name), getattr(found, name))
+
+
+def test_a_case_that_cannot_be_resampled_fails_before_the_gpu(row, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MOST_VOXELS", 1000)
+    folder = nnunet_folders.write(tmp_path / "m")
+    model = load(convert(Source(str(folder)), Asked(name="m"))[1], "m")
+    with pytest.raises(CaseError, match=r"voxels at the model's spacing.*look at the spacing"):
+        Before(Segmenter([model], "cpu").around)(row)
+
+
+def test_ensembles_and_models_of_ours_are_done_in_one_actor(tmp_path):
+    theirs = convert(Source(str(nnunet_folders.write(tmp_path / "m", regions=True))), Asked(name="m"))[1]
+    ours = builders.tiny_model()
+    for models in ([ours], [ours, theirs]):
+        assert Segmenter([load(one, "m") for one in models], "cpu").around is None

@@ -17,10 +17,10 @@ MOST_VOXELS = 1 << 28  # of one resampled channel: 1 GB
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Images as the network sees them, and what brings its answer back."""
+    """Images as the network sees them, or its answer to them, and what brings that back."""
 
     images: np.ndarray
-    """float32 (C, x, y, z) at the plan's spacing."""
+    """float32 (C, x, y, z) at the plan's spacing; of an answer the logits, float16 (K, x, y, z)."""
     box: tuple[slice, slice, slice]
     """Where the crop lies in the whole image."""
     spacing: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""An adopted nnU-Net at work: windows blended by a Gaussian, mirrored, averaged over folds, resampled back.
+"""An adopted nnU-Net at work: windows blended by a Gaussian, mirrored, averaged over folds.
 
 Sums run in half precision on purpose: nnU-Net's do, and its labels are to be these labels, voxel by voxel.
 Axes: C channel, K output; x, y, z of the plan.
@@ -7,6 +7,7 @@ Axes: C channel, K output; x, y, z of the plan.
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,13 +15,11 @@ from scipy.ndimage import gaussian_filter
 from torch.nn import functional
 
 from bts.cases.case import CaseVolume
-from bts.errors import CaseError, UsageError
-from bts.inference.foreign.nnunet.images import Prepared, prepare
+from bts.errors import UsageError
+from bts.inference.foreign.nnunet.around import Around
+from bts.inference.foreign.nnunet.images import Prepared
 from bts.inference.foreign.nnunet.network import UNet
 from bts.inference.foreign.nnunet.plan import read_plan
-from bts.inference.foreign.nnunet.resample import resample
-from bts.inference.foreign.voxels import on_crop, spacing_of, turned, whole_images
-from bts.inference.foreign.winners import obeying
 from bts.inference.predictor import How, Predictor
 from bts.model.adopted import Adopted
 
@@ -31,11 +30,14 @@ SIGMA, HIGHEST = 1 / 8, 10  # of a window's Gaussian: share of its side, value i
 class NnunetPredictor(Predictor):
     """An adopted nnU-Net, all its folds."""
 
+    around: Around
+
     def __init__(self, model: Adopted, how: How):
         """Raises UsageError where description and weights make no sense together."""
         self.card, self.how = model.card, how
         try:
             self.plan = read_plan(model.description, len(model.card.modalities))
+            self.around = Around(model.card, self.plan, how.allow_missing)
             self.networks = [self._network(model, fold) for fold in range(self.plan.folds)]
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
@@ -53,36 +55,13 @@ class NnunetPredictor(Predictor):
         return network.requires_grad_(False).eval().to(self.how.device)
 
     def probabilities(self, volume: CaseVolume) -> torch.Tensor:
-        plan = self.plan
-        images = whole_images(volume, self.card.modalities, plan.order, self.how.allow_missing)
-        try:
-            seen = prepare(images, spacing_of(volume, plan.order), plan)
-        except ValueError as error:
-            mend = "look at the spacing in its header"
-            raise CaseError(str(error), mend=mend, case=volume.case_id, stage="predict") from None
-        del images
-        logits = self._logits(torch.from_numpy(seen.images)).numpy()
-        return self._back(logits, seen, volume)
+        return self.around.after(self.answered(self.around.before(volume)), volume)
 
-    def _back(self, predicted: np.ndarray, seen: Prepared, volume: CaseVolume) -> torch.Tensor:
-        """float16 (K, x, y, z) at the plan's spacing → float32 (3, D, H, W) of WT, TC, ET or NCR, ED, ET."""
-        plan = self.plan
-        shape = tuple(side.stop - side.start for side in seen.box)
-        logits = torch.from_numpy(resample(predicted, shape, seen.wanted, seen.spacing, plan.logits))
-        if plan.regions:
-            found = logits[list(plan.regions)].float().sigmoid()
-        else:
-            each = logits.float().softmax(dim=0)
-            names = torch.tensor(plan.labels)
-            found = torch.stack([each[names == label].sum(dim=0) for label in (1, 2, 3)])
-            found = obeying(found, names[logits.argmax(dim=0)])
-        there = np.zeros(turned(np.empty(volume.grid.shape, np.bool_), volume, plan.order).shape, np.float32)
-        back = []
-        for one in found.numpy():
-            there[...] = 0
-            there.transpose(plan.transpose)[seen.box] = one
-            back.append(on_crop(there[None], volume, plan.order)[0])
-        return torch.from_numpy(np.stack(back))
+    def answered(self, seen: Prepared) -> Prepared:
+        """The logits in the place of the images."""
+        return replace(
+            seen, images=self._logits(torch.from_numpy(np.require(seen.images, requirements="W"))).numpy()
+        )
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         """float32 (C, x, y, z) → float16 (K, x, y, z) on the CPU, mean of all folds."""
