@@ -153,7 +153,8 @@ def said_after(
     around: Around, answer: Any, finish: Finish, volume: CaseVolume, probabilities: bool = False
 ) -> Prediction:
     """`Segmenter.predict` from `Segmenter.answered` on, on the CPU. Raises CaseError."""
-    return said(checked(around.after(answer, volume), around.card, volume), [], finish, probabilities)
+    found = checked(around.after(answer, volume), around.card, volume)
+    return said(found.contiguous(), [], finish, probabilities)
 
 
 def checked(found: torch.Tensor, card: ModelCard, volume: CaseVolume) -> torch.Tensor:

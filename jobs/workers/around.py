@@ -1,5 +1,5 @@
-"""Stages of jobs.segment on both sides of a GPU, for a model whose networks see resampled images: `read`,
-`before`, `predict`, `after`, `write`. A GPU never waits for what processors do here."""
+"""Stages of jobs.segment on both sides of a GPU, for a model of another tool: `read`, `before`, `predict`,
+`after`, `write`. A GPU never waits for what processors do here."""
 
 import time
 

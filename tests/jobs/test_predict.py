@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,7 +22,10 @@ from jobs.workers.around import After, Before
 from jobs.workers.carry import pack, unpack
 from jobs.workers.predict import Predict
 from jobs.workers.read import Read
-from tests import builders, nnunet_folders
+from tests import builders, bundles, nnunet_folders
+from tests.bundles import PREPARE, step
+
+pytestmark = pytest.mark.filterwarnings("ignore:::(torch|monai)")
 
 
 @pytest.fixture
@@ -74,20 +78,29 @@ def test_a_case_that_does_not_fit_alone_fails_by_its_size(row):
     assert all(isinstance(error, CaseError) and "do not fit into the GPU" in str(error) for error in found)
 
 
-@pytest.mark.parametrize("regions", [True, False])
-def test_what_is_resampled_beside_a_gpu_is_what_one_actor_makes_of_it(row, tmp_path, regions):
-    folder = nnunet_folders.write(tmp_path / "m", regions=regions, plan={"spacing": [1.5, 1.4, 1.3]})
-    models = [("m", convert(Source(str(folder)), Asked(name="m"))[1])]
-    options = SegmentOptions(probabilities=True)
-    predict = Predict(lambda: models, "cpu", 1, options)
+def nnunet(folder, **how):
+    return nnunet_folders.write(folder, plan={"spacing": [1.5, 1.4, 1.3]}, **how)
+
+
+def bundle(folder):
+    steps = [PREPARE[0], step("Spacingd", "image", pixdim=[1.5, 1, 1], mode="bilinear"), PREPARE[1]]
+    return bundles.write_bundle(folder, preprocessing={"_target_": "Compose", "transforms": steps})
+
+
+@pytest.mark.parametrize(
+    "write", [nnunet, partial(nnunet, regions=True), bundle], ids=["nnU-Net", "its regions", "MONAI"]
+)
+def test_what_is_resampled_beside_a_gpu_is_what_one_actor_makes_of_it(row, tmp_path, write):
+    models = [("m", convert(Source(str(write(tmp_path / "m"))), Asked(name="m"))[1])]
+    predict = Predict(lambda: models, "cpu", 1, SegmentOptions(probabilities=True))
     around = predict.segmenter.around
     stages = [Before(around), predict, After(around, predict.segmenter.finish, probabilities=True)]
-    beside, sizes = row, []
+    beside = row
     for stage in stages:
         (beside,) = unpack(pack([beside]))  # as between processes: read-only
-        beside = stage(dict(beside))
-        sizes.append(beside.get("images") is None)
-    assert all(sizes) and "seen" not in beside, "no more travels than must"
+        beside = stage(beside)
+        assert "images" not in beside, "no more travels than must"
+    assert "seen" not in beside
     expected, found = predict(dict(row))["said"], beside["said"]
     assert expected.labels.any() and expected.totals == found.totals and expected.box == found.box
     for name in ("labels", "probabilities", "whole"):

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 
-from bts.cases.case import CaseVolume
 from bts.errors import UsageError
 from bts.inference.foreign import monai_networks
 from bts.inference.foreign.bundle_config import BundleConfig, arguments_of
 from bts.inference.foreign.bundle_finish import read_postprocessing
 from bts.inference.foreign.bundle_prepare import read_inferer, read_preprocessing
-from bts.inference.foreign.recipe import BACKGROUND, check_outputs, read_recipe
+from bts.inference.foreign.recipe import BACKGROUND, RecipePredictor, check_outputs, read_recipe
 from bts.inference.foreign.source import Asked, Source
 from bts.inference.foreign.words import labels_of, modalities_of
 from bts.inference.predictor import How, Predictor
@@ -152,15 +151,12 @@ def predictor(model: Adopted, how: How) -> Predictor:
     return BundlePredictor(model, how)
 
 
-class BundlePredictor(Predictor):
+class BundlePredictor(RecipePredictor):
     """MONAI's network within its bundle's steps."""
 
-    whole = True
-
     def __init__(self, model: Adopted, how: How):
+        super().__init__(model, how)
         told, name = model.description, model.card.name
-        self.card, self.how = model.card, how
-        self.recipe = read_recipe(told.get("recipe"), name)
         network = told.get("network")
         network = network if isinstance(network, dict) else {}
         arguments: Any = network.get("arguments")
@@ -169,9 +165,6 @@ class BundlePredictor(Predictor):
         self.network = monai_networks.build(network["name"], arguments, model.weights, name).to(how.device)
         self.half = told.get("amp") is True and how.device.type == "cuda"
 
-    def probabilities(self, volume: CaseVolume) -> torch.Tensor:
-        return self.recipe.probabilities(volume, self.card.modalities, self._forward, self.how)
-
-    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.how.device.type, torch.float16, enabled=self.half):
             return self.network(images)

@@ -10,13 +10,12 @@ import tomllib
 import numpy as np
 import torch
 
-from bts.cases.case import CaseVolume
 from bts.errors import CaseError, UsageError
 from bts.inference.foreign import program
 from bts.inference.foreign.bundle_prepare import triple
 from bts.inference.foreign.onnx_check import check_onnx
 from bts.inference.foreign.packages import load
-from bts.inference.foreign.recipe import BACKGROUND, Recipe, check_outputs, read_recipe
+from bts.inference.foreign.recipe import BACKGROUND, Recipe, RecipePredictor, check_outputs, read_recipe
 from bts.inference.foreign.source import Asked, Source
 from bts.inference.foreign.words import modalities_of
 from bts.inference.predictor import How, Predictor
@@ -103,14 +102,11 @@ def predictor(model: Adopted, how: How) -> Predictor:
     return OnnxPredictor(model, how)
 
 
-class OnnxPredictor(Predictor):
+class OnnxPredictor(RecipePredictor):
     """A graph in onnxruntime, with as many threads as torch was given."""
 
-    whole = True
-
     def __init__(self, model: Adopted, how: How):
-        self.card, self.how = model.card, how
-        self.recipe = read_recipe(model.description.get("recipe"), model.card.name)
+        super().__init__(model, how)
         self.recipe.check(model.card, len(model.card.modalities), len(self.recipe.outputs))
         graph = model.weights.get(GRAPH)
         if graph is None or graph.dtype != torch.uint8 or graph.ndim != 1:
@@ -120,10 +116,7 @@ class OnnxPredictor(Predictor):
         self.session = open_session(data, how.device, model.card.name)
         self.input = self.session.get_inputs()[0].name
 
-    def probabilities(self, volume: CaseVolume) -> torch.Tensor:
-        return self.recipe.probabilities(volume, self.card.modalities, self._forward, self.how)
-
-    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         found = self.session.run(None, {self.input: np.ascontiguousarray(images.cpu().numpy())})[0]
         due = (len(images), len(self.recipe.outputs), *images.shape[2:])
         if found.shape != due:

@@ -4,8 +4,9 @@ The description of an adopted MONAI or ONNX model has it as JSON under `recipe`,
 Axes: C channel (modality), K target, X Y Z of the file or of the network, D H W canonical.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from bts.inference.foreign.fields import read_fields
 from bts.inference.foreign.steps import Placed, Step, read_step
 from bts.inference.foreign.voxels import whole_images
 from bts.inference.foreign.windows import Window, slide
-from bts.inference.predictor import How
+from bts.inference.predictor import How, Predictor
 from bts.labels import TARGETS
+from bts.model.adopted import Adopted
 from bts.model.card import ModelCard, Predicts
 from bts.model.targets import LABELS, REGIONAL
 
@@ -27,6 +29,16 @@ MOST_STEPS = 16
 RECIPE = ("steps", "window", "outputs", "activation", "half_counts")
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a network sees of a whole case, or its answer to that, and what brings it back."""
+
+    voxels: np.ndarray
+    """float32 (C, X, Y, Z); of an answer (outputs, X, Y, Z)."""
+    grids: tuple[tuple[np.ndarray, tuple[int, ...]], ...]
+    """Affine and shape before each step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +67,28 @@ class Recipe:
         forward: (B, C, x, y, z) float32 → (B, outputs, x, y, z), on the device. Raises CaseError for a case
         that lacks a modality.
         """
-        placed, before = as_in_file(volume, modalities, how.allow_missing), []
+        seen = self.before(volume, modalities, how.allow_missing)
+        return self.after(self.answered(seen, forward, how.device), volume)
+
+    def before(
+        self, volume: CaseVolume, modalities: Sequence[str], allow_missing: Collection[str] = ()
+    ) -> Seen:
+        """A case → what the windows are cut from. Raises CaseError for a case that lacks a modality."""
+        placed, grids = as_in_file(volume, modalities, allow_missing), []
         for step in self.steps:
-            before.append((placed.affine, placed.shape))
+            grids.append((placed.affine, placed.shape))
             placed = step.apply(placed)
-        found = self._activated(slide(placed.images, self.window, forward, how.device))
-        for step, (affine, shape) in zip(reversed(self.steps), reversed(before), strict=True):
+        return Seen(placed.images.numpy(), tuple(grids))
+
+    def answered(self, seen: Seen, forward: Forward, device: torch.device) -> Seen:
+        """The network's outputs in the place of its images."""
+        images = torch.from_numpy(np.require(seen.voxels, requirements="W"))  # from another process it is not
+        return replace(seen, voxels=slide(images, self.window, forward, device).numpy())
+
+    def after(self, answer: Seen, volume: CaseVolume) -> torch.Tensor:
+        """Outputs → probabilities; of the volume's voxels none is looked at."""
+        found = self._activated(torch.from_numpy(np.require(answer.voxels, requirements="W")))
+        for step, (affine, shape) in zip(reversed(self.steps), reversed(answer.grids), strict=True):
             found = step.undo(found, affine, shape)
         return as_canonical(found, volume)
 
@@ -86,6 +114,43 @@ class Recipe:
                 f"{card.name}: the network has {inputs} input and {outputs} output channels, the description "
                 f"{len(card.modalities)} ({', '.join(card.modalities)}) and {len(self.outputs)}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class AroundRecipe:
+    """As bts.inference.predictor.Around has it."""
+
+    card: ModelCard
+    recipe: Recipe
+    allow_missing: frozenset[str] = frozenset()
+
+    def before(self, volume: CaseVolume) -> Seen:
+        return self.recipe.before(volume, self.card.modalities, self.allow_missing)
+
+    def after(self, answer: Seen, volume: CaseVolume) -> torch.Tensor:
+        return self.recipe.after(answer, volume)
+
+
+class RecipePredictor(Predictor):
+    """A network within a recipe; a kind builds the network, and has its `forward`."""
+
+    whole = True
+
+    def __init__(self, model: Adopted, how: How):
+        """Raises UsageError where the description makes no sense."""
+        self.card, self.how = model.card, how
+        self.recipe = read_recipe(model.description.get("recipe"), model.card.name)
+        self.around = AroundRecipe(self.card, self.recipe, how.allow_missing)
+
+    def probabilities(self, volume: CaseVolume) -> torch.Tensor:
+        return self.recipe.probabilities(volume, self.card.modalities, self.forward, self.how)
+
+    def answered(self, seen: Seen) -> Seen:
+        return self.recipe.answered(seen, self.forward, self.how.device)
+
+    @abstractmethod
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """float32 (B, C, x, y, z) → (B, outputs, x, y, z), on the device."""
 
 
 def read_recipe(told: object, name: str) -> Recipe:

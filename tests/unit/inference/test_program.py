@@ -84,7 +84,7 @@ def test_a_trusted_program_becomes_a_graph_that_computes_the_same(program):
     images = torch.randn(SHAPE)
     with torch.inference_mode():
         expected = Small().eval()(images)
-    torch.testing.assert_close(ready._forward(images), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ready.forward(images), expected, atol=1e-4, rtol=1e-4)
     assert list(model.weights) == ["onnx"], "the program itself is not kept"
 
 
