@@ -1,7 +1,7 @@
 """brainles-preprocessing by hand, on a CPU: four NIfTI files → brains in BraTS's space.
 
-STUDY OUT WEIGHTS REGISTRATION; REGISTRATION: ants (its default) or greedy. Weights of HD-BET, which it would
-fetch, are taken from WEIGHTS. Prints JSON: seconds of the steps.
+STUDY OUT WEIGHTS. Registration by ANTs, its default. Weights of HD-BET, which it would fetch, are taken from
+WEIGHTS. Prints JSON: seconds of the steps.
 """
 
 import json
@@ -20,6 +20,7 @@ import brainles_hd_bet  # noqa: E402
 from brainles_preprocessing.brain_extraction.brain_extractor import HDBetExtractor  # noqa: E402
 from brainles_preprocessing.modality import CenterModality, Modality  # noqa: E402
 from brainles_preprocessing.preprocessor import Preprocessor  # noqa: E402
+from brainles_preprocessing.registration import ANTsRegistrator  # noqa: E402
 
 
 class Fast(HDBetExtractor):
@@ -30,15 +31,11 @@ class Fast(HDBetExtractor):
 
 
 def main() -> None:
-    study, out, weights, how = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+    study, out, weights = map(Path, sys.argv[1:4])
     out.mkdir(parents=True, exist_ok=True)
     theirs = Path(brainles_hd_bet.__file__).with_name("model_weights")
     theirs.mkdir(exist_ok=True)
     shutil.copy(weights, theirs / "0.model")
-    if how == "greedy":
-        from brainles_preprocessing.registration import GreedyRegistrator as Registrator
-    else:
-        from brainles_preprocessing.registration import ANTsRegistrator as Registrator
     files = {role: study / f"{role}.nii.gz" for role in ("t1ce", "t1", "t2", "flair")}
     centre = CenterModality(
         "t1ce",
@@ -50,7 +47,7 @@ def main() -> None:
         Modality(role, file, raw_bet_output_path=out / f"{role}.nii.gz") for role, file in files.items()
     ]
     started = time.perf_counter()
-    steps = Preprocessor(centre, moving, registrator=Registrator(), brain_extractor=Fast(), use_gpu=False)
+    steps = Preprocessor(centre, moving, registrator=ANTsRegistrator(), brain_extractor=Fast(), use_gpu=False)
     steps.run(log_file=out / "log.txt")
     print(json.dumps({"seconds": time.perf_counter() - started}))
 
