@@ -48,8 +48,9 @@ demo: venv
 
 # Tests start some hundred Pythons: each module is compiled by the first of them, wherever it comes from.
 test test-fast: export PYTHONDONTWRITEBYTECODE =
-# Two processes have both cores: threads of PyTorch's would wait for one another, busily.
+# Two processes have both cores: PyTorch's threads would wait for one another, and burn most of both by that.
 test test-fast: export OMP_NUM_THREADS = 1
+test test-fast: export OMP_WAIT_POLICY = PASSIVE
 
 test: .venv/installed-test .venv-nnunet/installed
 	@.venv/bin/python -m ruff check .
