@@ -14,9 +14,8 @@ import hypothesis
 import pytest
 
 from bts.errors import UsageError
-from bts.report import viewer
 from bts.storage import Store
-from tests import builders, servers
+from tests import servers
 from tests.faults.proxy import Faults
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,6 +116,8 @@ def make_bucket(s3: Path) -> Bucket:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> str:
     """File of an untrained model for small cases."""
+    from tests import builders  # here: PyTorch is nothing for the process that only hands out tests
+
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     path.write_bytes(builders.tiny_model())
     return str(path)
@@ -166,6 +167,8 @@ def real_cases(real_data) -> Path:
 @pytest.fixture(scope="session")
 def niivue() -> None:
     """For tests that need the package of the viewer's page."""
+    from bts.report import viewer
+
     try:
         viewer.read_niivue()
     except UsageError as error:

@@ -69,6 +69,7 @@ def test_what_a_module_does_without(module, without):
     assert not set(without) & set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_help_waits_for_no_heavy_library():
     commands = [
         *("segment", "evaluate", "preprocess", "export", "status", "deliver", "view", "phantom"),

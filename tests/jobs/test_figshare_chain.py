@@ -162,6 +162,7 @@ def test_a_broken_slice_is_not_hidden_by_nothing_to_score(tmp_path):
     assert done.exit_code == 3 and [(f.case_id, f.stage) for f in done.failed] == [("9.mat", "index")]
 
 
+@pytest.mark.slow
 def test_scores_of_another_tool_s_labelmaps(tmp_path, capsys):
     """Without a marker they are in the set's own convention, types and all."""
     cases, out, report = folders(tmp_path)

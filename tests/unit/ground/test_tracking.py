@@ -170,6 +170,7 @@ def test_a_locked_database_is_one_line(tmp_path, capfd):
     start(tracker, "x")
 
 
+@pytest.mark.slow
 def test_a_model_whose_folder_was_moved_says_so(tmp_path):
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()

@@ -36,6 +36,7 @@ def monai_steps(steps: list[dict]):
     return of.Compose([made[one["step"]](**{k: v for k, v in one.items() if k != "step"}) for one in steps])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps",
     [

@@ -185,6 +185,7 @@ def test_grid_compares_networks():
     assert panels(gallery.grid(figshare(1), {"unet": figshare(1).mask}, "figshare"))
 
 
+@pytest.mark.slow
 def test_the_same_bytes_twice():
     of = volume()
     kinds = ("strip", "triptych", "overlay", "turning")

@@ -165,6 +165,7 @@ def test_comparisons_and_ranking():
     assert "Against" not in html_of(scored=[scored("A", 0.5)])
 
 
+@pytest.mark.slow
 def test_charts_of_many_cases():
     """As SVG, whose points are one picture: as large for two thousand cases as for two hundred."""
     rng, sizes = np.random.default_rng(0), {}

@@ -189,6 +189,7 @@ def test_cross_entropies_are_torchs(space):
     assert found == pytest.approx(expected.item(), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", TERMS)
 def test_dice_generalised_dice_and_focal_are_monais(output):
     monai = pytest.importorskip("monai.losses", reason="monai is not installed: it is no requirement")

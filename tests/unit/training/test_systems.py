@@ -254,6 +254,7 @@ def test_a_slice_of_hardly_any_brain_is_all_background_to_a_frame():
     assert (finish(normalise(torch.from_numpy(image), known), known, settings) == -9).all()
 
 
+@pytest.mark.slow
 def test_the_original_figshare2d_masks_would_be_too_large(real_data):
     """Its masks: a Gaussian of 1.5 pixels that ends at 6 (scikit-image's anti-aliasing), then bilinear, and
     all above 0 is tumour. Resized back, they cap the IoU with the set's own masks at 0.61, ours at 0.93.
