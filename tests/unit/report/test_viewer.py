@@ -1,5 +1,6 @@
 """The viewer's server, asked as its page asks; test_viewer_browser.py looks at the page itself."""
 
+import functools
 import http.client
 import json
 import signal
@@ -189,7 +190,10 @@ def test_the_command_serves_until_ctrl_c_without_ray(niivue, tmp_path):
     put_all(report, tables.write([Scored(OLD, "", "brats2021", {"WT": {"dice": 0.25}})]))
     command = [sys.executable, "-m", "jobs.view", "--cases", cases.uri, "--labelmaps", labelmaps.uri]
     command += ["--report", report.uri, "--case", OLD]
-    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # In the background of a shell Ctrl-C is ignored, by what is started there too.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    job = subprocess.Popen(command, cwd=ROOT, preexec_fn=heard, **pipes)
     try:
         url = job.stdout.readline().strip()
         assert url.endswith(f"/?case={OLD}") and url.startswith("http://127.0.0.1:")
