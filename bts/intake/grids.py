@@ -144,11 +144,12 @@ def resample_scan(image: Image, onto: Lattice, matrix: np.ndarray, *, stripped: 
     """
     linear, cubic = resample(image, onto, matrix), _cubic(image, onto, matrix)
     if stripped:
-        there = Image((image.voxels > 0).astype(np.float32), image.lattice)
+        there = Image((image.voxels != 0).astype(np.float32), image.lattice)
         share = resample(there, onto, matrix)
         linear = np.where(share > 0.5, linear / np.maximum(share, 0.5), 0)
         cubic /= np.maximum(_cubic(there, onto, matrix), 0.25)
-    return np.clip(cubic, 0.5 * linear, 1.5 * linear).astype(np.float32, copy=False)
+    low, high = np.sort([0.5 * linear, 1.5 * linear], axis=0)  # the other way round below 0
+    return np.clip(cubic, low, high).astype(np.float32, copy=False)
 
 
 def rigid_parts(matrix: np.ndarray) -> tuple[float, float]:

@@ -79,6 +79,18 @@ def test_between_thick_slices_cubic_is_nearer_to_the_truth_and_does_not_ring():
     assert beside.min() > 0.4 * fine.min()
 
 
+@pytest.mark.parametrize("stripped", [False, True])
+def test_values_below_zero_are_values(stripped):
+    voxels = np.random.default_rng(0).normal(100, 30, (10, 20, 20)).astype(np.float32)
+    voxels[:, :, :6] = 0
+    lattice = Lattice(voxels.shape, np.diag([1, 1, 4, 1.0]))
+    onto = Lattice((40, 20, 20), np.diag([1, 1, 1, 1.0]))
+    above, below = (
+        resample_scan(Image(sign * voxels, lattice), onto, np.eye(4), stripped=stripped) for sign in (1, -1)
+    )
+    assert np.allclose(below, -above, atol=1e-3)
+
+
 def test_an_isotropic_grid_keeps_the_field_of_view():
     affine = np.array([[0, 0, 5.0, 1], [-0.9, 0, 0, 2], [0, -0.9, 0, 3], [0, 0, 0, 1]])
     lattice = Lattice((20, 100, 80), affine)
