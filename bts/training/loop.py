@@ -27,6 +27,7 @@ from bts.training.losses import total_loss
 from bts.training.prefetch import ahead
 from bts.training.state import Progress, start
 
+BATCH = ("images", "mask", "constants")  # what of a batch goes to the device
 CHECK_EVERY = 16
 """Steps between looks at the loss: each look makes the CPU wait for a GPU."""
 TELL_S = 30
@@ -299,11 +300,9 @@ def _no_batch(progress: Progress) -> str:
 
 def pinned(batches: Iterable[dict]) -> Iterator[dict]:
     """The same batches in pinned memory, from which a GPU takes them while both go on."""
-    keys = ("images", "mask", "constants")
-    return ahead(({key: torch.as_tensor(batch[key]).pin_memory() for key in keys} for batch in batches), 2)
+    return ahead(({key: torch.as_tensor(batch[key]).pin_memory() for key in BATCH} for batch in batches), 2)
 
 
 def _to(device: torch.device, batch: dict) -> dict[str, torch.Tensor]:
     """Arrays or tensors of a batch → tensors on the device."""
-    keys = ("images", "mask", "constants")
-    return {key: torch.as_tensor(batch[key]).to(device, non_blocking=True) for key in keys}
+    return {key: torch.as_tensor(batch[key]).to(device, non_blocking=True) for key in BATCH}
