@@ -1,14 +1,14 @@
 """A preset trained without Ray, on a machine that has a GPU and little else; it goes on where it was cut off.
 
     python -m benchmarks.accuracy.alone PRESET --shards DIR --place DIR [--fold 0 | --everyone] [--minutes 30]
-                                        [--keep NAME] [--begin-with FILE] [--unjudged] [flags of the preset]
+                                        [--keep NAME] [--begin-with FILE] [flags of the preset]
 
 --shards: made by jobs.preprocess. --everyone: trained on all patients, with none held out. A checkpoint a
 minute in DIR/NAME-fold-FOLD, and at the end there: NAME.safetensors for jobs.segment, in half precision;
 outcome.json, what the training said and what each held-out case got; labels.npz, their labelmaps before
 postprocessing; curves and pictures. Cut it off and run it again as often as it takes. Its clock counts
 training and validation, not the reading of the shards. --begin-with: a model of the same networks, whose
-weights are where it begins. --unjudged: it leaves the model and what the training said, and scores no case.
+weights are where it begins.
 """
 
 import argparse
@@ -44,7 +44,6 @@ from bts.training.rows import by_case, read_rows
 from bts.training.state import Progress, outcome, start
 
 PICTURES = 3  # held-out cases that are drawn
-KEPT = ("epoch", "step", "seconds", "losses", "rates", "validations")  # in outcome.json
 EVERY_S = 60  # between checkpoints: an epoch may take a second
 
 
@@ -114,13 +113,16 @@ def train(
     )
 
 
-def score(progress: Progress, held_out: list[CaseVolume], place: Path) -> dict:
-    """Each held-out case by the last weights: its figures for outcome.json; its labels in labels.npz."""
+def score(progress: Progress, held_out: list[CaseVolume], place: Path) -> None:
+    """outcome.json and labels.npz: what the training said, and each held-out case by the last weights."""
     segmenter = progress.segmenter()
     cases = {volume.case_id: validation.score_case(segmenter, volume) for volume in held_out}
+    kept = ("epoch", "step", "seconds", "losses", "rates", "validations")
+    said = {name: getattr(progress, name) for name in kept}
+    means = validation.mean_figures(list(cases.values()))
+    (place / "outcome.json").write_text(json.dumps({**said, "mean": means, "cases": cases}, indent=1))
     found = {v.case_id: segmenter.decoded(segmenter.probabilities(v)) for v in held_out}
     np.savez_compressed(place / "labels.npz", **found)
-    return {"mean": validation.mean_figures(list(cases.values())), "cases": cases}
 
 
 def draw(progress: Progress, held_out: list[CaseVolume], place: Path) -> None:
@@ -145,7 +147,6 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Preset]:
     parser.add_argument("--everyone", action="store_true")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--begin-with", type=Path)
-    parser.add_argument("--unjudged", action="store_true")
     given, flags = parser.parse_known_args(arguments)
     preset = tyro.cli(Preset, default=PRESETS[given.preset], args=flags, prog=given.preset)
     if given.minutes:
@@ -171,17 +172,15 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     store = Store(given.shards)
     plan = plan_of(store, preset, given.fold, given.everyone)
-    held_out = [] if given.unjudged else held_out_of(plan, store)
+    held_out = held_out_of(plan, store)
     progress = train(plan, store, place, held_out, given.begin_with)
     said = outcome(progress) if progress.validations else {"epochs": progress.epoch}
     if given.begin_with:
         said["begun_with"] = digest(given.begin_with.read_bytes())
     (place / f"{name}.safetensors").write_bytes(halved(progress.model_file({**plan.provenance(), **said})))
     print(f"{progress.epoch} epochs, {progress.step} steps, {progress.seconds:.0f} s", flush=True)
-    found = score(progress, held_out, place) if held_out else {}
-    kept = {name: getattr(progress, name) for name in KEPT}
-    (place / "outcome.json").write_text(json.dumps({**kept, **found}, indent=1))
     if held_out:
+        score(progress, held_out, place)
         draw(progress, held_out, place)
 
 

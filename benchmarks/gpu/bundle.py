@@ -21,10 +21,7 @@ from bts.inference.segmenter import Segmenter
 from bts.labels import REGIONS
 from bts.model.file import BOX, Model, halved, load_model, save_model
 from bts.presets import PRESETS
-from bts.shards.catalogue import read_catalogue
 from bts.shards.format import read_volume
-from bts.storage import Store
-from bts.training.plan import make_plan
 from bts.training.splits import FOLDS
 from bts.training.validation import mean_figures, score_case
 
@@ -40,15 +37,11 @@ def held_out(out: Path, shards: Path) -> dict[str, dict]:
     """Case → its data set and figures, each case by the two models that have not seen its patient."""
     kept = out / "held-out.json"
     found = json.loads(kept.read_bytes()) if kept.exists() else {}
-    store = Store(str(shards))
-    catalogue = read_catalogue(store)
     for fold in range(FOLDS):
-        plan = make_plan(catalogue, PRESETS["fast"], fold)
+        cases = json.loads((out / f"fast3d-{fold}-fold-{fold}/outcome.json").read_bytes())["cases"]
         segmenter = Segmenter([read(out, file.stem, str(fold)) for file in BOX])
-        for case, key in ((shard.case, shard.key) for shard in plan.held_out):
-            if case in found:
-                continue
-            volume = read_volume(store.read(key))
+        for case in (case for case in cases if case not in found):
+            volume = read_volume(next(shards.glob(f"{case}.*.parquet")).read_bytes())
             found[case] = {"dataset": volume.dataset, **score_case(segmenter, volume)}
             kept.write_text(json.dumps(found, indent=1))
     return found

@@ -5,9 +5,8 @@ it was cut off, and what it made is left in DIR/out as soon as it is there.
 
     speed     steps a second, pixels a second and peak memory of every preset
     figshare  figshare2d, by patient and as its original split, and figshare3d
-    wishes    figshare2d with what its authors would have liked to try
-    folds     the bundled model's two presets on five folds, and on all patients: models alone, which
-              benchmarks.gpu.bundle scores; each begins with DIR/begin/PRESET-FOLD.safetensors, if it is there
+    folds     the bundled model's two presets on five folds, and on all patients; each begins with
+              DIR/begin/PRESET-FOLD.safetensors, if it is there
     systems   unet2d, resunet2d, and unet3d with each of its networks
 """
 
@@ -22,22 +21,20 @@ from pathlib import Path
 
 LAST = ["--budget.validate-every", "1000"]  # the last weights are taken: no held-out case chooses an epoch
 WISHES = shlex.split(  # what figshare2d's authors would have liked to try, and time for it
-    "--augmentation.zoom 0.25 --augmentation.rotate 30 --augmentation.flip-rows 0.5 --augmentation.elastic 3 "
-    "--augmentation.scale 0.2 --augmentation.gamma 0.3 --optimiser.schedule poly --optimiser.ema 0.99 "
-    "--budget.patience 1000 --budget.validate-every 1000"
+    "--augmentation.zoom 0.2 --augmentation.rotate 15 --augmentation.flip-rows 0.5 "
+    "--optimiser.schedule poly --budget.epochs 150 --budget.patience 150 --budget.validate-every 20"
 )
 LONGER = shlex.split(  # than the preset's ten minutes on a CPU; a GPU would wait at its batches of 8
-    "--augmentation.rotate 30 --augmentation.zoom 0.25 --augmentation.drop 0.1 "
-    "--batch 128 --optimiser.lr 4e-3"
+    "--augmentation.rotate 30 --augmentation.zoom 0.25 --augmentation.drop 0.1 --batch 32 --optimiser.lr 4e-3"
 )
-BUNDLED = {"fast3d": ["fast3d", "--unjudged"], "fast": ["fast", "--unjudged", *LONGER]}
+BUNDLED = {"fast3d": ["fast3d", *LAST], "fast": ["fast", *LAST, *LONGER]}
 TRAININGS = {
     "figshare": {
         "figshare2d": ["figshare2d"],
         "figshare2d-leaking": ["figshare2d", "--split", "leaking_by_slice"],
+        "figshare2d-wishes": ["figshare2d", *WISHES],
         "figshare3d": ["figshare3d", "--budget.validate-every", "10"],
     },
-    "wishes": {"figshare2d-wishes": ["figshare2d", *WISHES]},
     "folds": {
         f"{preset}-{fold}": [*flags, *(("--fold", str(fold)) if fold != "all" else ("--everyone",))]
         for preset, flags in BUNDLED.items()
