@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.servers import free_port, is_open
 
-STORE = 128 << 20  # bytes of each node's object store
+STORE = 80 << 20  # bytes of each node's object store; Ray's least is 75 MiB
 
 
 class Cluster:
@@ -37,6 +37,8 @@ class Cluster:
         # A node of one CPU would end each worker after a second, and start another for the next task.
         self.env |= {"RAY_idle_worker_killing_time_threshold_ms": "60000"}
         self.env |= {"RAY_metrics_report_interval_ms": "1000"}
+        # Ray's workers give way to all else (15): beside another process of tests they would hardly move.
+        self.env |= {"RAY_worker_niceness": "0"}
         self.env["BTS_INTAKE_KEY"] = secrets.token_hex(16)
         others = ("PYTHONPATH", "RAY_ADDRESS", "RAY_ENABLE_", "RAY_TRAIN_")
         for name in [name for name in self.env if name.startswith(others)]:
@@ -62,7 +64,7 @@ class Cluster:
         start += ["--node-ip-address", "127.0.0.1", "--num-cpus", str(cpus), "--temp-dir", self.homes[-1]]
         # The default port belongs to the Ray of the other tests.
         start += ["--dashboard-agent-listen-port", str(free_port())]
-        start += ["--object-store-memory", str(STORE)]
+        start += ["--object-store-memory", str(STORE), "--include-log-monitor", "false"]  # nobody reads logs
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.nodes.append(psutil.Popen(start, env=self.env, cwd=self.homes[-1], **quiet))
         return self.nodes[-1]
