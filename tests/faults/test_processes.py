@@ -1,9 +1,11 @@
 """Killed actors, workers and drivers, two runs at once: all results are whole in the end."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from bts.storage import Store
 from jobs import preprocess, segment
+from jobs.driver import here
 from tests import builders
 from tests.clusters import kill_a_worker
 from tests.conftest import ROOT
@@ -55,17 +58,11 @@ def run_module_job():
 
 
 def segmenting(cases: str, model: str, labelmaps: str) -> list[str]:
-    return ["jobs.segment", "--cases", cases, "--model", model, "--labelmaps", labelmaps]
+    return ["jobs.segment", "--cases", cases, "--model", model, "--labelmaps", labelmaps, "--ray", "no"]
 
 
 def preprocessing(cases: str, shards: str) -> list[str]:
     return ["jobs.preprocess", "--cases", cases, "--shards", shards]
-
-
-def wait_for(results_of: str, count: int, job: subprocess.Popen, suffix: str) -> None:
-    """Until so many results are there, or the job is over."""
-    while job.poll() is None and len(list(Path(results_of).rglob(f"*{suffix}"))) < count:
-        time.sleep(0.002)
 
 
 def check_all(labelmaps: str, undisturbed: dict[str, bytes]) -> None:
@@ -74,38 +71,52 @@ def check_all(labelmaps: str, undisturbed: dict[str, bytes]) -> None:
     assert not Store(labelmaps).list("_failed")
 
 
-def test_segment_goes_on_when_workers_are_killed(run_module_job, cases, model, undisturbed, tmp_path):
-    labelmaps = str(tmp_path / "labelmaps")
-    job = run_module_job(segmenting(cases, model, labelmaps))
-    wait_for(f"{labelmaps}/_done", 3, job, ".json")
+def test_segment_goes_on_when_workers_are_killed(ray_local, cases, model, undisturbed, tmp_path):
+    labelmaps, killed, over = tmp_path / "labelmaps", [], threading.Event()
+    killer = threading.Thread(target=kill_one_of_each, args=(labelmaps / "_done", killed, over))
+    killer.start()
+    try:
+        done = segment.main(segment.Settings(cases, str(labelmaps), (model,), ray="yes"))
+    finally:
+        over.set()
+        killer.join()  # or it might kill the next test's worker
+    assert killed == [PREDICTING, READING_OR_WRITING]
+    assert done.exit_code == 0
+    check_all(str(labelmaps), undisturbed)
+
+
+def kill_one_of_each(markers: Path, killed: list, over: threading.Event) -> None:
+    """Of this process's Ray, once three cases are done; says which workers it has killed."""
+    while not over.is_set() and len(list(markers.glob("*.json"))) < 3:
+        time.sleep(0.002)
     for worker in (PREDICTING, READING_OR_WRITING):
-        assert killed(job, worker), f"there was no {worker}"
-    assert job.wait(120) == 0
-    check_all(labelmaps, undisturbed)
-
-
-def killed(job: subprocess.Popen, worker: tuple[str, ...]) -> bool:
-    """SIGKILL a worker of the job as soon as there is one of these."""
-    while job.poll() is None:
-        if kill_a_worker(job.pid, worker):
-            return True
-        time.sleep(0.01)
-    return False
+        while not over.is_set() and worker not in killed:
+            if kill_a_worker(os.getpid(), worker):
+                killed.append(worker)
+            time.sleep(0.01)
 
 
 def test_preprocess_killed_and_run_again(run_module_job, cases, tmp_path):
     whole, shards = str(tmp_path / "whole"), str(tmp_path / "shards")
     assert preprocess.main(preprocess.Settings(cases, whole, ray="no")).exit_code == 0
     job = run_module_job(preprocessing(cases, shards))
-    wait_for(shards, 1, job, ".parquet")
+    while job.poll() is None and not list(Path(shards).glob("*.parquet")):
+        time.sleep(0.002)
     job.send_signal(signal.SIGKILL)
     assert job.wait() == -signal.SIGKILL
     assert preprocess.main(preprocess.Settings(cases, shards, ray="no")).exit_code == 0
     assert builders.results(Store(shards), ".parquet") == builders.results(Store(whole), ".parquet")
 
 
-def test_two_runs_at_once_do_no_harm(run_module_job, cases, model, undisturbed, tmp_path):
-    labelmaps = str(tmp_path / "labelmaps")
-    jobs = [run_module_job(segmenting(cases, model, labelmaps)) for _ in range(2)]
+def test_two_runs_at_once_do_no_harm(run_module_job, bucket, faults, cases, model, undisturbed):
+    """Neither begins before both have planned: each writes every case."""
+    labelmaps = f"{bucket.uri}/labelmaps"
+    with faults.inject("held", method="PUT", key=here.BEGUN, times=0) as hits:
+        jobs = [run_module_job(segmenting(cases, model, labelmaps)) for _ in range(2)]
+        while hits() < 2 and all(job.poll() is None for job in jobs):
+            time.sleep(0.05)
+        assert hits() == 2
     assert [job.wait(200) for job in jobs] == [0, 0]
+    reports = [Store(labelmaps).read(entry.key) for entry in Store(labelmaps).list("_runs")]
+    assert [json.loads(report)["written"] for report in reports] == [CASES, CASES]
     check_all(labelmaps, undisturbed)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from bts import storage
 from bts.storage import Store
 from jobs import preprocess, segment
+from jobs.driver.here import UseRay
 from jobs.driver.outcome import guarded
 from tests import builders
 from tests.conftest import make_bucket
@@ -69,8 +71,8 @@ def run_preprocess(cases: str, shards: str) -> int:
     return guarded("preprocess", lambda: preprocess.main(settings))
 
 
-def run_segment(root: str, model: str) -> int:
-    settings = segment.Settings(f"{root}/cases", f"{root}/labelmaps", (model,), ray="yes")
+def run_segment(root: str, model: str, ray: UseRay) -> int:
+    settings = segment.Settings(f"{root}/cases", f"{root}/labelmaps", (model,), ray=ray)
     return guarded("segment", lambda: segment.main(settings))
 
 
@@ -92,8 +94,9 @@ def stored(s3) -> tuple[str, dict[str, bytes]]:
 
 
 @pytest.mark.parametrize("fault", READING.values(), ids=READING)
-def test_reading_through_a_fault_and_again(stored, bucket, faults, capsys, fault):
+def test_reading_through_a_fault_and_again(stored, bucket, faults, capsys, monkeypatch, fault):
     cases, undisturbed = stored
+    monkeypatch.setattr(storage, "PATIENCE_S", 3)
     check_fault(lambda: run_preprocess(cases, f"{bucket.uri}/shards"), fault, faults, capsys)
     check_whole(f"{bucket.uri}/shards")
     assert builders.results(Store(f"{bucket.uri}/shards"), ".parquet") == undisturbed
@@ -109,11 +112,11 @@ def test_writing_through_a_fault_and_again(stored, bucket, faults, capsys, fault
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_local, tmp_path_factory, model) -> dict[str, bytes]:
+def undisturbed(tmp_path_factory, model) -> dict[str, bytes]:
     """The labelmaps of a run without faults, from a folder."""
     root = str(tmp_path_factory.mktemp("undisturbed"))
     write_cases(f"{root}/cases")
-    assert run_segment(root, model) == 0
+    assert run_segment(root, model, "no") == 0
     return builders.results(Store(f"{root}/labelmaps"), ".nii.gz")
 
 
@@ -125,8 +128,10 @@ SEGMENTING |= {f"writing: {name}": WRITING[name] for name in ("throttled twice",
 
 @pytest.mark.parametrize("fault", SEGMENTING.values(), ids=SEGMENTING)
 def test_segmenting_through_a_fault_and_again(ray_local, bucket, faults, capsys, model, undisturbed, fault):
+    """By Ray through the fault, and again without."""
     write_cases(f"{bucket.uri}/cases")
-    check_fault(lambda: run_segment(bucket.uri, model), fault, faults, capsys)
+    ways = iter(("yes", "no"))
+    check_fault(lambda: run_segment(bucket.uri, model, next(ways)), fault, faults, capsys)
     assert builders.results(Store(f"{bucket.uri}/labelmaps"), ".nii.gz") == undisturbed
     check_whole(f"{bucket.uri}/labelmaps")
     assert len(Store(f"{bucket.uri}/labelmaps").list("_done")) == len(NAMES)
