@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,25 +37,25 @@ WHEELS = (
     "isal",
     "surface-distance",
 )
-PLATFORMS = ("2_28", "2_24", "2_17")
+PLATFORMS = ("2_28", "2_27", "2_24", "2_17")
 MOST = 48 << 20  # bytes of a part
 
 
-def code(place: Path) -> None:
-    """The tracked files that a training needs, as this checkout has them."""
+def code(place: Path, folders: Sequence[str] = ("bts", "benchmarks"), *, weights: bool = False) -> None:
+    """The tracked files of these folders, as this checkout has them; a training needs no bundled weights."""
     listed = subprocess.run(
-        ["git", "ls-files", "bts", "benchmarks"], cwd=ROOT, check=True, capture_output=True, text=True
+        ["git", "ls-files", *folders], cwd=ROOT, check=True, capture_output=True, text=True
     )
     with tarfile.open(place / "code.tar.gz", "w:gz") as tar:
         for name in listed.stdout.split():
-            if "weights/" not in name:
+            if weights or "weights/" not in name:
                 tar.add(ROOT / name, name)
 
 
-def wheels(place: Path) -> None:
+def wheels(place: Path, names: Sequence[str] = WHEELS) -> None:
     """Packages for Python 3.12 on x86-64, in the versions that are installed here."""
     platforms = [f"--platform=manylinux_{p}_x86_64" for p in PLATFORMS] + ["--platform=manylinux2014_x86_64"]
-    named = [f"{name}=={version(name)}" for name in WHEELS]
+    named = [f"{name}=={version(name)}" for name in names]
     for one in named:
         pip = [
             sys.executable,
@@ -91,13 +92,13 @@ def tight(data: bytes) -> bytes:
     return sink.getvalue()
 
 
-def fill(out: Path, files: list[tuple[str, bytes]]) -> int:
+def fill(out: Path, files: list[tuple[str, bytes]], name: str = "part-") -> int:
     """Files into the parts, in their order; the number of parts."""
-    number, room = 1, MOST - sum(f.stat().st_size for f in (out / "part-1").rglob("*") if f.is_file())
-    for name, data in files:
+    number, room = 1, MOST - sum(f.stat().st_size for f in (out / f"{name}1").rglob("*") if f.is_file())
+    for key, data in files:
         if len(data) > room:
             number, room = number + 1, MOST
-        target = out / f"part-{number}" / name
+        target = out / f"{name}{number}" / key
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
         room -= len(data)
