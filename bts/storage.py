@@ -100,7 +100,20 @@ class Store:
         walk = self._walk_local if self.local else self._walk_remote
         return sorted(walk(prefix), key=attrgetter("key"))
 
+    def keys(self, prefix: str = "") -> set[str]:
+        """The keys of `list`, where nothing else of the objects counts: faster on local disks."""
+        if not self.local:
+            return {entry.key for entry in self._walk_remote(prefix)}
+        return {key for key, entry in self._files(prefix) if _is_file(entry)}
+
     def _walk_local(self, prefix: str) -> Iterator[Entry]:
+        for key, entry in self._files(prefix):
+            if stat := _stat_of(entry):
+                version = f"{stat.st_size}+{stat.st_mtime_ns}"
+                yield Entry(key, stat.st_size, version, _written(stat))
+
+    def _files(self, prefix: str) -> Iterator[tuple[str, os.DirEntry]]:
+        """What lies in the folders of a local prefix, and is no folder, each with its key."""
         top = self.path(prefix)
         below = os.path.relpath(top, self.root).replace(os.sep, "/")
         real = os.path.realpath(top)
@@ -116,9 +129,8 @@ class Store:
                         if path not in seen:
                             seen.add(path)
                             inside.append((entry.path, f"{key}{entry.name}/", path))
-                    elif not entry.name.startswith(".tmp-") and (stat := _stat_of(entry)):
-                        version = f"{stat.st_size}+{stat.st_mtime_ns}"
-                        yield Entry(key + entry.name, stat.st_size, version, _written(stat))
+                    elif not entry.name.startswith(".tmp-"):
+                        yield key + entry.name, entry
                 folders += reversed(inside)
         except OSError as error:
             raise RunError(f"{error.filename or self.uri}: cannot be listed: {_reason(error)}") from error
@@ -269,6 +281,11 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:
         return False
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    """Whether `_stat_of` is something, told by the folder alone where it can be."""
+    return entry.is_file(follow_symlinks=False) or _stat_of(entry) is not None
 
 
 def _stat_of(entry: os.DirEntry) -> os.stat_result | None:

@@ -69,7 +69,7 @@ def main(settings: Settings) -> Outcome:
     kind, data = foreign.convert(Source(settings.source), asked)
     adopted = load_adopted(data, key)
     foreign.predictor(adopted, How(device=pick_device("cpu")))  # refuses now what segment would refuse later
-    there = {entry.key for entry in output.list()}
+    there = output.keys()
     if key in there and output.read(key) != data and not settings.overwrite:
         raise UsageError(f"{output.uri}/{key}: another model has this name; give --name or --overwrite")
     output.put(key, data)

@@ -52,7 +52,7 @@ def main(settings: Settings) -> Outcome:
     labelmaps, cases, output = Store(settings.labelmaps), Store(settings.cases), Store(settings.results)
     for name in ("SimpleITK", *(("pydicom", "highdicom") if settings.dicom_seg else ())):
         tools.load(name)
-    there = {entry.key for entry in output.list()}
+    there = output.keys()
     listing = Listing(list(list_cases(labelmaps, cases)))
     if not listing.cases:
         raise UsageError(f"{labelmaps.uri}: no labelmap of a case that jobs.intake made ({cases.uri}/_done/)")
@@ -127,7 +127,7 @@ def plan(cases: list[Case], there: set[str], settings: Settings) -> worklist.Wor
         if not keys <= there:
             void.add(f"_done/{case.id}.{mark}.json")
         wanted.append((case, mark))
-    ours = [Entry(key, 0, "") for key in sorted(there - void) if key.startswith(("_done/", "_failed/"))]
+    ours = (key for key in there - void if key.startswith(("_done/", "_failed/")))
     return worklist.plan(wanted, ours, ".json", settings.retry_failed, one_place=True)
 
 

@@ -72,12 +72,12 @@ def main(settings: Settings) -> Outcome:
         if worklist.part_of(case.id, parts) == part
     ]
     pairs, failed = paired(cases, folders, listings)
-    there = {entry.key for entry in output.list()}
+    there = output.keys()
     refuse_foreign(pairs, there, output)
     made = [joined(case, pairs[case.id], listings) for case in cases if case.id in pairs]
     wanted = [(case, fingerprint(case, settings.method)) for case in made]
     gone = {marker_key(case.id, mark) for case, mark in wanted if labelmap_key(case.id) not in there}
-    ours = [Entry(key, 0, "") for key in sorted(there - gone) if key.startswith(("_done/", "_failed/"))]
+    ours = (key for key in there - gone if key.startswith(("_done/", "_failed/")))
     work = worklist.plan(wanted, ours, ".json", settings.retry_failed, one_place=True)
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     counts = {"cases": len(cases), "unchanged": work.done, "left_aside": len(work.aside)}

@@ -23,7 +23,7 @@ from bts.intake.rules import Rules, read_rules
 from bts.intake.studies import Study, find_studies, sort_entries
 from bts.intake.study_to_case import FORMAT, Options, case_keys
 from bts.results.layout import held, marker_key
-from bts.storage import Entry, Store, read_file
+from bts.storage import Store, read_file
 from jobs.driver import incremental
 from jobs.driver.here import UseRay, fits_here
 from jobs.driver.outcome import Outcome, run_job
@@ -69,7 +69,7 @@ def main(settings: Settings) -> Outcome:
     rules = read_rules(read_file(settings.rules) if settings.rules else None, settings.rules or "")
     identity, where = read_identity(settings.keep_ids, make=True)
     say(f"cases are named {'by Patient ID' if settings.keep_ids else f'by hashes under the key of {where}'}")
-    there = {entry.key for entry in output.list()}
+    there = output.keys()
     studies, listing, failed, others = list_studies(source, output, there, identity, rules, settings)
     incremental.keep_part(listing, settings)
     failed += [Failure.of(problem) for problem in listing.problems]
@@ -174,7 +174,7 @@ def plan(
         if not all(key in there or held(key) in there for key in images):
             void.add(marker_key(case.id, mark))
         wanted.append((case, mark))
-    ours = [Entry(key, 0, "") for key in sorted(there - void) if key.startswith(("_done/", "_failed/"))]
+    ours = (key for key in there - void if key.startswith(("_done/", "_failed/")))
     return worklist.plan(wanted, ours, ".json", retries, one_place=True)
 
 

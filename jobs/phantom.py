@@ -46,7 +46,7 @@ class Settings:
 def main(settings: Settings) -> Outcome:
     check(settings)
     output = Store(settings.cases)
-    there = {entry.key for entry in output.list()}
+    there = output.keys()
     wanted = range(settings.start, settings.start + settings.count)
     todo = [index for index in wanted if not there.issuperset(keys(settings, index))]
     written = sum(run(todo, settings, output))

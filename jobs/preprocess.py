@@ -63,7 +63,7 @@ def main(settings: Settings) -> Outcome:
     failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     work = worklist.plan(
-        wanted(listing.cases, settings.allow_missing), output.list(), ".parquet", settings.retry_failed
+        wanted(listing.cases, settings.allow_missing), output.keys(), ".parquet", settings.retry_failed
     )
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside)}

@@ -100,7 +100,7 @@ def main(settings: Settings) -> Outcome:
     cases = len(listing.cases) + len(failed)
     check_apart(listing.cases, source, output)
     write = Write(source, output, described, finish, settings)
-    there = {entry.key for entry in output.list()}
+    there = output.keys()
     present = results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
@@ -176,7 +176,7 @@ def plan(
             if marker_key(case.id, more) in there:  # the same labelmap, and more beside it
                 mark = more
         wanted.append((case, mark))
-    ours = [Entry(key, 0, "") for key in sorted(there - void) if key.startswith(("_done/", "_failed/"))]
+    ours = (key for key in there - void if key.startswith(("_done/", "_failed/")))
     return worklist.plan(wanted, ours, ".json", retries, one_place=True)
 
 

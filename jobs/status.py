@@ -48,7 +48,7 @@ def main(settings: Settings) -> Outcome:
         raise UsageError("--scans: give --cases too, where jobs.intake has put what it made of them")
     taken = say_taken_in(Store(settings.scans), Store(settings.cases)) if settings.scans else {}
     output = Store(settings.labelmaps)
-    keys = {entry.key for entry in output.list()}
+    keys = output.keys()
     notes = {
         named["case"]: (key, int(named["tries"])) for key in sorted(keys) if (named := NOTE.fullmatch(key))
     }
@@ -124,7 +124,7 @@ def say_left(cases: Iterable[Case], markers: Mapping[str, Marker], notes: Mappin
 
 def say_taken_in(scans: Store, cases: Store) -> dict[str, int]:
     """Studies that have a case, and those that have none; and why, as the last run of jobs.intake has it."""
-    there = {entry.key for entry in cases.list()}
+    there = cases.keys()
     studies, new = chain.scanned(scans, cases, there)
     made, waiting = chain.taken_in(there)
     left = sorted(studies - made)
@@ -139,7 +139,7 @@ def say_taken_in(scans: Store, cases: Store) -> dict[str, int]:
 
 def say_delivered(results: Store, segmented: Set[str]) -> dict[str, int]:
     """Labelmaps that went back, and those that did not."""
-    there = {entry.key for entry in results.list()}
+    there = results.keys()
     done, failed = chain.delivered(there)
     left = sorted(segmented - done - failed)
     print(f"{results.uri}: {len(done)} labelmaps delivered")

@@ -137,6 +137,16 @@ def _whole(expression: str) -> re.Pattern:
     return re.compile(rf"(?:{expression})\Z", re.IGNORECASE)
 
 
+@cache
+def _any_set() -> re.Pattern:
+    """Of the case ids of all sets; which is told by the group that matches: d and its place in DATASETS.
+
+    One match instead of one a set saves a second of 100,000 cases.
+    """
+    unnamed = [re.sub(r"\(\?P<\w+>", "(?:", one.cases) for one in DATASETS]
+    return _whole("|".join(f"(?P<d{n}>{cases})" for n, cases in enumerate(unnamed) if cases))
+
+
 def _patient_of_visit(case_id: str) -> str:
     """Who was scanned, where the name tells a visit; else empty."""
     found = (_whole(pattern).match(case_id) for pattern in VISITS)
@@ -151,11 +161,13 @@ def identify(case_id: str, layouts: Iterable[str]) -> tuple[str, str, str]:
     told = set(layouts)
     if "msd" in told:
         return "msd", "msd", case_id
-    for one in DATASETS:
-        if one.cases and (match := _whole(one.cases).match(case_id)):
-            named = {group: (text or "").lower() for group, text in match.groupdict().items()}
-            # `sub` keeps the templates that it has parsed, `expand` does not.
-            return one.name.format(**named), one.convention, match.re.sub(one.patient, case_id)
+    if first := _any_set().match(case_id):
+        one = DATASETS[int(str(first.lastgroup)[1:])]
+        match = _whole(one.cases).match(case_id)
+        assert match, "the two say the same"
+        named = {group: (text or "").lower() for group, text in match.groupdict().items()}
+        # `sub` keeps the templates that it has parsed, `expand` does not.
+        return one.name.format(**named), one.convention, match.re.sub(one.patient, case_id)
     known = min(told - {OTHER.name}, default=OTHER.name)
     return known, dataset_of(known).convention, _patient_of_visit(case_id) or case_id
 

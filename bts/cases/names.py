@@ -73,16 +73,18 @@ class Layout:
         found = self.keys.search(key)
         if not found:
             return None
-        groups = found.groupdict()
-        folder = key.rpartition("/")[0]
-        if "anywhere" in groups:
+        named = self.keys.groupindex
+        if "anywhere" in named:
             folder = ANYWHERE
-        elif "folder" in groups:
-            folder = "/".join(filter(None, (groups["folder"], groups.get("below"))))
-        for role in ROLES:
-            if groups.get(role) is not None:
-                return Place(folder, groups["id"], role)
-        return Place(folder, groups["id"], groups["channel"])
+        elif "folder" in named:
+            below = found["below"] if "below" in named else None
+            folder = "/".join(filter(None, (found["folder"], below)))
+        else:
+            folder = key.rpartition("/")[0]
+        role = found.lastgroup  # in most layouts the role is what a name ends with
+        if role not in ROLES:
+            role = next((role for role in ROLES if role in named and found[role] is not None), None)
+        return Place(folder, found["id"], role or found["channel"])
 
 
 def layout(name: str, keys: str, *, sign: str = "", dataset: str = OTHER.name) -> Layout:

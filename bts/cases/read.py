@@ -56,7 +56,8 @@ class Roles:
         return tuple(m for m in MODALITIES if m in case.files)
 
     def missing(self, case: Case) -> tuple[str, ...]:
-        return tuple(m for m in MODALITIES if m not in self.modalities(case))
+        there = self.modalities(case)
+        return tuple(m for m in MODALITIES if m not in there)
 
     def inputs(self, case: Case) -> list[str]:
         return [role for role in (*MODALITIES, "image") if role in case.files]

@@ -17,6 +17,7 @@ from bts.cases.names import role_of_channel
 from bts.labels import named_as
 from bts.storage import Entry, Store
 
+SAYS, FIRST = ("dataset.json", "dseg.tsv"), "_0000."  # in the keys that the two below are about
 CHANNELS = re.compile(r"^(?:(?P<top>.*)/)?images(?:Tr|Ts)/[^/]+_0000\.[^/]+$", re.DOTALL)
 # Of a whole set, not of one subject: 100,000 subjects' would be 100,000 requests before anything is done.
 TABLE = re.compile(r"^(?:(?P<top>.*)/)?(?!sub-)(?:[^/]*_)?dseg\.tsv$", re.DOTALL)
@@ -37,7 +38,7 @@ class Sidecars:
 
     def convention(self, key: str) -> str:
         """Label convention of a truth, as the nearest folder above it says; empty where none does."""
-        folder = key
+        folder = key if self.conventions else ""
         while folder:
             folder = folder.rpartition("/")[0]
             if found := self.conventions.get(folder):
@@ -47,16 +48,21 @@ class Sidecars:
 
 def read_sidecars(source: Store, entries: Iterable[Entry]) -> Sidecars:
     """Of a listing. A file that cannot be read, or says nothing that is known, says nothing."""
-    keys = {with_slashes(entry.key): entry for entry in entries}
-    tops = {found["top"] or "" for found in map(CHANNELS.match, keys) if found}
+    said: dict[str, Entry] = {}
+    tops: set[str] = set()
+    for entry in entries:  # a look at a key's end costs a tenth of a match, and nearly all have neither
+        if entry.key.endswith(SAYS):
+            said[with_slashes(entry.key)] = entry
+        elif FIRST in entry.key and (found := CHANNELS.match(with_slashes(entry.key))):
+            tops.add(found["top"] or "")
     channels, conventions = {}, {}
     for top in sorted(tops):
-        if entry := keys.get(f"{top}/dataset.json".lstrip("/")):
+        if entry := said.get(f"{top}/dataset.json".lstrip("/")):
             data = _read(source, entry)
             channels[top], conventions[top] = channels_of(data), labels_of(data)
-    for key in sorted(keys):
+    for key in sorted(said):
         if (found := TABLE.match(key)) and not re.search(r"(^|/)sub-", key):
-            conventions[found["top"] or ""] = labels_of_table(_read(source, keys[key]))
+            conventions[found["top"] or ""] = labels_of_table(_read(source, said[key]))
     return Sidecars(channels, conventions)
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from bts.cases.case import Case
 from bts.fingerprint import fingerprint
-from bts.storage import Entry
 
 NOTE = re.compile(r"_failed/(?P<case>.+)\.(?P<mark>[0-9a-f]{12})\.(?P<tries>\d{1,6})\.json", re.DOTALL)
 
@@ -80,13 +79,13 @@ def largest_first(todo: Iterable[Todo]) -> list[Todo]:
 
 def plan(
     wanted: Iterable[tuple[Case, str]],
-    results: Iterable[Entry],
+    results: Iterable[str],
     suffix: str,
     retries: int | None = None,
     *,
     one_place: bool = False,
 ) -> Work:
-    """Subtract the results `…/CASE.FINGERPRINT.suffix` of a listing from the wanted (case, fingerprint).
+    """Subtract the results, keys `…/CASE.FINGERPRINT.suffix`, from the wanted (case, fingerprint).
 
     Cases that failed in more than `retries` runs after the first are left aside; None: tried every time.
     one_place: the results mark what lies under one name for all fingerprints. Two of a case are of two runs
@@ -94,14 +93,14 @@ def plan(
     """
     there: dict[str, dict[str, str]] = {}
     notes: dict[str, dict[str, tuple[int, str]]] = {}
-    for entry in results:
-        if entry.key.startswith("_failed/") and (note := NOTE.fullmatch(entry.key)):
-            notes.setdefault(note["case"], {})[entry.key] = (int(note["tries"]), note["mark"])
+    for key in sorted(results):
+        if key.startswith("_failed/") and (note := NOTE.fullmatch(key)):
+            notes.setdefault(note["case"], {})[key] = (int(note["tries"]), note["mark"])
             continue
-        name = entry.key.rpartition("/")[2]
+        name = key.rpartition("/")[2]
         stem, dot, mark = name.removesuffix(suffix).rpartition(".")
         if name.endswith(suffix) and dot:
-            there.setdefault(stem, {})[mark] = entry.key
+            there.setdefault(stem, {})[mark] = key
     work = Work()
     for case, mark in wanted:
         own, failed = there.get(case.id, {}), notes.get(case.id, {})

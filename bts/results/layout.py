@@ -73,7 +73,7 @@ def results_of(keys: Iterable[str]) -> dict[str, set[str]]:
     """Case id → keys of its results in a listing, those that wait for review too."""
     found: dict[str, set[str]] = {}
     for key in keys:
-        if named := RESULT.fullmatch(key):
+        if not key.startswith("_done/") and (named := RESULT.fullmatch(key)):
             found.setdefault(named["case"] or named["masked"] or named["of"], set()).add(key)
     return found
 

@@ -14,6 +14,7 @@ from bts.labels import SAYABLE, UNKNOWN, meaning
 from bts.storage import Store
 from jobs.driver.progress import examples, say
 
+MANY = 100_000  # objects that a listing leaves, from which on the collector of cycles would be slow
 KINDS = 8  # kinds of cases that `describe` names
 
 
@@ -76,11 +77,14 @@ def _kind(case: Case) -> str:
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
     """Without the collector of cycles: a listing is a million small objects without any, and looking through
-    them again and again is a third of its time."""
+    them again and again is a third of its time. A large one stays out of the collector's sight: it lives as
+    long as the job does."""
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if collects:
+            if gc.get_count()[0] > MANY:
+                gc.freeze()
             gc.enable()

@@ -9,10 +9,6 @@ SUFFIX = ".parquet"
 ROLES = ("t1", "t2")
 
 
-def listed(*keys):
-    return [Entry(key, 1, "") for key in keys]
-
-
 def test_all_that_makes_a_result_makes_its_name():
     base = fingerprint({"t1": "v1"}, options={"flips": False}, version=1)
     assert len(base) == 12 and int(base, 16) >= 0
@@ -35,46 +31,46 @@ def test_only_the_named_roles_count():
 def test_wanted_minus_there():
     work = plan([(CASE, "aaaaaaaaaaaa")], [], SUFFIX)
     assert (work.todo, work.done) == ([Todo(CASE, "aaaaaaaaaaaa")], 0)
-    work = plan([(CASE, "aaaaaaaaaaaa")], listed("X.1.aaaaaaaaaaaa.parquet", "_runs/x.json"), SUFFIX)
+    work = plan([(CASE, "aaaaaaaaaaaa")], ["X.1.aaaaaaaaaaaa.parquet", "_runs/x.json"], SUFFIX)
     assert (work.todo, work.done, work.stale) == ([], 1, [])
 
 
 def test_an_older_result_is_replaced():
-    work = plan([(CASE, "bbbbbbbbbbbb")], listed("X.1.aaaaaaaaaaaa.parquet"), SUFFIX)
+    work = plan([(CASE, "bbbbbbbbbbbb")], ["X.1.aaaaaaaaaaaa.parquet"], SUFFIX)
     assert work.todo == [Todo(CASE, "bbbbbbbbbbbb", ("X.1.aaaaaaaaaaaa.parquet",))]
 
 
 def test_what_a_crash_left_behind_is_cleared():
-    there = listed("X.1.aaaaaaaaaaaa.parquet", "X.1.bbbbbbbbbbbb.parquet")
+    there = ["X.1.aaaaaaaaaaaa.parquet", "X.1.bbbbbbbbbbbb.parquet"]
     assert plan([(CASE, "bbbbbbbbbbbb")], there, SUFFIX).stale == ["X.1.aaaaaaaaaaaa.parquet"]
 
 
 def test_two_marks_of_one_place_are_of_runs_that_overlapped_and_the_case_is_done_again():
     marks = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
     keys = [f"X.1.{mark}{SUFFIX}" for mark in marks]
-    work = plan([(CASE, marks[0])], listed(*keys), SUFFIX, one_place=True)
+    work = plan([(CASE, marks[0])], keys, SUFFIX, one_place=True)
     assert sorted(work.todo[0].older) == keys
     assert list(explain(work, now=None, before=None)) == [("X.1", "two runs overlapped")]
-    assert plan([(CASE, marks[0])], listed(keys[0]), SUFFIX, one_place=True).done == 1
-    assert plan([(CASE, marks[0])], listed(*keys), SUFFIX).stale == [keys[1]]  # each under a name of its own
+    assert plan([(CASE, marks[0])], [keys[0]], SUFFIX, one_place=True).done == 1
+    assert plan([(CASE, marks[0])], keys, SUFFIX).stale == [keys[1]]  # each under a name of its own
 
 
 def test_a_failed_case_is_tried_again_a_few_times_and_then_left_aside():
     mark, listing, tries = "aaaaaaaaaaaa", [], 0
     while todo := plan([(CASE, mark)], listing, SUFFIX, retries=2).todo:
         (one,) = todo
-        assert one.tries == tries and one.notes == tuple(e.key for e in listing)
-        listing, tries = listed(one.note), tries + 1
+        assert one.tries == tries and one.notes == tuple(listing)
+        listing, tries = [one.note], tries + 1
     assert tries == 3  # the first time and two retries
-    assert plan([(CASE, mark)], listing, SUFFIX, retries=2).aside == {"X.1": listing[0].key}
+    assert plan([(CASE, mark)], listing, SUFFIX, retries=2).aside == {"X.1": listing[0]}
     assert plan([(CASE, mark)], listing, SUFFIX).todo[0].tries == 3
 
 
 def test_a_note_ends_with_its_inputs_and_with_success():
     note = plan([(CASE, "aaaaaaaaaaaa")], [], SUFFIX).todo[0].note
-    (changed,) = plan([(CASE, "bbbbbbbbbbbb")], listed(note), SUFFIX, retries=0).todo
+    (changed,) = plan([(CASE, "bbbbbbbbbbbb")], [note], SUFFIX, retries=0).todo
     assert (changed.tries, changed.notes) == (0, (note,))
-    done = plan([(CASE, "aaaaaaaaaaaa")], listed("X.1.aaaaaaaaaaaa.parquet", note), SUFFIX, retries=0)
+    done = plan([(CASE, "aaaaaaaaaaaa")], ["X.1.aaaaaaaaaaaa.parquet", note], SUFFIX, retries=0)
     assert (done.done, done.stale) == (1, [note])
 
 

@@ -20,6 +20,7 @@ def test_what_is_put_is_listed_and_read(store):
     store.put("y.bin", b"")
     assert [(e.key, e.size) for e in store.list()] == [("x/ü 1.bin", 3), ("y.bin", 0)]
     assert [e.key for e in store.list("x")] == ["x/ü 1.bin"]
+    assert (store.keys(), store.keys("x")) == ({"x/ü 1.bin", "y.bin"}, {"x/ü 1.bin"})
     assert store.read("x/ü 1.bin") == b"one"
 
 
@@ -117,6 +118,16 @@ def test_linked_cases_are_followed_and_loops_end(tmp_path):
     os.symlink(tmp_path / "real", tmp_path / "cases" / "link")
     os.symlink(tmp_path / "cases", tmp_path / "real" / "loop")
     assert [e.key for e in Store(str(tmp_path / "cases")).list()] == ["link/f"]
+
+
+def test_keys_are_those_of_the_listing(tmp_path):
+    (tmp_path / "file").write_bytes(b"1")
+    os.symlink(tmp_path / "file", tmp_path / "link")
+    os.symlink(tmp_path / "nothing", tmp_path / "lost")  # listed, and fails when it is read
+    os.symlink(tmp_path, tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    store = Store(str(tmp_path))
+    assert sorted(store.keys()) == [e.key for e in store.list()] == ["file", "link", "lost"]
 
 
 def test_the_listing_tells_when_each_was_written(store):
