@@ -57,8 +57,8 @@ def read_sidecars(source: Store, entries: Iterable[Entry]) -> Sidecars:
             tops.add(found["top"] or "")
     channels, conventions = {}, {}
     for top in sorted(tops):
-        if entry := said.get(f"{top}/dataset.json".lstrip("/")):
-            data = _read(source, entry)
+        if (key := f"{top}/dataset.json".lstrip("/")) in said:
+            data = _read(source, said[key])
             channels[top], conventions[top] = channels_of(data), labels_of(data)
     for key in sorted(said):
         if (found := TABLE.match(key)) and not re.search(r"(^|/)sub-", key):
