@@ -26,7 +26,7 @@ from jobs.driver import incremental
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.pipeline import Stage, stream
 from jobs.driver.progress import say
-from jobs.workers.deliver import FORMAT, Deliver, native_key, seg_key
+from jobs.workers.deliver import FORMAT, Deliver, mark_of, native_key, seg_key
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Settings(incremental.Flags):
     space: Literal["t1ce", "t1", "t2", "flair"] = "t1ce"
     """The series whose grid the labels are put on."""
     dicom_seg: bool = False
-    """Also write a DICOM SEG; the scans must still lie where jobs.intake found them."""
+    """Also write a DICOM SEG; the scans must still lie where jobs.intake found them. A study that came as
+    NIfTI gets its NIfTI and counts as failed, for no DICOM SEG can refer to it."""
     scans: str | None = None
     """Where the scans lie now, if not there."""
 
@@ -119,9 +120,7 @@ def plan(cases: list[Case], there: set[str], settings: Settings) -> worklist.Wor
     """What is left: a case is done if its record carries today's fingerprint and its files are present."""
     wanted, void = [], set()
     for case in cases:
-        made = made_of(case, settings)
-        options = {"case": case.id, "space": settings.space, "dicom_seg": settings.dicom_seg}
-        mark = worklist.fingerprint(made["inputs"], options=options, version=FORMAT)
+        mark = mark_of(case, settings.space, settings.dicom_seg)
         keys = {native_key(case.id, settings.space)}
         keys |= {seg_key(case.id, settings.space)} if settings.dicom_seg else set()
         if not keys <= there:
@@ -137,24 +136,25 @@ def run(todo: list[worklist.Todo], cases: Store, deliver: Deliver, settings: Set
         say("nothing to do: every labelmap is delivered")
         return
     scans = find_scans(todo, cases, settings) if settings.dicom_seg else {}
-    none = json.dumps({"uri": "", "keys": [], "problem": ""})
+    none = json.dumps({"uri": "", "keys": [], "problem": "", "nifti": False})
     rows = [{**one.to_row(), "scans": scans.get(one.case.id, none)} for one in worklist.largest_first(todo)]
     stages = [Stage("deliver", deliver, resources={"num_cpus": 0.5})]
     yield from stream("deliver", rows, stages, settings.ray, deliver.output)
 
 
 def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> dict[str, str]:
-    """Case id → JSON of where the files of its series lie: uri, keys, or the problem."""
+    """Case id → JSON of where the files of its series lie: uri, keys, or the problem; nifti: it has none."""
     identity, _ = read_identity(False)
     listed: dict[str, dict[str, str]] = {}
     rows = series_files(cases, (entry.key for entry in cases.list("_index")))
     found = {}
     for one in todo:
-        told: dict[str, Any] = {"uri": "", "keys": [], "problem": ""}
+        told: dict[str, Any] = {"uri": "", "keys": [], "problem": "", "nifti": False}
         try:
             record = json.loads(cases.read(one.case.files["record"].key))
             told["uri"] = settings.scans or record["scans"]
             uid = record["series"].get(settings.space, {}).get("uid", "")
+            told["nifti"] = not uid
         except (OSError, ValueError, KeyError) as error:
             told["problem"] = f"the record of jobs.intake cannot be read ({type(error).__name__})"
             found[one.case.id] = json.dumps(told)
@@ -164,9 +164,7 @@ def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> d
             listed[told["uri"]] = {identity.opaque(entry.key): entry.key for entry in entries}
         there = listed[told["uri"]]
         told["keys"] = [there[file] for file in rows.get(uid, ()) if file in there] if uid else []
-        if not uid:
-            told["problem"] = "its scans are NIfTI, to which a DICOM SEG cannot refer"
-        elif not told["keys"] or len(told["keys"]) < len(rows[uid]):
+        if uid and len(told["keys"]) < max(1, len(rows.get(uid, ()))):
             told["keys"] = []
             told["problem"] = "its source series is not there any more, or was indexed under another key"
         found[one.case.id] = json.dumps(told)

@@ -6,6 +6,7 @@ Not a command.
 import json
 from datetime import UTC, datetime
 
+from bts.cases import worklist
 from bts.cases.case import Case
 from bts.errors import CaseError, Failure
 from bts.intake import dicom_seg
@@ -27,6 +28,13 @@ def seg_key(case_id: str, space: str) -> str:
     return f"{case_id}/{case_id}-seg-{space}.dcm"
 
 
+def mark_of(case: Case, space: str, dicom_seg: bool) -> str:
+    """The fingerprint of what is delivered of a labelmap."""
+    versions = {role: entry.version for role, entry in case.files.items()}
+    options = {"case": case.id, "space": space, "dicom_seg": dicom_seg}
+    return worklist.fingerprint(versions, options=options, version=FORMAT)
+
+
 class Deliver:
     """One labelmap → its files in the scanner's space, then the result record."""
 
@@ -40,25 +48,27 @@ class Deliver:
         )
 
     def __call__(self, row: dict) -> dict:
-        case = Case.from_json(row["case"])
+        case, scans = Case.from_json(row["case"]), json.loads(row["scans"])
+        dicom = self.dicom and not scans["nifti"]
         try:
-            files, record = self.make(case, json.loads(row["scans"]))
+            files, record = self.make(case, scans, dicom)
         except CaseError as error:
-            return {"case_id": case.id, "failure": Failure.of(error, case.id).to_json(), "flags": ""}
+            return _failed(case, error)
         for key in row["older"]:
             self.output.delete(key)
         for key, data in files.items():
             self.output.put(key, data)
-        record |= {
-            "fingerprint": row["fingerprint"],
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        marker = marker_key(case.id, row["fingerprint"])
-        self.output.put(marker, json.dumps(record, indent=1).encode())
+        mark = mark_of(case, self.space, dicom)
+        record |= {"fingerprint": mark, "written": datetime.now(UTC).isoformat(timespec="seconds")}
+        self.output.put(marker_key(case.id, mark), json.dumps(record, indent=1).encode())
+        if self.dicom and not dicom:
+            problem = "its scans came as NIfTI, without the DICOM headers that a DICOM SEG refers to"
+            mend = f"its NIfTI is delivered ({native_key(case.id, self.space)}); leave out --dicom-seg"
+            return _failed(case, CaseError(problem, mend=mend, case=case.id, stage="seg"))
         return {"case_id": case.id, "failure": "", "flags": json.dumps(record["flags"])}
 
-    def make(self, case: Case, scans: dict) -> tuple[dict[str, bytes], dict]:
-        """(files, result record). Raises CaseError."""
+    def make(self, case: Case, scans: dict, dicom: bool) -> tuple[dict[str, bytes], dict]:
+        """(files, result record); dicom: a DICOM SEG among them. Raises CaseError."""
         labelmap = _read(self.labelmaps, case.files["labelmap"].key, "the labelmap")
         record = _read_json(self.cases, case.files["record"].key, "the record of jobs.intake")
         made = {}
@@ -68,7 +78,7 @@ class Deliver:
         native = to_native(labels, record, self.space)
         files = {native_key(case.id, self.space): write_labels(native)}
         models = made.get("models", [])
-        if self.dicom:
+        if dicom:
             if not scans["keys"]:
                 raise CaseError(scans["problem"], mend="deliver without --dicom-seg", stage="seg")
             source = Store(scans["uri"])
@@ -90,11 +100,15 @@ class Deliver:
             "flags": [*record["flags"], *made.get("flags", [])],
             "models": models,
             "inputs": {role: entry.version for role, entry in case.files.items()},
-            "options": {"space": self.space, "dicom_seg": self.dicom},
+            "options": {"space": self.space, "dicom_seg": dicom},
             "versions": {"format": FORMAT},
             "files": {key: digest(data) for key, data in files.items()},
         }
         return files, told
+
+
+def _failed(case: Case, error: CaseError) -> dict:
+    return {"case_id": case.id, "failure": Failure.of(error, case.id).to_json(), "flags": ""}
 
 
 def _change(before: float, after: float) -> float | None:

@@ -101,8 +101,7 @@ def test_from_the_scanner_and_back(ray_local, tmp_path, studies, model, capfd):
     assert (back.counts["written"], back.failed) == (2, [])
     assert deliver.main(deliver.Settings(**how, space="flair")).counts["unchanged"] == 2
     seg = deliver.main(deliver.Settings(**how, dicom_seg=True))
-    assert seg.counts["written"] == 1
-    assert "NIfTI" in seg.failed[0].error
+    assert seg.counts["written"] == 1 and len(seg.failed) == 1
     (written,) = (tmp_path / "results").rglob("*.dcm")
     assert CANARY.encode() in written.read_bytes()  # a SEG belongs into the PACS of its scans
 
@@ -179,16 +178,43 @@ def test_who_only_looks_makes_no_key(taken, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_study_that_came_as_nifti_is_delivered_without_a_dicom_seg(taken, tmp_path):
+    cases, results = Store(str(taken / "cases")), tmp_path / "results"
+    for case in list_folder(cases, "brats2023").cases:
+        put_a_box(tmp_path / "labelmaps", case, cases)
+    how = {"labelmaps": f"{tmp_path}/labelmaps", "cases": cases.uri, "results": str(results), "ray": "no"}
+    first = deliver.main(deliver.Settings(**how, dicom_seg=True))
+    assert (first.counts["written"], first.exit_code) == (1, 3)
+    (failure,), (seg,) = first.failed, results.rglob("*.dcm")
+    nifti = f"{failure.case_id}/{failure.case_id}-seg-t1ce.nii.gz"
+    assert failure.stage == "seg" and not seg.name.startswith(failure.case_id)
+    assert "came as NIfTI" in failure.message and f"its NIfTI is delivered ({nifti})" in failure.message
+    assert np.asanyarray(nib.load(results / nifti).dataobj).any()
+    (record,) = map(json.loads, (path.read_text() for path in results.glob(f"_done/{failure.case_id}.*")))
+    assert record["options"] == {"space": "t1ce", "dicom_seg": False} and [*record["files"]] == [nifti]
+
+    again = deliver.main(deliver.Settings(**how, dicom_seg=True))
+    assert (again.counts["unchanged"], again.exit_code) == (1, 3)
+    plain = deliver.main(deliver.Settings(**how))
+    assert (plain.counts["unchanged"], plain.counts["written"], plain.exit_code) == (1, 1, 0)
+
+
+def put_a_box(folder, case, cases: Store) -> None:
+    """A labelmap of a case: a box of enhancing tumour."""
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(cases.read(case.files["t1ce"].key)))
+    labels = np.zeros(image.shape, np.uint8)
+    labels[24:40, 28:44, 20:36] = 3
+    data = nib.Nifti1Image(labels, image.affine).to_bytes()
+    Store(str(folder)).put(f"{case.id}.nii.gz", gzip.compress(data))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["t1ce", "flair"])
 def test_a_study_is_shown_as_its_scanner_saw_it(taken, tmp_path, space):
     cases, scans = Store(str(taken / "cases")), Store(str(taken / "scans"))
     listing = list_folder(cases, "brats2023").cases
-    for case in listing:  # a labelmap: a box in the case's space
-        image = nib.load(taken / "cases" / case.files["t1ce"].key)
-        labels = np.zeros(image.shape, np.uint8)
-        labels[24:40, 28:44, 20:36] = 3
-        data = nib.Nifti1Image(labels, image.affine).to_bytes()
-        Store(str(tmp_path)).put(f"{case.id}.nii.gz", gzip.compress(data))
+    for case in listing:
+        put_a_box(tmp_path, case, cases)
     settings = view.Settings(cases.uri, str(tmp_path), scans=scans.uri, space=space, labels="brats2023")
     what = (listing, cases, Store(str(tmp_path)), {})
     shelf = view.NativeShelf(*what, settings)
