@@ -1,6 +1,7 @@
 """The five published systems, each trained, used and scored on real cases by the jobs' own commands.
 
-Their networks, losses and sampling as they are; the cases are cut small around the tumour, for a CPU.
+Their layers, losses and sampling as they are; for a CPU the networks are thin, and the cases cut small around
+the tumour. tests/unit/training/test_systems.py counts the parameters of the networks as published.
 """
 
 import json
@@ -20,12 +21,13 @@ from jobs.driver.outcome import guarded
 from tests import builders
 
 SMALL = ("--budget.epochs", 1, "--budget.minutes", 0.01)
+WIDTHS = "--layers.widths"
 SYSTEMS = {
-    "unet2d": ("--size", 48, 48, "--frame", 48, 48, "--batch", 2),
-    "resunet2d": ("--size", 32, 32, "--frame", 48, 48),
-    "unet3d": ("--size", 16, 48, 48, "--sampling.least-tumour", 0),
-    "figshare2d": ("--batch", 4),
-    "figshare3d": ("--size", 16, 64, 64, "--resize", 64, 64),
+    "unet2d": ("--size", 48, 48, "--frame", 48, 48, "--batch", 2, WIDTHS, 8, 16, 32, 64, 128),
+    "resunet2d": ("--size", 32, 32, "--frame", 48, 48, WIDTHS, 8, 16, 32, 64),
+    "unet3d": ("--size", 16, 48, 48, "--sampling.least-tumour", 0, WIDTHS, 4, 8, 16, 32, 64),
+    "figshare2d": ("--batch", 4, WIDTHS, 8, 16, 32, 64, 64),
+    "figshare3d": ("--size", 16, 64, 64, "--resize", 64, 64, WIDTHS, 4, 8, 16, 32, 64),
 }
 BOX = (16, 48, 48)  # slices, rows, columns kept of a real case
 PATIENTS = 5  # one held out in each fold
