@@ -1,6 +1,5 @@
 """What tests share: an S3 server on this machine, a small Ray, the real cases, and jobs run as commands."""
 
-import functools
 import json
 import os
 import shlex
@@ -27,29 +26,18 @@ hypothesis.settings.load_profile("bts")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> object:
-    """Of the two processes of `make test` one has the files that use `ray_local`, one after the other: two of
-    that Ray would be too many for two cores. The other takes the rest, a file at a time."""
-    from xdist.scheduler import LoadScopeScheduling
+    """Each process of `make test` takes a file at a time, and starts `ray_local` once where it needs it."""
+    from xdist.scheduler import LoadFileScheduling
 
-    class OneHasRay(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "ray" if _uses_ray(file) else file
-
-    config.option.loadscopereorder = False  # by how long they take, not by number: see below
-    return OneHasRay(config, log)
+    config.option.loadscopereorder = False  # in the order below, not by number of tests
+    return LoadFileScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first, so that both processes of `make test` end together."""
+    """The files that take longest come first, so that both processes end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     nodes = {item.path for item in items if "cluster" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: (item.path not in nodes, item.path not in slow))
-
-
-@functools.cache
-def _uses_ray(file: str) -> bool:
-    return "ray_local" in (ROOT / file).read_text()
 
 
 @dataclass(frozen=True)
