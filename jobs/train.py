@@ -27,7 +27,7 @@ from bts.training.log import best_epoch, final_table, progress_line, step_line
 from bts.training.plan import Plan
 from jobs.driver import plans, preset_flags
 from jobs.driver.outcome import Outcome
-from jobs.driver.progress import say
+from jobs.driver.progress import TrainingMeter, say
 
 
 @dataclass(kw_only=True)
@@ -80,7 +80,7 @@ def main(settings: Settings, system: str) -> Outcome:
     provenance = plan.provenance()
     tags = {"data": plan.data, "commit": provenance["commit"], "shards": without_login(settings.shards)}
     run_id = tracker.start(name, plan.run, params, tags)
-    status = "FAILED"
+    status, meter = "FAILED", TrainingMeter()
     try:
         job = Job(
             plan=plan,
@@ -92,9 +92,9 @@ def main(settings: Settings, system: str) -> Outcome:
 
         def told(epoch: int, minutes: float, figures: dict[str, float]) -> None:
             if "steps" in figures:
-                say(step_line(epoch, minutes, figures))
+                meter.step(step_line(epoch, minutes, figures), minutes, figures["minutes_left"])
                 return
-            say(progress_line(settings.preset.budget, epoch, minutes, figures))
+            meter.epoch(progress_line(settings.preset.budget, epoch, minutes, figures))
             tracker.log(run_id, figures, epoch)
 
         plans.keep_plan(settings, asked, plan)
@@ -108,6 +108,7 @@ def main(settings: Settings, system: str) -> Outcome:
         plans.let_go(settings, asked, plan.run)
         status = "FINISHED"
     finally:
+        meter.close()
         tracker.finish(run_id, status)
     say(final_table(result["validations"]))
     details = {"losses": result["losses"], "validations": result["validations"]}

@@ -50,6 +50,33 @@ class Meter:
         say(f"{self.name}: {where}{taken()}")
 
 
+class TrainingMeter:
+    """On a terminal a bar under the lines of a training: the share of its budget that is spent. Otherwise the
+    lines alone."""
+
+    def __init__(self):
+        form = "{percentage:3.0f}%|{bar:24}| {desc}"
+        self.bar = tqdm(total=1, bar_format=form, disable=not sys.stderr.isatty())
+
+    def step(self, line: str, minutes: float, left: float | None) -> None:
+        """Within an epoch; left: minutes, None where that cannot be told yet."""
+        if self.bar.disable:
+            say(line)
+            return
+        if left is not None:
+            self.bar.n = minutes / max(minutes + left, 1e-9)
+        self.bar.set_description_str(line)
+
+    def epoch(self, line: str) -> None:
+        """A line that stays."""
+        self.bar.clear()
+        say(line)
+        self.bar.refresh()
+
+    def close(self) -> None:
+        self.bar.close()
+
+
 def say(line: str) -> None:
     """One line for the person who watches; standard output is kept for results."""
     # A file name may hold bytes that are no text.
