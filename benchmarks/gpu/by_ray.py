@@ -156,7 +156,7 @@ def train(steps: Steps, gpu: str, quick: bool) -> None:
 
 def tests(steps: Steps, gpu: str, quick: bool) -> None:
     workers, what = (2, TESTS[2:]) if quick else (8, TESTS)
-    flags = ("-q", "-rf", "--noconftest", "-p", "no:cacheprovider", "-n", workers)
+    flags = ("-v", "--tb=short", "--noconftest", "-p", "no:cacheprovider", "-n", workers)
     steps.run("tests", 60, "-m", "pytest", *flags, *what, log=steps.out / "tests.log")
 
 

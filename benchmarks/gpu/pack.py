@@ -42,10 +42,10 @@ MOST = 48 << 20  # bytes of a part
 
 
 def code(place: Path, folders: Sequence[str] = ("bts", "benchmarks"), *, weights: bool = False) -> None:
-    """The tracked files of these folders, as this checkout has them; a training needs no bundled weights."""
-    listed = subprocess.run(
-        ["git", "ls-files", *folders], cwd=ROOT, check=True, capture_output=True, text=True
-    )
+    """The files of these folders, as this checkout has them, not yet committed ones too; a training needs no
+    bundled weights."""
+    git = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *folders]
+    listed = subprocess.run(git, cwd=ROOT, check=True, capture_output=True, text=True)
     with tarfile.open(place / "code.tar.gz", "w:gz") as tar:
         for name in listed.stdout.split():
             if weights or "weights/" not in name:

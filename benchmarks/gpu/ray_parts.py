@@ -22,6 +22,7 @@ RAY = (  # and what it imports; MLflow without its database
     "pydantic",
     "pydantic-core",
     "annotated-types",
+    "typing-inspection",
     "tensorboardX",
     "mlflow-skinny",
     "opentelemetry-api",

@@ -238,7 +238,7 @@ def test_a_window_as_large_as_the_brain_sees_it_in_one_piece():
 
     class Size(torch.nn.Module):
         def forward(self, x):
-            return torch.full((len(x), 3, *x.shape[2:]), x[0, 0].numel() / 1000)
+            return torch.full((len(x), 3, *x.shape[2:]), x[0, 0].numel() / 1000, device=x.device)
 
     deep = replace(PRESET, size=(8, 8, 8), sampling=Sampling(kind="volumes"), layers=Layers(widths=(4, 8)))
     sizes = {None: 8**3, (64, 64, 64): 10 * 22 * 6, (64, 8, 64): 10 * 8 * 6}
@@ -360,7 +360,7 @@ def test_each_model_of_an_ensemble_keeps_its_batch_and_overlap():
     class Watched(torch.nn.Module):
         def forward(self, x):
             seen.append(len(x))
-            return torch.zeros((len(x), 3, *x.shape[2:]))
+            return torch.zeros((len(x), 3, *x.shape[2:]), device=x.device)
 
     watched = replace(models[1], network=Watched())
     list(Segmenter([models[0], watched]).each(case))

@@ -188,7 +188,7 @@ def segmented(store: Store, preset) -> torch.Tensor:
 
     class Recorder(nn.Module):
         def forward(self, x_BCHW):
-            seen.append(x_BCHW)
+            seen.append(x_BCHW.cpu())
             return x_BCHW[:, :1].expand(-1, outputs, -1, -1)
 
     volume = read_volume(store.read("case.parquet"), preset.modalities)
