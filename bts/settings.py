@@ -146,7 +146,7 @@ class Sampling:
             raise ValueError(f"sampling.tumour_centred and sampling.kind {self.kind} do not go together")
 
 
-CHANCES = ("flip", "flip_rows", "flip_slices", "blur", "drop")
+CHANCES = ("flip", "flip_rows", "flip_slices", "blur", "drop", "fade", "dim")
 """Settings of Augmentation that are probabilities."""
 
 
@@ -180,6 +180,10 @@ class Augmentation:
     """Standard deviation of Gaussian noise inside the brain, in units of the normalised image."""
     drop: float = 0.0
     """Probability that a modality is missing, all 0; one is always left. For `segment --allow-missing`."""
+    fade: float = 0.0
+    """Probability that a tumour enhances less, in T1ce, or not at all: then its label 3 becomes 1."""
+    dim: float = 0.0
+    """Probability, for T2 and for FLAIR, that a tumour is less bright."""
 
     def __post_init__(self):
         if not all(0 <= getattr(self, name) <= 1 for name in CHANCES):
@@ -475,6 +479,13 @@ def _check_sampling(preset: Preset) -> str:
         return "sampling.kind patches and resize do not go together: patches are cut from slices as they are"
     if preset.augmentation.flip_slices and preset.sampling.kind in ("slices", "patches"):
         return f"augmentation.flip_slices and sampling.kind {preset.sampling.kind} do not go together"
+    fading = preset.augmentation.fade or preset.augmentation.dim
+    brats = {"t1", "t1ce"} <= set(preset.modalities) and preset.normalisation.kind == "brain_zscore"
+    if fading and not brats:
+        return (
+            "augmentation.fade, augmentation.dim, modalities and normalisation.kind do not go together: they "
+            "are of BraTS's cases, T1 and T1ce among them, by brain_zscore"
+        )
     if preset.split == "leaking_by_slice" and preset.sampling.kind not in ("slices", "patches"):
         return f"split leaking_by_slice and sampling.kind {preset.sampling.kind} do not go together"
     return ""

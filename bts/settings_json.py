@@ -7,7 +7,7 @@ import typing
 from dataclasses import fields
 from typing import Literal
 
-from bts.settings import Inference, Layers, Normalisation, Optimiser, Preset
+from bts.settings import Augmentation, Inference, Layers, Normalisation, Optimiser, Preset
 
 LATER = {
     Preset: ("frame",),
@@ -15,6 +15,7 @@ LATER = {
     Normalisation: ("percentiles",),
     Optimiser: ("decay_growth",),
     Inference: ("window", "own_statistics"),
+    Augmentation: ("fade", "dim"),
 }
 """Fields that came later. At their defaults, which change nothing, they are left out of JSON: trainings begun
 before them go on, and equal models have equal bytes."""

@@ -78,7 +78,8 @@ def collate(samples: list[Sample], preset: Preset, rng: np.random.Generator) -> 
 
     Returns images (B, C, H, W) or (B, C, D, H, W), int16 (float32 if any row is not int16), mask (B, H, W) or
     (B, D, H, W) uint8, constants (B, C, 4) or (B, C, D, 4) float32 of bts.model.normalise. Slices of a stack
-    are channels, those of a modality side by side. Augmentation follows on the device.
+    are channels, those of a modality side by side; the mask has all of them. Augmentation follows on the
+    device.
     """
     depth = preset.size[0] if preset.volumetric else 2 * preset.sampling.neighbours + 1
     size, modalities = (preset.size[-2], preset.size[-1]), preset.modalities
@@ -101,9 +102,9 @@ def collate(samples: list[Sample], preset: Preset, rng: np.random.Generator) -> 
     if preset.volumetric:
         return {"images": batch, "mask": masks, "constants": np.ascontiguousarray(known)}
     flat = len(samples), preset.channels
-    middle = masks[:, preset.sampling.neighbours]
+    labels = masks if depth > 1 else masks[:, 0]
     return {
-        "images": batch.reshape(*flat, *size), "mask": middle, "constants": known.reshape(*flat, 4)
+        "images": batch.reshape(*flat, *size), "mask": labels, "constants": known.reshape(*flat, 4)
     }  # fmt: skip
 
 

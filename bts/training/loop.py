@@ -23,6 +23,7 @@ from bts.settings import Preset
 from bts.training.augment import augment
 from bts.training.clock import Clock
 from bts.training.draw import batches_a_step
+from bts.training.fading import faded
 from bts.training.losses import total_loss
 from bts.training.prefetch import ahead
 from bts.training.state import Progress, start
@@ -207,12 +208,14 @@ def batch_loss(preset: Preset, stepper: nn.Module, batch: dict, generator) -> to
 
 
 def vary(images: torch.Tensor, mask: torch.Tensor, preset: Preset, generator) -> tuple:
-    """Augmented images and labels; the slices of a stack, channels side by side, change together."""
-    near = preset.sampling.neighbours
+    """Augmented images and labels; the slices of a stack, channels side by side, change together, and the
+    labels of its middle slice are left."""
+    near, settings = preset.sampling.neighbours, preset.augmentation
+    deep = images.unflatten(1, (len(preset.modalities), 2 * near + 1)) if near else images
+    deep, mask = faded(deep, mask, preset.modalities, settings, generator)
     if not near:
-        return augment(images, mask, preset.augmentation, generator)
-    deep = images.unflatten(1, (len(preset.modalities), 2 * near + 1))
-    deep, mask = augment(deep, mask[:, None], preset.augmentation, generator)
+        return augment(deep, mask, settings, generator)
+    deep, mask = augment(deep, mask[:, near : near + 1], settings, generator)
     return deep.flatten(1, 2), mask[:, 0]
 
 

@@ -117,7 +117,7 @@ def test_every_rank_gets_its_own_slices_and_a_resumed_one_the_same(shard_folder,
     next(broken_off.tables(0))
     assert slices(broken_off, 1) == epochs[1][0]
     batch = next(broken_off.batches(2))
-    assert batch["images"].shape == (8, 3 * 4, 32, 32) and batch["mask"].shape == (8, 32, 32)
+    assert batch["images"].shape == (8, 3 * 4, 32, 32) and batch["mask"].shape == (8, 3, 32, 32)
 
 
 def tumour_slices(store: Store, key: str) -> list[int]:

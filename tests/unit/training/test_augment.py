@@ -15,6 +15,7 @@ NOTHING = Augmentation(flip=0)
 PLACES = {"rotate": 30.0, "zoom": 0.3, "elastic": 6.0}
 VALUES = {"scale": 0.1, "shift": 0.1, "gamma": 0.3, "bias": 0.2, "blur": 0.5, "noise": 0.1, "drop": 0.5}
 FLIPS = {"flip": -1, "flip_rows": -2, "flip_slices": -3}
+FADING = {"fade", "dim"}  # of bts.training.fading
 EVERYTHING = Augmentation(**PLACES, **VALUES, flip=0.5, flip_rows=0.5)
 
 SPACES = [(10, 12), (3, 10, 12)]
@@ -42,7 +43,7 @@ def run(images: torch.Tensor, mask: torch.Tensor, chosen: Augmentation, seed: in
 
 def test_every_setting_is_under_test():
     names = {field.name for field in dataclasses.fields(Augmentation)}
-    assert names == PLACES.keys() | VALUES.keys() | FLIPS.keys() and set(INTENSITY) == VALUES.keys()
+    assert names == PLACES.keys() | VALUES.keys() | FLIPS.keys() | FADING and set(INTENSITY) == VALUES.keys()
 
 
 @each_space

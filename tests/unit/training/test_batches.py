@@ -132,10 +132,13 @@ def test_a_stack_holds_its_neighbours_as_channels(store):
     preset = replace(FLAT, size=(32, 32), sampling=Sampling(kind="stacks", neighbours=1, empty_slices=1))
     batch = batch_of(store, preset)
     depth = len(whole(store, "mask"))
-    assert batch["images"].shape == (depth, 6, 32, 32) and batch["mask"].shape == (depth, 32, 32)
+    assert batch["images"].shape == (depth, 6, 32, 32) and batch["mask"].shape == (depth, 3, 32, 32)
+    labels = whole(store, "mask")
     for b in range(depth):
         filled = batch["images"][b].any(axis=(1, 2))
         assert filled.tolist() == [b > 0, True, b < depth - 1] * 2
+        for near in range(max(0, 1 - b), min(3, depth + 1 - b)):
+            assert batch["mask"][b, near].sum() == labels[b + near - 1].sum()
     middle = batch["images"][:, 1]
     for b in range(1, depth):
         assert set(batch["images"][b, 0].flat) == set(middle[b - 1].flat)

@@ -1,0 +1,79 @@
+"""Tumours that a set shows too rarely, made of those that it shows: on the batch's device, by its labels.
+
+A core that does not enhance, and a tumour that hardly differs from the brain around it, are what a network
+trained on a few dozen patients misses. Axes: B batch, C channel (modality), … space: (D, H, W) or (H, W).
+"""
+
+import torch
+from torch.nn import functional
+
+from bts.cases.case import MODALITIES
+from bts.settings import Augmentation
+
+CORE, ENHANCING = 1, 3
+HALO = 5
+"""Voxels across of the window over which a label's border is softened: a scan blurs it as far."""
+STRONGEST = 1.6
+"""A fade is drawn up to here and cut at 1: of the tumours chosen, 3 of 8 do not enhance at all."""
+UNSEEN = 0.85
+"""From this fade on no reader sees enhancement: what was labelled enhancing is non-enhancing core."""
+DIMMEST = {"t2": 0.9, "flair": 0.6}
+"""Share of a tumour's own brightness that it loses at most. T2 varies most from scanner to scanner."""
+
+
+def faded(
+    images: torch.Tensor,
+    mask: torch.Tensor,
+    modalities: tuple[str, ...],
+    settings: Augmentation,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (B, C, …) float32, z-scored over the brain, and labels (B, …) uint8 of BraTS, changed together.
+
+    Neither input is changed. Modalities that the images lack stay out of it.
+    """
+    if settings.dim:
+        images = _dimmed(images, mask, modalities, settings.dim, generator)
+    if settings.fade:
+        images, mask = _enhancing_less(images, mask, modalities, settings.fade, generator)
+    return images, mask
+
+
+def _dimmed(images, mask, modalities, chance: float, generator: torch.Generator) -> torch.Tensor:
+    """Tumours of some cases nearer to the brain's mean, which is 0, where they are brighter than it."""
+    images, tumour = images.clone(), _soft(mask > 0)
+    for name, most in DIMMEST.items():
+        strength = most * _drawn(mask, generator) * _chosen(mask, chance, generator)
+        if name in modalities:
+            image = images[:, modalities.index(name)]
+            image -= strength * tumour * image.clamp(min=0)
+    return images
+
+
+def _enhancing_less(images, mask, modalities, chance: float, generator: torch.Generator):
+    """T1ce of some cases nearer to T1 where the tumour enhances; enhancing tumour becomes core where none is
+    left to see."""
+    fade = (STRONGEST * _drawn(mask, generator)).clamp(max=1) * _chosen(mask, chance, generator)
+    plain, enhanced = (images[:, modalities.index(name)] for name in MODALITIES[:2])
+    brighter = (enhanced - plain).clamp(min=0)
+    images = images.clone()
+    images[:, modalities.index("t1ce")] -= fade * _soft(mask == ENHANCING) * brighter
+    return images, torch.where((fade > UNSEEN) & (mask == ENHANCING), CORE, mask).to(mask.dtype)
+
+
+def _soft(inside: torch.Tensor) -> torch.Tensor:
+    """(B, …) bool → weights from 0 to 1: 1 inside, falling within the halo outside, in-plane."""
+    flat = inside.float().reshape(-1, 1, *inside.shape[-2:])
+    wide = functional.avg_pool2d(flat, HALO, stride=1, padding=HALO // 2)
+    return torch.maximum(flat, (2 * wide).clamp(max=1)).view(inside.shape)
+
+
+def _drawn(mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A uniform value from 0 to 1 a case, (B, 1, …)."""
+    shape = len(mask), *[1] * (mask.ndim - 1)
+    return torch.rand(shape, generator=generator, device=generator.device)
+
+
+def _chosen(mask: torch.Tensor, chance: float, generator: torch.Generator) -> torch.Tensor:
+    """1 with this probability, otherwise 0, a case."""
+    return (_drawn(mask, generator) < chance).float()
