@@ -20,7 +20,6 @@ from bts.cases.crop import assemble
 from bts.cases.layouts import find_cases
 from bts.cases.read import fetch
 from bts.images.nifti import read_nifti
-from bts.inference import confidence, quality
 from bts.inference.segmenter import Segmenter
 from bts.labels import REGIONS
 from bts.model.file import BOX, load_model
@@ -101,12 +100,8 @@ def read(case: Case, store: Store, change: Callable | None, missing: str) -> Cas
 
 def judge(segmenter: Segmenter, volume: CaseVolume) -> tuple[dict[str, float], set[str]]:
     """(Dice by region, kinds of flags), as jobs.segment and jobs.evaluate would have them."""
-    probable = segmenter.probabilities(volume)
-    labels = segmenter.tidied(volume, segmenter.decoded(probable))
-    expected = segmenter.expected_dice(volume, probable, labels)
-    card = segmenter.models[0].card
-    found = [*quality.of_labels(labels, volume), *quality.of_missing(volume, card.modalities)]
-    found += [*quality.of_input(volume, card.inputs), *confidence.flag(expected)]
+    seen = segmenter.seen(volume)
+    labels, found, _ = segmenter.finish(seen, segmenter.predict(seen, seen.brain))
     scores = metrics.score(volume.mask, labels)
     return {r: scores[r]["dice"] for r in REGIONS}, {flag.partition(":")[0] for flag in found}
 

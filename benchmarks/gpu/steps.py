@@ -5,8 +5,9 @@ it was cut off, and what it made is left in DIR/out as soon as it is there.
 
     speed     steps a second, pixels a second and peak memory of every preset
     figshare  figshare2d, by patient and as its original split, and figshare3d
-    folds     the bundled model's two presets on five folds, and on all patients; each begins with
-              DIR/begin/PRESET-FOLD.safetensors, if it is there
+    folds     the bundled model's two presets on five folds, and on all patients
+    more      the same, each from the weights of DIR/begin/PRESET-FOLD.safetensors, in larger batches
+    fading    the same as more, with tumours that enhance less and are dimmer
     systems   unet2d, resunet2d, and unet3d with each of its networks
 """
 
@@ -24,10 +25,22 @@ WISHES = shlex.split(  # what figshare2d's authors would have liked to try, and 
     "--augmentation.zoom 0.2 --augmentation.rotate 15 --augmentation.flip-rows 0.5 "
     "--optimiser.schedule poly --budget.epochs 150 --budget.patience 150 --budget.validate-every 20"
 )
-LONGER = shlex.split(  # than the preset's ten minutes on a CPU; a GPU would wait at its batches of 8
-    "--augmentation.rotate 30 --augmentation.zoom 0.25 --augmentation.drop 0.1 --batch 32 --optimiser.lr 4e-3"
+LONGER = shlex.split(  # than the preset's ten minutes on a CPU; a GPU waits at its batches of 8
+    "--augmentation.rotate 30 --augmentation.zoom 0.25 --augmentation.drop 0.1 --optimiser.lr 4e-3"
 )
-BUNDLED = {"fast3d": ["fast3d", *LAST], "fast": ["fast", *LAST, *LONGER]}
+FADING = ["--augmentation.fade", "0.35", "--augmentation.dim", "0.4"]
+
+
+def folds(*also: str, batch: int = 32) -> dict[str, list[str]]:
+    """The bundled model's two presets, a training a fold and one of all patients; batch: of `fast`."""
+    presets = {"fast3d": ["fast3d", *LAST], "fast": ["fast", *LAST, *LONGER, "--batch", str(batch)]}
+    return {
+        f"{preset}-{fold}": [*flags, *also, *(("--fold", str(fold)) if fold != "all" else ("--everyone",))]
+        for preset, flags in presets.items()
+        for fold in (0, 1, 2, 3, 4, "all")
+    }
+
+
 TRAININGS = {
     "figshare": {
         "figshare2d": ["figshare2d"],
@@ -35,11 +48,9 @@ TRAININGS = {
         "figshare2d-wishes": ["figshare2d", *WISHES],
         "figshare3d": ["figshare3d", "--budget.validate-every", "10"],
     },
-    "folds": {
-        f"{preset}-{fold}": [*flags, *(("--fold", str(fold)) if fold != "all" else ("--everyone",))]
-        for preset, flags in BUNDLED.items()
-        for fold in (0, 1, 2, 3, 4, "all")
-    },
+    "folds": folds(),
+    "more": folds(batch=128),
+    "fading": folds(*FADING, batch=128),
     "systems": {
         "unet2d": ["unet2d"],
         "resunet2d": ["resunet2d", *LAST],

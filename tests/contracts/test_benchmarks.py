@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from benchmarks import requests, scale, segment
-from benchmarks.accuracy import alone, poses
-from benchmarks.gpu import pack, steps
+from benchmarks.accuracy import alone, poses, robust
+from benchmarks.gpu import bundle, pack, steps
 from benchmarks.material import make_cases
 from benchmarks.table import Row
 from bts.cases.layouts import find_cases
 from bts.intake import grids
 from bts.model.file import load_model
+from bts.presets import PRESETS
 from bts.settings import Inference
 from bts.storage import Store
 from jobs import train
@@ -53,6 +54,35 @@ def test_what_is_trained_on_a_gpu_are_presets_with_flags_of_theirs():
             given, preset = alone.parse([*flags, "--shards", "s", "--place", "p", "--minutes", "2"])
             assert preset.budget.minutes == 2 and preset.budget.epochs is None
             assert given.preset == flags[0] and ("--everyone" in flags) == given.everyone
+
+
+def test_the_mean_of_trainings_is_that_of_their_weights(tmp_path):
+    outs = [tmp_path / "one", tmp_path / "two"]
+    for seed, out in enumerate(outs):
+        (out / "fast-0-fold-0").mkdir(parents=True)
+        (out / "fast-0-fold-0" / "fast-0.safetensors").write_bytes(builders.tiny_model(seed, epochs=seed))
+    one, two = (bundle.read([out], "fast", "0") for out in outs)
+    mean = bundle.read(outs, "fast", "0")
+    for name, of in mean.network.state_dict().items():
+        first, second = (model.network.state_dict()[name] for model in (one, two))
+        assert np.allclose(of, (first + second) / 2) and of.dtype == first.dtype
+    assert mean.meta["mean_of"] == [one.digest, two.digest] and mean.meta["epochs"] == 1
+    assert mean.preset.inference == PRESETS["fast"].inference and "mean_of" not in two.meta
+
+
+@pytest.mark.slow
+def test_a_model_is_judged_under_each_condition(tmp_path, monkeypatch, capsys):
+    cases, model = tmp_path / "cases", tmp_path / "model.safetensors"
+    builders.put_all(Store(str(cases)), builders.case_files("BraTS-GLI-00001-000"))
+    model.write_bytes(builders.tiny_model())
+    few = {name: robust.CONDITIONS[name] for name in ("as it is", "without t1ce", "slices 3 mm apart")}
+    monkeypatch.setattr(robust, "CONDITIONS", few)
+    monkeypatch.setattr(sys, "argv", ["robust", str(cases), "--model", str(model)])
+    robust.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].removeprefix("| ") for row in rows] == list(few)
+    assert all(0 <= float(dice) <= 1 for row in rows for dice in row[1:4])
+    assert "missing" in rows[1][4] and "missing" not in rows[0][4]
 
 
 def test_parts_of_a_pack_are_filled_in_order_and_none_is_too_large(tmp_path, monkeypatch):
