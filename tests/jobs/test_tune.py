@@ -18,7 +18,8 @@ from tests.clusters import kill_when_it_says
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 TINY = ["--size", "32", "32", "--batch", "8", "--layers.widths", "8", "16"]
 TINY += ["--budget.minutes", "None", "--budget.epochs", "4", "--budget.validate-every", "2"]
-OVER = ["--trials", "4", "--over", "optimiser.lr=1e-6,1e38", "augmentation.flip=0.0..1.0"]
+TINY += ["--seed", "1"]  # of three trials the first has the preset's rate, the second 1e38, the last 1e-6
+OVER = ["--trials", "3", "--over", "optimiser.lr=1e38,1e-6", "augmentation.flip=0.0..1.0"]
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +45,13 @@ def test_a_sweep_is_cut_off_goes_on_and_keeps_its_best_model(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     flags = ["fast", "--shards", shards, "--models", bucket.uri, *TINY]
-    # The first trial is through, two have failed, the last has begun.
+    # The first trial is through, the second has failed, the last has begun.
     command = [sys.executable, "-m", "jobs.tune", *flags, *OVER]
-    assert "trial 0, 100 %" in kill_when_it_says(command, "trial 3, 50 %", tmp_path)
+    assert "trial 0, 100 %" in kill_when_it_says(command, "trial 2, 50 %", tmp_path)
     code, line, said = run(sweep, [*flags, *OVER], capsys)
-    assert code == 3 and line["trials"] == 4 and 1 <= line["failed"] <= 3, said
+    assert code == 3 and (line["trials"], line["failed"]) == (3, 1), said
     assert "the loss became nan" in said and "optimiser.lr 1e38" in said
-    assert "trial 0, 50 %" not in said and "trial 3" in said  # done before the cut
+    assert "trial 0, 50 %" not in said and "trial 2" in said  # done before the cut
     models = Store(bucket.uri)
     assert not any(os.environ["AWS_SECRET_ACCESS_KEY"].encode() in models.read(e.key) for e in models.list())
     model = load_model(models.read("fast.safetensors"), "fast")
@@ -67,7 +68,7 @@ def check_runs(digest: str, best: str) -> None:
     runs = tracker.client.search_runs([tracker.client.get_experiment_by_name("bts").experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     below = {run.info.run_name: run for run in runs if run is not parent}
-    assert set(below) == {f"fast {number}" for number in range(4)}
+    assert set(below) == {f"fast {number}" for number in range(3)}
     assert {run.data.tags["mlflow.parentRunId"] for run in below.values()} == {parent.info.run_id}
     assert {run.info.status for run in runs} == {"FINISHED"}
     rates = {name: run.data.params["optimiser.lr"] for name, run in below.items()}
