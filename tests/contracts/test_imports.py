@@ -69,6 +69,23 @@ def test_what_a_module_does_without(module, without):
     assert not set(without) & set(done.stdout.split())
 
 
+LOAD = """
+import sys
+from bts.model.file import load_model
+from tests import builders
+
+load_model(builders.tiny_model(), "tiny")
+print(*sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_a_model_is_loaded_without_pytorchs_compiler():
+    """It takes longer to import than PyTorch itself; a network of shapes alone would have it imported."""
+    done = subprocess.run([sys.executable, "-c", LOAD], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch._dynamo", "sympy"} & set(done.stdout.split())
+
+
 @pytest.mark.slow
 def test_help_waits_for_no_heavy_library():
     commands = [

@@ -126,10 +126,14 @@ def he(module: nn.Module) -> None:
     """For `network.apply`: scale that keeps a signal's variance through rectifiers (He et al. 2015, arXiv
     1502.01852). 1×1 convolutions, heads and shortcuts, are followed by none and keep PyTorch's.
     """
-    if isinstance(module, nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    if not isinstance(module, nn.Conv2d | nn.Conv3d) or max(module.kernel_size) == 1:
+        return
+    # A network of shapes alone: to draw nothing PyTorch would import its compiler, for more than a second.
+    if module.weight.is_meta:
+        return
+    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def glorot(module: nn.Module) -> None:
