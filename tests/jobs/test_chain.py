@@ -219,7 +219,7 @@ def test_names_and_colours_lie_beside_the_labelmaps_once_a_convention(tmp_path, 
     assert not find_cases(Store(labelmaps).list("_labels")).strays
 
 
-def test_killed_half_way_and_run_again(ray_local, tmp_path, model):
+def test_killed_half_way_and_run_again(tmp_path, model):
     """SIGKILL of the driver: the next run makes what is missing and touches nothing that is whole."""
     cases, labelmaps = str(tmp_path / "cases"), str(tmp_path / "labelmaps")
     names = [f"BraTS-SSA-{n:05d}-000" for n in range(40)]
@@ -237,7 +237,7 @@ def test_killed_half_way_and_run_again(ray_local, tmp_path, model):
     job.wait()
     before = settled(labelmaps)
     assert 5 <= len(before) < len(names)
-    again = segment_all(cases, model, labelmaps)
+    again = segment_all(cases, model, labelmaps, ray="no")
     assert (again.exit_code, again.failed) == (0, [])
     assert again.counts["written"] == len(names) - len(before)
     after = markers(labelmaps)
