@@ -28,7 +28,7 @@ venv: .venv/installed
 	@touch $@
 
 .venv/installed-test: requirements-test.txt requirements-encoders.txt requirements-intake.txt \
-    requirements-foreign.txt .venv/installed
+    requirements-foreign.txt requirements-openvino.txt .venv/installed
 	@echo "installing requirements-test.txt into .venv"
 	@$(INSTALL) .venv -r requirements-test.txt
 	@$(COMPILE) .venv/lib || true

@@ -17,7 +17,7 @@ from bts.cases.case import Case
 from bts.cases.layouts import find_cases
 from bts.errors import Failure, RunError, UsageError
 from bts.inference.finish import Finish
-from bts.inference.options import SegmentOptions
+from bts.inference.options import SegmentOptions, engine_version
 from bts.labels import WRITTEN_AS, can_be_written, spelt
 from bts.results import colour_tables
 from bts.results.files import is_ours
@@ -64,6 +64,9 @@ class Settings(incremental.Flags, SegmentOptions):
             raise UsageError(f"--labels {self.labels}: a labelmap needs a value for each of NCR, ED and ET")
         if self.predictors is not None and self.predictors < 1:
             raise UsageError(f"--predictors {self.predictors}: give at least 1")
+        if self.engine != "torch":
+            engine_version(self.engine)
+            predicting.may_use(self)
         if not 0 < self.gpu_share <= 1:
             raise UsageError(f"--gpu-share {self.gpu_share:g}: give more than 0 and at most 1")
 

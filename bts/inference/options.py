@@ -1,10 +1,15 @@
 """What a user may ask of a segmentation, passed whole through planning, predicting and writing."""
 
+import importlib.metadata
 from dataclasses import dataclass
 from typing import Literal
 
 from bts.cases.case import Case
 from bts.cases.read import reader_of
+from bts.errors import UsageError
+
+Engine = Literal["torch", "openvino"]
+"""What runs a network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,10 @@ class SegmentOptions:
     """Write labelmaps with quality warnings (empty, very large, unlike the training's, …) to _held/, for
     review."""
 
+    engine: Engine = "torch"
+    """What runs the networks: PyTorch (onnxruntime for ONNX models), or OpenVINO, on CPUs alone: faster for
+    models of other tools, and a few voxels get other labels. Install requirements-openvino.txt for it."""
+
     def recorded(self, case: Case) -> dict[str, object]:
         """Those that change the results of a case, as its marker and its fingerprint have them.
 
@@ -37,4 +46,15 @@ class SegmentOptions:
             found["probabilities"] = True
         if missing := [name for name in reader_of(case).missing(case) if name in self.allow_missing]:
             found["allow_missing"] = missing
+        if self.engine != "torch":
+            found["engine"] = engine_version(self.engine)
         return found
+
+
+def engine_version(engine: Engine) -> str:
+    """Its name and version. Raises UsageError where it is not installed."""
+    try:
+        return f"{engine} {importlib.metadata.version(engine)}"
+    except importlib.metadata.PackageNotFoundError:
+        how = "pip install -r requirements-openvino.txt (or bts[openvino]), on every machine that segments"
+        raise UsageError(f"--engine {engine}: it is not installed: {how}") from None

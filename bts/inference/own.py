@@ -4,15 +4,16 @@ Axes: B batch, C channel (modality), K target, D z slices, H rows (y), W columns
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from bts.cases.case import CaseVolume
+from bts.inference.engine import Compiled
 from bts.inference.predictor import How, Predictor, pick_modalities
-from bts.model.device import autocast, channels_last, in_channels_last, off_device, to_device
+from bts.model.device import autocast, channels_last, has_bfloat16, in_channels_last, off_device, to_device
 from bts.model.file import Model
 from bts.model.frame import place_in_frame
 from bts.model.nets.folding import folded
@@ -34,7 +35,14 @@ class OwnPredictor(Predictor):
         self.model, self.how, self.card = model, how, model.card
         dims, share = 3 if model.preset.volumetric else 2, model.preset.inference.own_statistics
         ready = with_own_statistics(model.network, share) if share else folded(model.network)
-        self.network = in_channels_last(ready.to(how.device), dims)
+        self.memory = channels_last(dims)
+        self.network: Callable[[torch.Tensor], torch.Tensor]
+        if how.engine == "openvino":
+            self.memory = torch.contiguous_format
+            example = torch.zeros(1, model.preset.channels, *[2 * model.preset.layers.multiple] * dims)
+            self.network = Compiled(ready, example, has_bfloat16(how.device))
+        else:
+            self.network = in_channels_last(ready.to(how.device), dims)
 
     def probabilities(self, volume: CaseVolume) -> torch.Tensor:
         """Raises CaseError for a case that lacks a modality."""
@@ -116,11 +124,12 @@ class OwnPredictor(Predictor):
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised images, each side a multiple of what the network wants → probabilities (B, K, …)."""
-        memory = channels_last(images.ndim - 2)
         with autocast(self.how.device):
-            logits = self.network(images.contiguous(memory_format=memory))
+            logits = self.network(images.contiguous(memory_format=self.memory))
             mirrored = (
-                self.network(images.flip(-1).contiguous(memory_format=memory)) if self.how.flips else None
+                self.network(images.flip(-1).contiguous(memory_format=self.memory))
+                if self.how.flips
+                else None
             )
         found = probabilities(logits, self.model.preset)
         if mirrored is not None:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from bts.cases.case import CaseVolume
-from bts.errors import CaseError
+from bts.errors import CaseError, UsageError
+from bts.inference.options import Engine
 from bts.model.card import ModelCard
 
 
@@ -24,6 +25,12 @@ class How:
     """Slices (or volumes) predicted at once; None: the model's own."""
     allow_missing: frozenset[str] = frozenset()
     """Modalities that a case may lack; the network sees 0 in their place."""
+    engine: Engine = "torch"
+    """What runs the networks."""
+
+    def __post_init__(self):
+        if self.engine != "torch" and self.device.type != "cpu":
+            raise UsageError(f"--engine {self.engine} runs on CPUs alone; give --gpu no, or --engine torch")
 
 
 class Around(Protocol):

@@ -16,6 +16,7 @@ from bts.errors import CaseError
 from bts.inference import foreign
 from bts.inference.confidence import agreement
 from bts.inference.finish import Finish
+from bts.inference.options import Engine
 from bts.inference.own import OwnPredictor
 from bts.inference.prediction import CERTAIN, Box, Prediction
 from bts.inference.predictor import Around, How, Predictor
@@ -36,19 +37,24 @@ class Segmenter:
         flips: bool = False,
         batch: int | None = None,
         allow_missing: Collection[str] = (),
+        engine: Engine = "torch",
     ):
         """models: their probabilities are averaged, each by its own settings; their order changes nothing.
 
         flips: average also over the left-right mirror image, at twice the time.
         batch: slices (or volumes) predicted at once, None for each preset's.
         allow_missing: modalities that a case may lack; the networks see 0 in their place.
-        Raises UsageError for models whose probabilities are not of one kind, nor can be brought to one.
+        engine: what runs the networks; openvino on CPUs alone.
+        Raises UsageError for models whose probabilities are not of one kind, nor can be brought to one, and
+        for an engine that is not there.
         """
         if not models:
             raise ValueError("a Segmenter needs at least one model")
         self.allow_missing = frozenset(allow_missing)
         self.device = pick_device(device)
-        how = How(device=self.device, flips=flips, batch=batch, allow_missing=self.allow_missing)
+        how = How(
+            device=self.device, flips=flips, batch=batch, allow_missing=self.allow_missing, engine=engine
+        )
         self.predicts = common([model.card.predicts for model in models])
         self.models = [predictor_of(model, how) for model in models]
         cards = tuple(model.card for model in self.models)

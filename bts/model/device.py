@@ -23,12 +23,15 @@ def autocast(device: torch.device, *, learned_side: int | None = None) -> contex
     """
     if device.type == "cpu" and learned_side is not None and learned_side < SAFE_SIDE:
         return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware computes in it."""
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        known = torch.cpu.get_capabilities()
-        fast = bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def channels_last(dims: int) -> torch.memory_format:

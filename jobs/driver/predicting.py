@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from bts.cases.case import MODALITIES
 from bts.errors import UsageError
+from bts.inference.options import Engine
 from bts.storage import Store
 from jobs.driver.cluster import start_ray
 from jobs.driver.here import UseRay, cores, fits_here
@@ -31,6 +32,8 @@ class Asked(Protocol):
 
     @property
     def ray(self) -> UseRay: ...
+    @property
+    def engine(self) -> Engine: ...
     @property
     def gpu(self) -> Literal["auto", "yes", "no"]: ...
     @property
@@ -69,7 +72,7 @@ def predict_here(
     from bts.model.device import pick_device
     from jobs.workers.predict import Predict
 
-    gpus = wanted_gpus(settings.gpu, int(pick_device(None).type == "cuda"), alone=True)
+    gpus = wanted_gpus(may_use(settings), int(pick_device(None).type == "cuda"), alone=True)
     _, threads, _ = pool([cores()], gpus)
     how = (lambda: models, None if gpus else "cpu", threads, write.options)
     stages = [Stage("read", read), Stage("predict", Predict, how), Stage("write", write)]
@@ -88,7 +91,7 @@ def predict_by_actors(
     start_ray()
     alone = not os.environ.get("RAY_ADDRESS")
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    gpus = wanted_gpus(settings.gpu, int(ray.cluster_resources().get("GPU", 0)), alone)
+    gpus = wanted_gpus(may_use(settings), int(ray.cluster_resources().get("GPU", 0)), alone)
     asked = settings.predictors or 0
     tasks = min(max(2, sum(cpus) // 2, IO_TASKS * asked), len(rows))
     io = {"num_cpus": IO_CPUS}
@@ -120,6 +123,15 @@ def around_of(models: list[tuple[str, bytes]], write: Write) -> "Around | None":
 
     loaded = [load(data, name) for name, data in models]
     return Segmenter(loaded, "cpu", allow_missing=write.options.allow_missing).around
+
+
+def may_use(settings: Asked) -> Literal["auto", "yes", "no"]:
+    """Which GPUs: none for OpenVINO. Raises UsageError where both are asked for."""
+    if settings.engine == "torch":
+        return settings.gpu
+    if settings.gpu == "yes":
+        raise UsageError(f"--engine {settings.engine} runs on CPUs alone; give --gpu no, or --engine torch")
+    return "no"
 
 
 def wanted_gpus(gpu: str, there: int, alone: bool) -> int:

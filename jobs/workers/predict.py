@@ -31,8 +31,13 @@ class Predict:
         if pick_device(device).type == "cpu":
             torch.set_num_threads(threads)
         loaded = [load(data, name) for name, data in models()]
-        missing = options.allow_missing
-        self.segmenter = Segmenter(loaded, device, flips=options.flips, allow_missing=missing)
+        self.segmenter = Segmenter(
+            loaded,
+            device,
+            flips=options.flips,
+            allow_missing=options.allow_missing,
+            engine=options.engine,
+        )
         self.probabilities = options.probabilities
         self.turn, self.at_work = threading.Condition(), 0
 

@@ -1,4 +1,5 @@
 import gzip
+import importlib.metadata
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from bts.errors import UsageError
 from bts.images.nifti import read_nifti, write_labelmap
 from bts.model.file import save_model
 from bts.model.nets import build
+from bts.results.marker import Marker
 from bts.settings import Budget, Layers, Loss, Preset
 from bts.storage import Entry, Store
 from jobs import segment
@@ -94,3 +96,23 @@ def test_an_ensemble_is_of_one_kind(tmp_path):
     with pytest.raises(UsageError, match=r"labels \(sigmoid\).*labels \(softmax\)"):
         segment.read_models(names)
     assert segment.read_models(names[:1])[2].predicts.targets == "labels"
+
+
+def test_another_engine_makes_the_labelmap_again_and_its_marker_says_so(tmp_path, model):
+    cases, labelmaps = Store(tmp_path / "cases"), Store(tmp_path / "labelmaps")
+    builders.put_all(cases, builders.case_files("BraTS-SSA-00000-000"))
+    settings = segment.Settings(cases.uri, labelmaps.uri, (model,), ray="no")
+    other = replace(settings, engine="openvino")
+
+    def marker() -> Marker:
+        (key,) = (entry.key for entry in labelmaps.list() if entry.key.startswith("_done/"))
+        return Marker.from_json(labelmaps.read(key))
+
+    assert segment.main(settings).counts["written"] == 1
+    by_torch = marker()
+    assert "engine" not in by_torch.options
+    assert segment.main(other).counts["written"] == 1 and segment.main(other).counts["unchanged"] == 1
+    assert marker().options["engine"] == f"openvino {importlib.metadata.version('openvino')}"
+    assert marker().fingerprint != by_torch.fingerprint
+    with pytest.raises(UsageError, match="runs on CPUs alone; give --gpu no"):
+        segment.main(replace(other, gpu="yes"))

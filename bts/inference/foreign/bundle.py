@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bts.errors import UsageError
+from bts.inference.engine import Compiled
 from bts.inference.foreign import monai_networks
 from bts.inference.foreign.bundle_config import BundleConfig, arguments_of
 from bts.inference.foreign.bundle_finish import read_postprocessing
@@ -162,7 +163,8 @@ class BundlePredictor(RecipePredictor):
         arguments: Any = network.get("arguments")
         monai_networks.check_network(network.get("name"), arguments, name)
         self.recipe.check(model.card, arguments.get("in_channels"), arguments.get("out_channels"))
-        self.network = monai_networks.build(network["name"], arguments, model.weights, name).to(how.device)
+        built = monai_networks.build(network["name"], arguments, model.weights, name).to(how.device)
+        self.network = Compiled(built) if how.engine == "openvino" else built
         self.half = told.get("amp") is True and how.device.type == "cuda"
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

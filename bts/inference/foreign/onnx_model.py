@@ -6,11 +6,13 @@ graph is made first.
 """
 
 import tomllib
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from bts.errors import CaseError, UsageError
+from bts.inference.engine import CompiledGraph
 from bts.inference.foreign import program
 from bts.inference.foreign.bundle_prepare import triple
 from bts.inference.foreign.onnx_check import check_onnx
@@ -103,7 +105,7 @@ def predictor(model: Adopted, how: How) -> Predictor:
 
 
 class OnnxPredictor(RecipePredictor):
-    """A graph in onnxruntime, with as many threads as torch was given."""
+    """A graph in onnxruntime (or OpenVINO), with as many threads as torch was given."""
 
     def __init__(self, model: Adopted, how: How):
         super().__init__(model, how)
@@ -113,16 +115,33 @@ class OnnxPredictor(RecipePredictor):
             raise UsageError(f"{model.card.name}: holds no ONNX graph; adopt it again")
         data = graph.numpy().tobytes()
         check(data, self.recipe, len(model.card.modalities), model.card.name)
-        self.session = open_session(data, how.device, model.card.name)
-        self.input = self.session.get_inputs()[0].name
+        self.network: Callable[[torch.Tensor], torch.Tensor]
+        if how.engine == "openvino":
+            self.network = open_compiled(data, model.card.name)
+        else:
+            self.session = open_session(data, how.device, model.card.name)
+            self.network = self._by_session
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        found = self.session.run(None, {self.input: np.ascontiguousarray(images.cpu().numpy())})[0]
+        found = self.network(images.cpu())
         due = (len(images), len(self.recipe.outputs), *images.shape[2:])
         if found.shape != due:
-            problem = f"the graph {self.card.name} gives {found.shape}, its description promises {due}"
+            problem = f"the graph {self.card.name} gives {tuple(found.shape)}, its description promises {due}"
             raise CaseError(problem, mend="export it so that its output is as large as its input")
-        return torch.from_numpy(found).to(images.device)
+        return found.to(images.device)
+
+    def _by_session(self, images: torch.Tensor) -> torch.Tensor:
+        name = self.session.get_inputs()[0].name
+        return torch.from_numpy(self.session.run(None, {name: np.ascontiguousarray(images.numpy())})[0])
+
+
+def open_compiled(data: bytes, name: str) -> CompiledGraph:
+    """A checked graph in OpenVINO. Raises UsageError."""
+    try:
+        return CompiledGraph(data)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UsageError(f"{name}: OpenVINO does not run it ({reason}); give --engine torch") from None
 
 
 def open_session(data: bytes, device: torch.device, name: str):

@@ -23,8 +23,8 @@ class _ItemByItem(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, …) → the same shape, each item and channel by its own mean and variance."""
-        if x.is_cuda and len(x) > FEW:
-            return super().forward(x)
+        if torch.jit.is_tracing() or (x.is_cuda and len(x) > FEW):
+            return super().forward(x)  # a trace would have as many items as its example
         items = [
             functional.batch_norm(item, None, None, self.weight, self.bias, True, 0.0, self.eps)
             for item in x.split(1)

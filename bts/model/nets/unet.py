@@ -87,4 +87,4 @@ def unfold(x: torch.Tensor, n: int) -> torch.Tensor:
     sides, dims = x.shape[2:], x.ndim - 2
     blocks = x.unflatten(1, (-1, *[n] * dims))
     order = (place for axis in range(dims) for place in (2 + dims + axis, 2 + axis))
-    return blocks.permute(0, 1, *order).reshape(len(x), -1, *(side * n for side in sides))
+    return blocks.permute(0, 1, *order).reshape(x.shape[0], -1, *(side * n for side in sides))

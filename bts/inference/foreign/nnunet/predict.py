@@ -6,7 +6,7 @@ Axes: C channel, K output; x, y, z of the plan.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,12 +16,15 @@ from torch.nn import functional
 
 from bts.cases.case import CaseVolume
 from bts.errors import UsageError
+from bts.inference.engine import Compiled
 from bts.inference.foreign.nnunet.around import Around
 from bts.inference.foreign.nnunet.images import Prepared
 from bts.inference.foreign.nnunet.network import UNet
 from bts.inference.foreign.nnunet.plan import read_plan
 from bts.inference.predictor import How, Predictor
 from bts.model.adopted import Adopted
+
+Network = Callable[[torch.Tensor], torch.Tensor]
 
 STEP = 0.5  # of a window's side
 SIGMA, HIGHEST = 1 / 8, 10  # of a window's Gaussian: share of its side, value in its middle
@@ -38,12 +41,13 @@ class NnunetPredictor(Predictor):
         try:
             self.plan = read_plan(model.description, len(model.card.modalities))
             self.around = Around(model.card, self.plan, how.allow_missing)
-            self.networks = [self._network(model, fold) for fold in range(self.plan.folds)]
+            networks = [self._network(model, fold) for fold in range(self.plan.folds)]
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(
                 f"{model.card.name}: no nnU-Net that can be run ({reason}); adopt it again"
             ) from None
+        self.networks = [Compiled(one) if how.engine == "openvino" else one for one in networks]
         self.gaussian = _gaussian(self.plan.patch).to(how.device)
 
     def _network(self, model: Adopted, fold: int) -> UNet:
@@ -82,7 +86,7 @@ class NnunetPredictor(Predictor):
         total[~torch.isfinite(total)] = torch.nan  # half precision overflowed: `Segmenter` fails the case
         return total[(slice(None), *inner)]
 
-    def _windows(self, network: UNet, images: torch.Tensor) -> torch.Tensor:
+    def _windows(self, network: Network, images: torch.Tensor) -> torch.Tensor:
         device = self.how.device
         images = images.to(device)
         total = torch.zeros((self.plan.network.outputs, *images.shape[1:]), dtype=torch.half, device=device)
@@ -94,7 +98,7 @@ class NnunetPredictor(Predictor):
                 weights[place] += self.gaussian
         return total.div_(weights)
 
-    def _mirrored(self, network: UNet, images: torch.Tensor) -> torch.Tensor:
+    def _mirrored(self, network: Network, images: torch.Tensor) -> torch.Tensor:
         """Logits (1, K, …), mean over every combination of mirrored axes."""
         axes = [axis + 2 for axis in self.plan.mirror]
         turns = [some for n in range(len(axes)) for some in itertools.combinations(axes, n + 1)]

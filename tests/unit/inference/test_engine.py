@@ -1,0 +1,137 @@
+"""bts.inference.engine: networks by OpenVINO give the labels that PyTorch gives."""
+
+import importlib.metadata
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bts.errors import UsageError
+from bts.inference import foreign
+from bts.inference.engine import Compiled
+from bts.inference.foreign.source import Asked, Source
+from bts.inference.options import engine_version
+from bts.inference.predictor import How
+from bts.inference.segmenter import Segmenter
+from bts.labels import REGIONS
+from bts.model.device import has_bfloat16
+from bts.model.file import Model
+from bts.model.load import load
+from bts.model.nets import FAMILIES, build
+from bts.model.nets.folding import folded
+from bts.notebook import read_case
+from bts.presets import FAST, FAST3D
+from bts.scoring.metrics import score
+from bts.settings import Layers, Preset
+from bts.storage import Store
+from tests import builders, bundles, nnunet_folders
+
+pytest.importorskip("openvino")
+pytestmark = pytest.mark.filterwarnings("ignore:::(torch|monai|onnxscript|openvino)")
+
+SMALL = Layers(widths=(4, 8, 8), norm="instance", activation="leaky_relu")
+TOML = """
+channels = ["T1c", "T1", "T2", "FLAIR"]
+outputs = ["TC", "WT", "ET"]
+[window]
+roi_size = [16, 16, 16]
+overlap = 0.5
+[[steps]]
+step = "zscore"
+nonzero = true
+channel_wise = true
+"""
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cases")
+    builders.put_all(Store(folder), builders.case_files("BraTS-GLI-00001-000", shape=(35, 30, 26)))
+    return read_case(folder / "BraTS-GLI-00001-000")
+
+
+def both(model, head) -> tuple[np.ndarray, np.ndarray]:
+    """Labels by PyTorch, and by OpenVINO."""
+    return Segmenter([model], "cpu")(head), Segmenter([model], "cpu", engine="openvino")(head)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"encoder_unet"}))
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_every_network_of_ours_at_sizes_and_batches_other_than_it_was_followed_at(family, dims, norm):
+    torch.manual_seed(0)
+    network = FAMILIES[family](4, 3, dims, replace(SMALL, norm=norm)).eval()
+    compiled = Compiled(folded(network), torch.zeros(1, 4, *[8] * dims))
+    for images in (torch.randn(3, 4, *[24, 16, 32][:dims]), torch.randn(1, 4, *[16] * dims)):
+        with torch.inference_mode():
+            expected = network(images)
+        assert torch.allclose(compiled(images), expected, atol=2e-3 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("preset", [FAST, FAST3D], ids=lambda preset: preset.name)
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_labels_of_ours(head, preset: Preset, share):
+    torch.manual_seed(1)
+    settings = replace(preset.inference, own_statistics=share if preset.layers.norm == "batch" else 0.0)
+    preset = replace(preset, layers=replace(preset.layers, widths=(8, 16)), inference=settings)
+    ours, theirs = both(Model(build(preset), preset, {}, ""), head)
+    assert len(np.unique(ours)) > 1
+    # Of an untrained network most voxels are near a half, and bfloat16 is rounded in another order.
+    assert np.mean(ours != theirs) < (0.02 if has_bfloat16(torch.device("cpu")) else 0.001)
+
+
+def nnunet(folder):
+    return nnunet_folders.write(folder, regions=True, family="residual", mirror=(0, 1, 2), folds=2)
+
+
+def segresnet(folder):
+    return bundles.write_bundle(folder)
+
+
+def graph(folder):
+    folder.mkdir()
+    network = bundles.untrained(bundles.NETWORK)
+    program = torch.onnx.export(network, (torch.zeros(1, 4, 16, 16, 16),), dynamo=True, verbose=False)
+    program.save(folder / "model.onnx")
+    (folder / "model.toml").write_text(TOML)
+    return folder
+
+
+@pytest.mark.parametrize("make", [nnunet, segresnet, graph])
+def test_labels_of_models_of_other_tools(tmp_path, head, make):
+    """In float32: what differs is the order of sums."""
+    _, data = foreign.convert(Source(str(make(tmp_path / "source"))), Asked(name="theirs"))
+    ours, theirs = both(load(data, "theirs"), head)
+    assert (ours != theirs).sum() <= 0.0005 * ours.size
+    dice = score(ours, theirs, REGIONS, {})
+    assert min(dice[region]["dice"] for region in REGIONS) >= 0.999
+    assert len(np.unique(ours)) > 1
+
+
+def test_a_window_as_large_as_the_case_is_followed_anew_for_every_size(tmp_path, head):
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": [-1, -1, -1]}
+    source = bundles.write_bundle(tmp_path / "source", inferer=inferer)
+    _, data = foreign.convert(Source(str(source)), Asked(name="theirs"))
+    ready = foreign.predictor(load(data, "theirs"), How(device=torch.device("cpu"), engine="openvino"))
+    plain = foreign.predictor(load(data, "theirs"), How(device=torch.device("cpu")))
+    for shape in ((16, 24, 16), (32, 16, 8), (16, 24, 16)):
+        images = torch.randn(1, 4, *shape)
+        with torch.inference_mode():
+            assert torch.allclose(ready.forward(images), plain.forward(images), atol=1e-2)
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    with pytest.raises(UsageError, match=r"pip install -r requirements-openvino\.txt"):
+        engine_version("openvino")
+    with pytest.raises(UsageError, match=r"pip install -r requirements-openvino\.txt"):
+        Compiled(torch.nn.Identity())
+
+
+def test_gpus_are_refused():
+    with pytest.raises(UsageError, match="runs on CPUs alone; give --gpu no"):
+        How(device=torch.device("cuda"), engine="openvino")
