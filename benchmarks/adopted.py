@@ -26,6 +26,7 @@ import tyro
 
 from benchmarks.material import make_cases
 from benchmarks.table import ROOT
+from bts.inference.options import Engine
 from tests import bundles, nnunet_folders
 
 NETWORK = bundles.NETWORK | {"blocks_down": [1, 2, 2, 4], "blocks_up": [1, 1, 1], "init_filters": 16}
@@ -47,6 +48,8 @@ class Settings:
     """Of each, in turn."""
     window: tuple[int, int, int] = (128, 128, 128)
     """Voxels of the network's window; MONAI's own bundle has 240 240 160."""
+    engine: Engine = "torch"
+    """As jobs.segment has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,7 @@ def compare(asked: Settings, place: Path) -> None:
     watched([*python, "jobs.adopt", str(adopted), "--models", str(place / "models"), "--name", "one"], place)
     labels = "1=ED,2=NCR,3=ET" if asked.model == "nnunet" else "brats2021"
     where = ["--cases", str(cases), "--model", str(place / "models" / "one.safetensors"), "--ray", "no"]
+    where += ["--engine", asked.engine]
     found: dict[str, list[Took]] = {"ours": [], "theirs": []}
     for _ in range(asked.runs):
         for who in found:

@@ -1,9 +1,10 @@
 """jobs.segment from bucket to bucket beside MONAI's SliceInferer with the same weights.
 
 The network is a plain 2D U-Net of 7.8 million parameters, trained for two minutes. `python -m
-benchmarks.segment alone CASES MODEL` measures the predicting stage by itself.
+benchmarks.segment alone CASES MODEL [ENGINE]` measures the predicting stage by itself.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from benchmarks.table import Row, in_turn, peer, python
 from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
 from bts.images.nifti import read_nifti
+from bts.inference.options import Engine
 from bts.inference.segmenter import Segmenter
 from bts.labels import REGIONS, to_internal
 from bts.model.file import load_model
@@ -63,11 +65,23 @@ def rows(place: Path) -> Iterator[Row]:
         theirs=[1.0],
         target=0.99,
     )
-    alone = python("-m", "benchmarks.segment", "alone", str(cases), str(model))["seconds"]
+    both = ["torch"] if importlib.util.find_spec("openvino") is None else ["torch", "openvino"]
+    alone, *by_openvino = (
+        python("-m", "benchmarks.segment", "alone", str(cases), str(model), engine)["seconds"]
+        for engine in both
+    )
     yield Row(
         what="segment, once Ray is up", unit="s/case", ours=steady, against="predicting alone",
         theirs=[alone] * RUNS, target=1 / 1.15,
     )  # fmt: skip
+    for took in by_openvino:
+        yield Row(
+            what="predicting alone, by OpenVINO",
+            unit="s/case",
+            ours=[took],
+            against="PyTorch",
+            theirs=[alone],
+        )
 
 
 def make_model(place: Path) -> Path:
@@ -109,11 +123,11 @@ def agreement(cases: Path, ours: Path, theirs: Path) -> float:
     return float(np.mean(found))
 
 
-def alone(folder: Path, model: Path) -> float:
+def alone(folder: Path, model: Path, engine: Engine = "torch") -> float:
     """Seconds a case of the predicting stage, with every core and nothing beside it."""
     torch.set_num_threads(os.cpu_count())
     segmenter, store, seconds = (
-        Segmenter([load_model(model.read_bytes(), str(model))]),
+        Segmenter([load_model(model.read_bytes(), str(model))], engine=engine),
         Store(str(folder)),
         [],
     )
@@ -126,4 +140,4 @@ def alone(folder: Path, model: Path) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"seconds": alone(Path(sys.argv[2]), Path(sys.argv[3]))}))
+    print(json.dumps({"seconds": alone(Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])}))
