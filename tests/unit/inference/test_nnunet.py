@@ -62,7 +62,7 @@ def labels_of(data: bytes, volume) -> np.ndarray:
     ("name", "how"),
     [
         ("3d_fullres", {}),
-        ("3d_fullres", {"regions": True, "family": "residual", "mirror": (0, 1, 2), "folds": 2}),
+        ("3d_fullres", {"regions": True, "family": "residual", "mirror": (1,), "folds": 2}),
         ("3d_lowres", {"plan": {"spacing": [1.5, 1.4, 1.3]}}),
         ("2d", {"mirror": (0, 1)}),
         ("2d", {"regions": True, "family": "residual", "plan": {"spacing": [0.8, 1.2]}}),
