@@ -13,7 +13,6 @@ import pytest
 
 from bts.storage import Store
 from jobs import preprocess, segment
-from jobs.driver import here
 from tests import builders
 from tests.clusters import kill_a_worker
 from tests.conftest import ROOT
@@ -108,14 +107,15 @@ def test_preprocess_killed_and_run_again(run_module_job, cases, tmp_path):
     assert builders.results(Store(shards), ".parquet") == builders.results(Store(whole), ".parquet")
 
 
-def test_two_runs_at_once_do_no_harm(run_module_job, bucket, faults, cases, model, undisturbed):
-    """Neither begins before both have planned: each writes every case."""
-    labelmaps = f"{bucket.uri}/labelmaps"
-    with faults.inject("held", method="PUT", key=here.BEGUN, times=0) as hits:
-        jobs = [run_module_job(segmenting(cases, model, labelmaps)) for _ in range(2)]
+def test_two_runs_at_once_do_no_harm(run_module_job, bucket, faults, cases, model, undisturbed, tmp_path):
+    """Neither has read a case before both have planned: each writes every case."""
+    remote, labelmaps = Store(f"{bucket.uri}/cases"), str(tmp_path / "labelmaps")
+    builders.put_all(remote, {entry.key: Store(cases).read(entry.key) for entry in Store(cases).list()})
+    with faults.inject("held", key=".nii.gz", times=0) as hits:
+        jobs = [run_module_job(segmenting(remote.uri, model, labelmaps)) for _ in range(2)]
         while hits() < 2 and all(job.poll() is None for job in jobs):
             time.sleep(0.05)
-        assert hits() == 2
+        assert hits() == 2  # a run reads one file after the other
     assert [job.wait(200) for job in jobs] == [0, 0]
     reports = [Store(labelmaps).read(entry.key) for entry in Store(labelmaps).list("_runs")]
     assert [json.loads(report)["written"] for report in reports] == [CASES, CASES]
