@@ -85,6 +85,12 @@ def test_a_model_is_judged_under_each_condition(tmp_path, monkeypatch, capsys):
     assert "missing" in rows[1][4] and "missing" not in rows[0][4]
 
 
+def test_the_dice_of_poses_counts_a_region_that_is_empty_on_both_sides_as_1():
+    truth, found = np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8)
+    truth[0, :2], found[0, :1] = 2, 2  # oedema: no core, nothing enhances
+    assert poses.dice(truth, found) == {"WT": pytest.approx(2 / 3), "TC": 1, "ET": 1}
+
+
 def test_parts_of_a_pack_are_filled_in_order_and_none_is_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr(pack, "MOST", 10)
     (tmp_path / "part-1").mkdir()
