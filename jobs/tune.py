@@ -8,18 +8,13 @@ better by then (ASHA: Li et al. 2020). The same command again goes on where it w
         --over optimiser.lr=1e-3..1e-2 loss.dice=0.5,1,2 --budget.validate-every 2
 """
 
-import os
 import sys
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import ray
 import tyro
-from ray import tune
-from ray.tune.schedulers import ASHAScheduler
-from ray.util.queue import Queue
 
-from bts.errors import CaseError, Failure, RunError, UsageError
+from bts.errors import UsageError
 from bts.fingerprint import fingerprint
 from bts.mlflow_client import without_login
 from bts.model.header import digest, read_header
@@ -31,14 +26,14 @@ from bts.tracking import Tracker, flatten
 from bts.training import search_space
 from bts.training.plan import make_plan, read_encoder
 from jobs import train
-from jobs.driver import plans, preset_flags, training
+from jobs.driver import plans, preset_flags
 from jobs.driver.cluster import start_ray
 from jobs.driver.outcome import Outcome
 from jobs.driver.progress import say
-from jobs.workers.train import Job
-from jobs.workers.trial import Trial, model_of, run_trial
 
-FIRST_RUNG, THIRD = 11, 3  # ASHA: at 11, 33 and 99 % of the budget the best third goes on
+if TYPE_CHECKING:
+    from jobs.workers.trial import Trial  # with torch and Ray
+
 FORMAT = 1  # raised when equal flags make another sweep
 
 
@@ -66,6 +61,10 @@ class Settings:
 
 def main(settings: Settings, system: str) -> Outcome:
     """`settings.preset.name` is the model's name, `system` the preset's own."""
+    from jobs.driver import sweep as sweeps  # with torch and Ray, which --help does without
+    from jobs.driver import training
+    from jobs.workers.trial import model_of
+
     name, models = settings.preset.name, Store(settings.models)
     trials = read_trials(settings, system)
     sweep = fingerprint({str(t.number): t.plan.run for t in trials}, options={}, version=FORMAT)
@@ -77,8 +76,8 @@ def main(settings: Settings, system: str) -> Outcome:
     try:
         news = training.open_queue()
         with training.Listener(news, book.told):
-            results = fit(f"{name}-{sweep}", trials, settings, news)
-        best = best_of(trials, results)
+            results = sweeps.fit(f"{name}-{sweep}", trials, settings, news)
+        best = sweeps.best_of(trials, results)
         checkpoint = results[best.number].checkpoint
         assert checkpoint is not None, "best_of takes no other"
         data = model_of(best, checkpoint, sweep)
@@ -86,14 +85,16 @@ def main(settings: Settings, system: str) -> Outcome:
         models.put(f"{name}.safetensors", data)  # last: cut off before this, the next run does the rest
     finally:
         book.close()
-    say(table(trials, results))
+    say(sweeps.table(trials, results))
     counts = train.summary(models, name, data, epochs=read_header(data, name)["provenance"]["epochs"])
     counts |= {"trials": len(trials), "best": " ".join(best.flags)}
-    return Outcome(models, counts, failures(results))
+    return Outcome(models, counts, sweeps.failures(results))
 
 
-def read_trials(settings: Settings, system: str) -> list[Trial]:
+def read_trials(settings: Settings, system: str) -> "list[Trial]":
     """The trials, each with its plan. Raises UsageError before anything starts."""
+    from jobs.workers.trial import Trial
+
     plans.check_name(settings.preset.name)
     if settings.trials < 1:
         raise UsageError(f"--trials {settings.trials}: give at least 1")
@@ -113,104 +114,16 @@ def read_trials(settings: Settings, system: str) -> list[Trial]:
     return trials
 
 
-def fit(name: str, trials: list[Trial], settings: Settings, news: Queue) -> list[tune.Result]:
-    """Run what is left of the sweep → the outcome of every trial, in their order."""
-    models, shards, asked = Store(settings.models), Store(settings.shards), resources(settings)
-    jobs = [
-        Job(plan=t.plan, provenance=t.plan.provenance(), shards=shards, parts=1, news=news) for t in trials
-    ]
-    device = None if "GPU" in asked else "cpu"
-    work = tune.with_parameters(run_trial, jobs=jobs, cpus=asked["CPU"], device=device)
-    work = tune.with_resources(work, asked)
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # MLflow has the figures
-    folder, filesystem = models.path("_sweeps"), models.arrow_fs()
-    place = f"{folder}/{name}"
-    if tune.Tuner.can_restore(place, storage_filesystem=filesystem):
-        tuner = tune.Tuner.restore(place, work, restart_errored=True, storage_filesystem=filesystem)
-    else:
-        scheduler = ASHAScheduler("percent", max_t=101, grace_period=FIRST_RUNG, reduction_factor=THIRD)
-        tuner = tune.Tuner(
-            work,
-            param_space={"number": tune.grid_search([trial.number for trial in trials])},
-            tune_config=tune.TuneConfig(metric="dice", mode="max", scheduler=scheduler),
-            run_config=tune.RunConfig(
-                name=name,
-                storage_path=folder,
-                storage_filesystem=filesystem,
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-                failure_config=tune.FailureConfig(max_failures=training.MAX_FAILURES),
-                verbose=0,
-            ),
-        )
-    grid = tuner.fit()
-    return sorted((grid[n] for n in range(len(grid))), key=number_of)
-
-
-def number_of(result: tune.Result) -> int:
-    assert result.config is not None, "run_trial has one"
-    return result.config["number"]
-
-
-def dice_of(result: tune.Result) -> float:
-    """Of a trial that did not fail."""
-    assert result.metrics is not None, "run_trial reports them"
-    return result.metrics["dice"]
-
-
-def resources(settings: Settings) -> dict[str, float]:
-    """What a trial asks of the cluster. Raises UsageError for a GPU that this machine does not have."""
-    gpu = training.wants_gpu(settings.gpu, workers=1)
-    most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    cpus = settings.cpus or (1 if gpu else max(1, most))
-    return {"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus}
-
-
-def best_of(trials: list[Trial], results: list[tune.Result]) -> Trial:
-    """The trial of the highest Dice. Raises RunError where every trial failed."""
-    failed = reasons(results)
-    scored = [n for n, result in enumerate(results) if n not in failed and result.checkpoint]
-    if not scored:
-        raise RunError(f"every trial failed, the first with: {next(iter(failed.values()), 'no validation')}")
-    return trials[max(scored, key=lambda n: dice_of(results[n]))]
-
-
-def reasons(results: list[tune.Result]) -> dict[int, str]:
-    """Why trials failed, by their number."""
-    said = {n: result.error or (result.metrics or {}).get("failure") for n, result in enumerate(results)}
-    return {n: str(reason) for n, reason in said.items() if reason}
-
-
-def failures(results: list[tune.Result]) -> list[Failure]:
-    """The failed trials, as the run report lists failed cases."""
-    found = []
-    for n, reason in reasons(results).items():
-        failure = Failure.of(CaseError(reason, mend=""), f"trial {n}", "train")
-        found.append(replace(failure, message=f"trial {n}: {reason}"))
-    return found
-
-
-def table(trials: list[Trial], results: list[tune.Result]) -> str:
-    """Every trial, the best first, with how much of its budget it was given."""
-    lines = ["trial    Dice  budget  flags"]
-    failed = reasons(results)
-    dice = [-1.0 if n in failed else dice_of(result) for n, result in enumerate(results)]
-    for n in sorted(range(len(trials)), key=lambda n: -dice[n]):
-        score = "failed" if n in failed else f"{dice[n]:.3f}"
-        percent = (results[n].metrics or {}).get("percent", 0)
-        lines.append(f"{n:5}  {score:>6}  {percent:4} %  {trials[n]}")
-    return "\n".join(lines)
-
-
 class Book:
     """The sweep in MLflow: a run, and one below it for each trial."""
 
-    def __init__(self, name: str, sweep: str, trials: list[Trial], shards: str):
+    def __init__(self, name: str, sweep: str, trials: "list[Trial]", shards: str):
         self.name, self.tracker, self.status = name, Tracker(), "FAILED"
         self.tags = {"data": trials[0].plan.data, "shards": shards}
         self.parent = self.tracker.start(f"{name} sweep", sweep, {"trials": len(trials)}, self.tags)
         self.runs = [self._start(trial, sweep) for trial in trials]
 
-    def _start(self, trial: Trial, sweep: str) -> str:
+    def _start(self, trial: "Trial", sweep: str) -> str:
         params = {**flatten(to_dict(trial.plan.preset)), "fold": trial.plan.fold}
         tags = {**self.tags, "mlflow.parentRunId": self.parent}
         return self.tracker.start(f"{self.name} {trial.number}", f"{sweep}-{trial.number}", params, tags)
@@ -221,7 +134,7 @@ class Book:
         say(f"{where}: epoch {epoch}, loss {figures['loss']:.4f}, best Dice {figures['dice']:.3f}")
         self.tracker.log(self.runs[number], figures, epoch)
 
-    def register(self, best: Trial, data: bytes) -> None:
+    def register(self, best: "Trial", data: bytes) -> None:
         """The best trial's model, as the next version of its name."""
         run, modalities = self.runs[best.number], best.plan.preset.modalities
         self.tracker.register(run, self.name, data, digest(data), self.tags, modalities)

@@ -90,7 +90,7 @@ def test_a_model_is_loaded_without_pytorchs_compiler():
 def test_help_waits_for_no_heavy_library():
     commands = [
         *("segment", "evaluate", "preprocess", "export", "status", "deliver", "view", "phantom"),
-        *("train fast", "adopt", "promote", "demo"),
+        *("train fast", "tune fast", "adopt", "promote", "demo", "intake"),
     ]
     done = subprocess.run(
         [sys.executable, "-c", HELP, *commands], cwd=ROOT, capture_output=True, text=True, check=True
