@@ -9,7 +9,7 @@ tasks). Only what is new or changed is done; a case with bad data fails alone, w
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bts.cases import worklist
@@ -23,7 +23,7 @@ from bts.results import colour_tables
 from bts.results.files import is_ours
 from bts.results.layout import MARKER, convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
 from bts.storage import Entry, Store
-from jobs.driver import incremental, predicting
+from jobs.driver import drivers, incremental, predicting
 from jobs.driver.figshare_index import index_figshare, set_unfit_aside
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
@@ -53,6 +53,9 @@ class Settings(incremental.Flags, SegmentOptions):
     as room for them comes, also by an autoscaler. None: as many as there is room for now."""
     gpu_share: float = 1.0
     """Of a GPU, for each predicting actor: 0.5 puts two on each, where a network does not fill it."""
+    drivers: int = 1
+    """On a cluster: submit this command so many times, each with --part I/N of the cases and its share of the
+    predictors, and join their reports. For more cases a second than one driver hands out."""
     overwrite: bool = False
     """Replace labelmaps that jobs.segment did not make, too. Otherwise one of them ends the run before it
     starts."""
@@ -69,6 +72,16 @@ class Settings(incremental.Flags, SegmentOptions):
             predicting.may_use(self)
         if not 0 < self.gpu_share <= 1:
             raise UsageError(f"--gpu-share {self.gpu_share:g}: give more than 0 and at most 1")
+        self.check_drivers()
+
+    def check_drivers(self) -> None:
+        """Raise UsageError for what several drivers cannot do together."""
+        if self.drivers < 1:
+            raise UsageError(f"--drivers {self.drivers}: give at least 1")
+        alone = {"--part": self.part != "1/1", "--limit": self.limit is not None, "--dry-run": self.dry_run}
+        alone["--ray no"] = self.ray == "no"
+        if found := [name for name, given in alone.items() if given and self.drivers > 1]:
+            raise UsageError(f"--drivers {self.drivers}: does not go with {found[0]}; give one of the two")
 
 
 def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dict], Finish]:
@@ -92,6 +105,8 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dic
 def main(settings: Settings) -> Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.labelmaps)
+    if settings.drivers > 1:
+        return submit(settings, output)
     models, described, finish = read_models(settings.model)
     targets = finish.predicts.targets
     listing = list_cases(source, settings.labels, settings.roles)
@@ -127,6 +142,13 @@ def main(settings: Settings) -> Outcome:
     details = {"models": described, "flagged_cases": settled.flagged, "unfit_cases": unfit[:1000]}
     details["strays"] = listing.strays[:1000]
     return Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
+
+
+def submit(settings: Settings, output: Store) -> Outcome:
+    """This command by several drivers of a cluster."""
+    client, count = drivers.connect(settings.drivers), settings.drivers
+    each = replace(settings, drivers=1, max_failed="0", predictors=predicting.share(settings, count))
+    return drivers.run(client, "segment", each, count, output, settings.max_failed)
 
 
 def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:

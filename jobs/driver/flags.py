@@ -26,7 +26,7 @@ GROUPS = {
     ),
     "result": ("What is made of them.", ""),
     "cases": ("Which cases are done.", "dry_run limit since part retry_failed max_failed"),
-    "machine": ("What it runs on.", "ray gpu predictors gpu_share port"),
+    "machine": ("What it runs on.", "ray gpu predictors gpu_share drivers port"),
 }
 """Group → (its line, its fields in their order); fields that it does not name are of "result"."""
 EXAMPLE = re.compile(r"^(?:    .*\\\n)*    .*$", re.MULTILINE)  # the first indented command

@@ -30,9 +30,13 @@ class Outcome:
     max_failed: str = "0"
     dry_run: bool = False
     """Nothing was done, nor shall be written: no run report."""
+    worst: int = DONE
+    """Exit code of what did not come to its end, where this is the outcome of several runs."""
 
     @property
     def exit_code(self) -> int:
+        if self.worst:
+            return self.worst
         return DONE if self.dry_run or len(self.failed) <= self.allowed_failures() else SOME_FAILED
 
     def allowed_failures(self) -> float:

@@ -134,6 +134,16 @@ def may_use(settings: Asked) -> Literal["auto", "yes", "no"]:
     return "no"
 
 
+def share(settings: Asked, drivers: int) -> int:
+    """Predicting actors for each of so many drivers of one cluster, which would each take all of them."""
+    import ray
+
+    start_ray()
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    gpus = wanted_gpus(may_use(settings), int(ray.cluster_resources().get("GPU", 0)), alone=False)
+    return max(1, (settings.predictors or pool(cpus, gpus, settings.gpu_share)[0]) // drivers)
+
+
 def wanted_gpus(gpu: str, there: int, alone: bool) -> int:
     """GPUs to predict with. Raises UsageError for those that this machine does not have."""
     if gpu == "yes" and alone and not there:

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import psutil
 import pytest
 
+from bts.cases.worklist import part_of
 from bts.model.file import load_model
 from bts.phantom.study import make_study, write_nifti
 from bts.storage import Store
@@ -100,6 +102,38 @@ def test_the_chain_loses_a_node_in_each_job(cluster, bucket, model, tmp_path):
     alone = str(tmp_path / "alone")
     segment.main(segment.Settings(cases, alone, (model,), ray="no"))
     assert builders.results(Store(labelmaps), ".nii.gz") == builders.results(Store(alone), ".nii.gz")
+
+
+def test_of_two_drivers_one_is_killed_and_the_other_does_its_part(cluster, bucket, model):
+    cases, labelmaps = f"{bucket.uri}/cases", f"{bucket.uri}/labelmaps"
+    names = NAMES[7:11]
+    parts = [part_of(name, 2) for name in names]
+    assert set(parts) == {1, 2}
+    for name in names:
+        builders.put_all(Store(cases), builders.case_files(name))
+    flags = ("--cases", cases, "--model", model, "--labelmaps", labelmaps)
+    job = cluster.submit("segment", *flags, "--drivers", 2)
+    until(lambda: killed("--part", "2/2"), job)
+    out, err = job.communicate(timeout=300)
+    line = [json.loads(text) for text in out.splitlines() if text.startswith('{"job"')][-1]
+    assert job.returncode and re.search(r"driver 2/2 \(raysubmit_\w+\) did not come to its end", out), (
+        out + err
+    )
+    assert (line["written"], line["drivers"], line["died"]) == (parts.count(1), 2, 1)
+    report = json.loads(Store(labelmaps).read(line["report"]))
+    assert report["exit_code"] == 1 and [one["exit_code"] == 0 for one in report["drivers"]] == [True, False]
+    again = segment.main(segment.Settings(cases, labelmaps, (model,), ray="no"))
+    assert (again.counts["unchanged"], again.counts["written"]) == (parts.count(1), parts.count(2))
+
+
+def killed(*last: str) -> bool:
+    """SIGKILL the Python whose command line ends so; whether there is one."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or [""]
+        if words[-len(last) :] == [*last] and "python" in words[0]:
+            process.kill()
+            return True
+    return False
 
 
 def test_intake_loses_a_node(cluster, bucket):
