@@ -4,11 +4,13 @@ Its network sleeps, one case at a time. Reading and writing are stubs; what trav
 a real case: four modalities of a brain to the GPU, from it what is said of a tumour.
 """
 
+import json
 import math
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import numpy as np
 import tyro
 
 from benchmarks.material import make_cases
+from benchmarks.table import Row, python
 from bts.cases.layouts import find_cases
 from bts.cases.worklist import Todo
 from bts.inference.options import SegmentOptions
@@ -32,6 +35,7 @@ from jobs.workers.write import Write
 BRAIN, TUMOUR = (146, 171, 136), (80, 90, 80)  # voxels of a crop, and of the box of what is predicted
 TARGETS = 3
 WARM = 30  # cases while workers start
+MANY = 2100  # cases of `make bench`: two share a task
 REAL = 4  # cases through the real stages
 
 
@@ -50,9 +54,6 @@ class Settings:
     beside: bool = False
     """Measure instead what the real stages compute beside the network, on one core: there the predicting one
     does what a GPU would do, too."""
-
-
-WARM = 30  # cases while workers start
 
 
 def read(row: dict) -> dict:
@@ -108,6 +109,15 @@ def fake(asked: Settings) -> None:
     each, actor, driver = 1000 * took / len(done), 1000 * actor / len(done), 1000 * driver / len(rows)
     print(f"{len(done)} cases, {each:.0f} ms each: the GPU is at work {at_work / took:.0%} of the time")
     print(f"CPU a case: {actor:.1f} ms of its actor, {driver:.1f} ms of the driver")
+    print(json.dumps({"at_work": at_work / took}))
+
+
+def rows(place: Path) -> Iterator[Row]:
+    shares = [python("-m", "benchmarks.busy", "--cases", str(MANY))["at_work"]]
+    yield Row(
+        what="a GPU of 0.05 s a case, at work", unit="of time", ours=shares, against="all", theirs=[1.0],
+        target=0.9, binds="the tasks of Ray beside it: python -m benchmarks.busy says whose CPU",
+    )  # fmt: skip
 
 
 def beside() -> None:

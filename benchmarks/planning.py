@@ -8,6 +8,7 @@ peak memory of each whole command, beside the same of a folder of 100 cases.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.table import Row
 from bts.cases.said import list_folder
 from bts.results.layout import labelmap_key, marker_key
 from bts.storage import Store
@@ -26,6 +28,7 @@ from jobs.workers.write import Write
 MODALITIES = ("t1n", "t1c", "t2w", "t2f", "seg")
 SIZE = 1_800_000  # bytes that a file says it has
 NAMES = 10_000  # of one file; file systems allow some 30,000
+CASES, BOUND = 100_000, 20.0  # of `make bench`, and the seconds that they may take
 FEW = 100  # cases of the folder that tells what the commands cost without cases
 
 
@@ -45,7 +48,7 @@ class Files:
         self.made += 1
 
 
-def make_cases(place: Path, count: int) -> None:
+def make_cases(place: Path, count: int, *, shards: bool = True) -> None:
     """Folders `cases`, `shards` and `labelmaps` of so many cases that are done."""
     place.mkdir()
     files = Files(place / "files")
@@ -57,7 +60,8 @@ def make_cases(place: Path, count: int) -> None:
     (place / "shards").mkdir()
     (place / "labelmaps" / "_done").mkdir(parents=True)
     for key in results(place):
-        files.make(place / key)
+        if shards or not key.startswith("shards/"):
+            files.make(place / key)
 
 
 def results(place: Path) -> Iterator[str]:
@@ -72,6 +76,23 @@ def results(place: Path) -> Iterator[str]:
     for case in cases:
         yield f"labelmaps/{labelmap_key(case.id)}"
         yield f"labelmaps/{marker_key(case.id, segment.fingerprint(case, write))}"
+
+
+def rows(place: Path) -> Iterator[Row]:
+    """`segment` alone, which has more to plan."""
+    folder = place / "planning"
+    shutil.rmtree(folder, ignore_errors=True)
+    make_cases(folder, CASES, shards=False)
+    command = [sys.executable, "-m", "jobs.segment", "--cases", str(folder / "cases")]
+    seconds, cpu, _, line = measure([*command, "--labelmaps", str(folder / "labelmaps")])
+    assert line["unchanged"] == CASES, line
+    shutil.rmtree(folder)
+    for what, took in (("", seconds), (", CPU", cpu)):
+        yield Row(
+            what=f"planning of {CASES:,}{what}", unit="s", ours=[took], against="the bound", theirs=[BOUND],
+            target=None if what else 1,
+            binds="names told apart, the file system's list: docs/explanation/scale.md",
+        )  # fmt: skip
 
 
 def measure(command: list[str]) -> tuple[float, float, float, dict]:
@@ -92,7 +113,7 @@ def measure(command: list[str]) -> tuple[float, float, float, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--cases", type=int, default=CASES)
     wanted = parser.parse_args().cases
     print(f"{'job':12}{'cases':>9}{'seconds':>9}{'CPU s':>8}{'peak MB':>9}{'KB a case':>11}")
     with tempfile.TemporaryDirectory() as folder:

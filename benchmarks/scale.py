@@ -13,13 +13,14 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from benchmarks.material import make_cases
-from benchmarks.table import python
+from benchmarks.table import Row, python
 from bts.cases.layouts import find_cases
 from bts.model.file import save_model
 from bts.model.nets import build
@@ -29,6 +30,7 @@ from jobs.driver.pipeline import Stage, stream
 
 SIZES = (1_000, 100_000, 10_000_000)
 SMALL, LARGE = 17, 68  # cases of the check
+DRIVER_MS = 2.0  # of the driver's CPU a case, at most
 WARMING = 200  # cases that start the workers, before
 DRIVEN = 1000, 16_000  # those of the driver's measurement: few have a task each, of many several share one
 LISTED = 1000  # keys that one request lists
@@ -82,6 +84,8 @@ class Figures:
     """Run jobs.segment at two sizes here instead."""
     driver: bool = False
     """Measure instead how many cases a second one job hands out, through three stages that do nothing."""
+    driven: bool = False
+    """Measure instead the driver's CPU a case of segment alone, of many cases: a row of `make bench`."""
     listing: bool = False
     """Measure instead the driver's memory a listed case."""
 
@@ -178,24 +182,38 @@ class Nothing:
         return row
 
 
-def hand_out() -> None:
+def hand_out(jobs: Sequence[str] = ("preprocess", "segment"), counts: Sequence[int] = DRIVEN) -> None:
     """What the driver computes and holds a case, of the pipelines of preprocess and segment with nothing in
-    them."""
+    them; its last line is the last of them as JSON."""
     read, write = (Stage(name, Nothing(), resources={"num_cpus": 0.25}) for name in ("read", "write"))
     predict = Stage("predict", Nothing, size=1, resources={"num_cpus": 0.5})
     for name, stages in (("preprocess", [read]), ("segment", [read, predict, write])):
-        for count in (WARMING, *DRIVEN):
+        if name not in jobs:
+            continue
+        for count in (WARMING, *counts):
             rows = [{"case_id": f"case-{n:06d}", "case": f"{n:2000}"} for n in range(count)]
             started, computed, held = time.perf_counter(), time.process_time(), most_held()
             done = sum(1 for _ in stream(name, rows, stages))
             took, computed = time.perf_counter() - started, time.process_time() - computed
-            if count in DRIVEN:
+            if count in counts:
                 own, memory = 1e3 * computed / done, (most_held() - held) / done
                 print(
                     f"{name}: {done} cases that cost nothing: {own:.2f} ms of the driver's CPU a case, "
                     f"{1e3 * took / done:.2f} ms in all; {memory:.1f} KB a case; {1e3 / own:.0f} a second",
                     flush=True,
                 )
+    print(json.dumps({"CPU": own, "in all": 1e3 * took / done}), flush=True)
+
+
+def rows(place: Path) -> Iterator[Row]:
+    """The driver's cost a case."""
+    found = python("-m", "benchmarks.scale", "--driven")
+    for of in ("CPU", "in all"):
+        yield Row(
+            what=f"the driver's cost a case, {of}", unit="ms", ours=[found[of]], against="the bound",
+            theirs=[DRIVER_MS], target=1 if of == "CPU" else None,
+            binds="Ray's own work, some 6 ms a task: docs/explanation/scale.md",
+        )  # fmt: skip
 
 
 def most_held() -> int:
@@ -222,6 +240,8 @@ def main() -> None:
         check()
     elif figures.driver:
         hand_out()
+    elif figures.driven:
+        hand_out(["segment"], DRIVEN[1:])
     elif figures.listing:
         weigh_listing()
     else:
