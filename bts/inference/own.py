@@ -35,7 +35,8 @@ class OwnPredictor(Predictor):
         self.model, self.how, self.card = model, how, model.card
         dims, share = 3 if model.preset.volumetric else 2, model.preset.inference.own_statistics
         ready = with_own_statistics(model.network, share) if share else folded(model.network)
-        self.memory = channels_last(dims)
+        # What a stem folds, it puts into that order itself.
+        self.memory = channels_last(dims) if model.preset.layers.stem == 1 else torch.contiguous_format
         self.network: Callable[[torch.Tensor], torch.Tensor]
         if how.engine == "openvino":
             self.memory = torch.contiguous_format

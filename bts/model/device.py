@@ -34,6 +34,12 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
+def as_autocast(x: torch.Tensor) -> torch.Tensor:
+    """What a convolution makes of its input where `autocast` is on; otherwise the input itself."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 def channels_last(dims: int) -> torch.memory_format:
     """The memory format in which convolutions of `dims` dimensions are fastest."""
     return torch.channels_last if dims == 2 else torch.channels_last_3d

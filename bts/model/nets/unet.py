@@ -7,7 +7,7 @@ al. 2016, arXiv 1609.05158), and the head unfolds its channels into voxels again
 import torch
 from torch import nn
 
-from bts.model.device import channels_last
+from bts.model.device import as_autocast, channels_last
 from bts.model.nets.blocks import Parts, add_up, he
 from bts.settings import Layers
 
@@ -57,7 +57,7 @@ class UNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.stem > 1:
-            x = fold(x, self.stem)
+            x = fold(as_autocast(x), self.stem)  # half the bytes to move; a convolution would round them too
         *skips, x = self.encoder(x)
         features = [x]
         for index, (up, level) in enumerate(zip(self.up, self.decoder, strict=True)):
