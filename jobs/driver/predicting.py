@@ -2,7 +2,7 @@
 beside them. Not a command."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -100,7 +100,7 @@ def predict_by_actors(
     # Told, for an actor that asked for no GPU sees those of its machine all the same.
     device = None if gpus else "cpu"
     how = (partial(ray.get, ray.put(models)), device, threads, write.options)
-    around = around_of(models, write) if gpus else None
+    around = around_of(models, write.options.allow_missing) if gpus else None
     for some, memory in by_size(rows):  # actors that asked for it would leave none for reading
         at_once = GPU_CASES if gpus and not memory else 1
         stages = [
@@ -116,13 +116,15 @@ def predict_by_actors(
         yield from stream("segment", some, stages, "yes")
 
 
-def around_of(models: list[tuple[str, bytes]], write: Write) -> "Around | None":
-    """What of predicting is done beside the GPU; None where nothing is."""
+def around_of(models: list[tuple[str, bytes]], allow_missing: Collection[str]) -> "Around | None":
+    """What of predicting is done beside the GPU; None where nothing is, as with every ensemble."""
+    if len(models) > 1:
+        return None  # without its networks, which the driver has no other need of
     from bts.inference.segmenter import Segmenter
     from bts.model.load import load
 
     loaded = [load(data, name) for name, data in models]
-    return Segmenter(loaded, "cpu", allow_missing=write.options.allow_missing).around
+    return Segmenter(loaded, "cpu", allow_missing=allow_missing).around
 
 
 def may_use(settings: Asked) -> Literal["auto", "yes", "no"]:
