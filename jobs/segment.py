@@ -17,7 +17,7 @@ from bts.cases.case import Case
 from bts.cases.layouts import find_cases
 from bts.errors import Failure, RunError, UsageError
 from bts.inference.finish import Finish
-from bts.inference.options import SegmentOptions, engine_version
+from bts.inference.options import Engine, SegmentOptions, engine_version
 from bts.labels import WRITTEN_AS, can_be_written, spelt
 from bts.results import colour_tables
 from bts.results.files import is_ours
@@ -84,7 +84,9 @@ class Settings(incremental.Flags, SegmentOptions):
             raise UsageError(f"--drivers {self.drivers}: does not go with {found[0]}; give one of the two")
 
 
-def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dict], Finish]:
+def read_models(
+    names: Iterable[str], engine: Engine = "torch"
+) -> tuple[list[tuple[str, bytes]], list[dict], Finish]:
     """((name, bytes) of each model, checked; what a result says of each; what makes a result of their
     predictions). Raises UsageError naming the one that is no model, or what differs.
     """
@@ -98,7 +100,8 @@ def read_models(names: Iterable[str]) -> tuple[list[tuple[str, bytes]], list[dic
         if name == BUNDLED:
             say("the bundled model has seen 45 patients; what it is good for: bts/weights/README.md")
         found += [(name, data) for data in files_of(name)]
-    together = Segmenter([load(data, name) for name, data in found], "cpu")  # refuses now, not in an actor
+    loaded = [load(data, name) for name, data in found]
+    together = Segmenter(loaded, "cpu", engine=engine)  # refuses now, not in an actor
     return found, [describe(data, name) for name, data in found], together.finish
 
 
@@ -107,7 +110,7 @@ def main(settings: Settings) -> Outcome:
     source, output = Store(settings.cases), Store(settings.labelmaps)
     if settings.drivers > 1:
         return submit(settings, output)
-    models, described, finish = read_models(settings.model)
+    models, described, finish = read_models(settings.model, settings.engine)
     targets = finish.predicts.targets
     listing = list_cases(source, settings.labels, settings.roles)
     who = f"--model {' '.join(settings.model)} (targets {targets})"

@@ -19,33 +19,49 @@ from bts.inference.options import engine_version
 class Compiled:
     """A network, called as the network itself: float32 (B, C, …) on the CPU → float32 (B, outputs, …)."""
 
-    def __init__(self, network: nn.Module, example: torch.Tensor | None = None, half: bool = False):
-        """example: an input by which a network that takes any size is followed, once; None: the network is
-        followed anew by the first input of each size, and is fastest at that size.
-        half: compute in bfloat16.
+    def __init__(
+        self,
+        network: nn.Module,
+        example: torch.Tensor | None = None,
+        *,
+        half: bool = False,
+        any_size: bool = False,
+    ):
+        """example: a small input, by which a network that computes the same whatever the size is followed;
+        None: it is followed by the first input of each size, at the cost of a pass by PyTorch.
+        half: compute in bfloat16. any_size: compile once, for sizes that change all the time; takes more
+        memory, and needs an example.
         Raises UsageError where OpenVINO is not installed.
         """
-        self.network, self.half, self.openvino = network, half, load()
-        self.any_size = example is not None
+        self.half, self.any_size, self.openvino = half, any_size, load()
+        self.network, self.example = network, example
+        self.followed: Any = None
         self.made: dict[torch.Size | None, Any] = {}
-        if example is not None:
-            self.made[None] = self._made(example)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         images = images.contiguous()
         size = None if self.any_size else images.shape
         if size not in self.made:
-            self.made = {size: self._made(images)}  # one at a time: each has its own memory
+            self.made = {}  # one at a time: each has its own memory
+            self.made[size] = self._made(images)
         return torch.from_numpy(self.made[size](images.numpy())[0])
 
-    def _made(self, example: torch.Tensor) -> Any:
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # TracerWarning: sizes become constants, as they may here
-            followed = torch.jit.trace(self.network, example, check_trace=False)
-            model = self.openvino.convert_model(followed, example_input=example)
+    def _made(self, images: torch.Tensor) -> Any:
+        if self.example is None:
+            model = self._follow(images)
+        else:
+            self.followed = self.followed or self._follow(self.example)
+            model = self.followed.clone()
         if not self.any_size:
-            model.reshape(list(example.shape))
+            model.reshape(list(images.shape))
         return compiled(self.openvino, model, self.half)
+
+    def _follow(self, example: torch.Tensor) -> Any:
+        plain = torch.autocast("cpu", enabled=False)  # precision is a matter of compiling
+        with warnings.catch_warnings(), torch.inference_mode(), plain:
+            warnings.simplefilter("ignore")  # TracerWarning: sizes become constants, as they may here
+            trace = torch.jit.trace(self.network, example, check_trace=False)
+            return self.openvino.convert_model(trace, example_input=example)
 
 
 class CompiledGraph:

@@ -41,7 +41,7 @@ class OwnPredictor(Predictor):
         if how.engine == "openvino":
             self.memory = torch.contiguous_format
             example = torch.zeros(1, model.preset.channels, *[2 * model.preset.layers.multiple] * dims)
-            self.network = Compiled(ready, example, has_bfloat16(how.device))
+            self.network = Compiled(ready, example, half=has_bfloat16(how.device), any_size=True)
         else:
             self.network = in_channels_last(ready.to(how.device), dims)
 

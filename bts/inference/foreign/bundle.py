@@ -164,9 +164,22 @@ class BundlePredictor(RecipePredictor):
         monai_networks.check_network(network.get("name"), arguments, name)
         self.recipe.check(model.card, arguments.get("in_channels"), arguments.get("out_channels"))
         built = monai_networks.build(network["name"], arguments, model.weights, name).to(how.device)
-        self.network = Compiled(built) if how.engine == "openvino" else built
+        self.network = _compiled(built, name) if how.engine == "openvino" else built
         self.half = told.get("amp") is True and how.device.type == "cuda"
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.how.device.type, torch.float16, enabled=self.half):
             return self.network(images)
+
+
+def _compiled(network: Any, name: str) -> Compiled:
+    """In OpenVINO. SegResNet's window may be the whole volume: it is followed on a few voxels.
+
+    Raises UsageError for SwinUNETR: what OpenVINO makes of it fails at some sizes.
+    """
+    kind = type(network).__name__
+    if kind == "SwinUNETR":
+        raise UsageError(f"{name}: OpenVINO does not run a SwinUNETR; give --engine torch")
+    if kind != "SegResNet":
+        return Compiled(network)
+    return Compiled(network, torch.zeros(1, network.in_channels, *[2 ** len(network.blocks_down)] * 3))

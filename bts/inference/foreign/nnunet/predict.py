@@ -47,7 +47,11 @@ class NnunetPredictor(Predictor):
             raise UsageError(
                 f"{model.card.name}: no nnU-Net that can be run ({reason}); adopt it again"
             ) from None
-        self.networks = [Compiled(one) if how.engine == "openvino" else one for one in networks]
+        self.networks: list[Network] = [*networks]
+        if how.engine == "openvino":
+            sides = (math.prod(strides) for strides in zip(*self.plan.network.strides, strict=True))
+            example = torch.zeros(1, self.plan.network.inputs, *(2 * side for side in sides))
+            self.networks = [Compiled(one, example) for one in networks]
         self.gaussian = _gaussian(self.plan.patch).to(how.device)
 
     def _network(self, model: Adopted, fold: int) -> UNet:
