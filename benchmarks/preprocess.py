@@ -22,7 +22,7 @@ from bts.cases.read import load_case
 from bts.storage import Store
 
 CASES = 68
-PEER_CASES = 17
+PEER_CASES = 10
 RUNS = 2
 
 

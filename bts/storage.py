@@ -17,14 +17,16 @@ from datetime import datetime
 from functools import cached_property, partial
 from operator import attrgetter
 from stat import S_ISREG
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
 import fsspec
-import pyarrow.fs
 
 from bts import s3_listing
 from bts.errors import STORE, UNREADABLE, RunError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow.fs
 
 ATTEMPTS = 8  # of a request to a throttled or failing store, with exponential backoff by the client itself
 PATIENCE_S = 20  # without a byte
@@ -86,8 +88,10 @@ class Store:
         """Where `key` is within the filesystem, as `fs` and `arrow_fs()` name it."""
         return f"{self.root}/{key}" if key else self.root
 
-    def arrow_fs(self) -> pyarrow.fs.FileSystem:
+    def arrow_fs(self) -> "pyarrow.fs.FileSystem":
         """The same store for Ray and pyarrow; their own S3 client fails on many S3-compatible servers."""
+        import pyarrow.fs  # here: a tool that benchmarks compare with has none, and reads our model files
+
         if self.local:
             return pyarrow.fs.LocalFileSystem()
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
