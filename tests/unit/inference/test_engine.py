@@ -56,9 +56,9 @@ def both(model, head) -> tuple[np.ndarray, np.ndarray]:
     return Segmenter([model], "cpu")(head), Segmenter([model], "cpu", engine="openvino")(head)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.slow
+@pytest.mark.parametrize(("dims", "norm"), [(2, "batch"), (3, "instance")])
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"encoder_unet"}))
-@pytest.mark.parametrize("norm", ["batch", "instance"])
 def test_every_network_of_ours_at_sizes_and_batches_other_than_it_was_followed_at(family, dims, norm):
     torch.manual_seed(0)
     network = FAMILIES[family](4, 3, dims, replace(SMALL, norm=norm)).eval()
@@ -69,11 +69,12 @@ def test_every_network_of_ours_at_sizes_and_batches_other_than_it_was_followed_a
         assert torch.allclose(compiled(images), expected, atol=2e-3 * expected.abs().max().item())
 
 
-@pytest.mark.parametrize("preset", [FAST, FAST3D], ids=lambda preset: preset.name)
-@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("preset", "share"), [(FAST, 0.0), (FAST, 0.5), (FAST3D, 0.0)], ids=["fast", "fast-own", "fast3d"]
+)
 def test_labels_of_ours(head, preset: Preset, share):
     torch.manual_seed(1)
-    settings = replace(preset.inference, own_statistics=share if preset.layers.norm == "batch" else 0.0)
+    settings = replace(preset.inference, own_statistics=share)
     preset = replace(preset, layers=replace(preset.layers, widths=(8, 16)), inference=settings)
     ours, theirs = both(Model(build(preset), preset, {}, ""), head)
     assert len(np.unique(ours)) > 1
@@ -98,6 +99,7 @@ def graph(folder):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [nnunet, segresnet, graph])
 def test_labels_of_models_of_other_tools(tmp_path, head, make):
     """In float32: what differs is the order of sums."""
@@ -115,6 +117,7 @@ UNET = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "shapes"),
     [
