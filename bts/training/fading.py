@@ -14,9 +14,9 @@ CORE, ENHANCING = 1, 3
 HALO = 5
 """Voxels across of the window over which a label's border is softened: a scan blurs it as far."""
 STRONGEST = 1.6
-"""A fade is drawn up to here and cut at 1: of the tumours chosen, 3 of 8 do not enhance at all."""
+"""A fade is drawn up to here and cut at 1: 3 of 8 of the tumours chosen lose all of their enhancement."""
 UNSEEN = 0.85
-"""From this fade on no reader sees enhancement: what was labelled enhancing is non-enhancing core."""
+"""From this fade on (nearly half of those chosen) no reader sees enhancement: it is labelled as core."""
 DIMMEST = {"t2": 0.9, "flair": 0.6}
 """Share of a tumour's own brightness that it loses at most. T2 varies most from scanner to scanner."""
 
