@@ -69,7 +69,7 @@ def main() -> None:
     for row in missed:
         print(f"missed by {row.missed:.0%}: {row.what} / {row.against}; binds: {row.binds or 'not known'}")
     minutes = (time.monotonic() - started) / 60
-    print(f"{machine()}")
+    print(machine())
     print(f"{minutes:.0f} minutes, {len(missed)} targets missed; every figure: bench.json")
     if broken:
         sys.exit("\n".join(broken))

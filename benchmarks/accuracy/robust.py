@@ -102,7 +102,7 @@ def judge(segmenter: Segmenter, volume: CaseVolume) -> tuple[dict[str, float], s
     """(Dice by region, kinds of flags), as jobs.segment and jobs.evaluate would have them."""
     seen = segmenter.seen(volume)
     labels, found, _ = segmenter.finish(seen, segmenter.predict(seen, seen.brain))
-    scores = metrics.score(volume.mask, labels)
+    scores = metrics.score(seen.mask, labels)
     return {r: scores[r]["dice"] for r in REGIONS}, {flag.partition(":")[0] for flag in found}
 
 

@@ -51,6 +51,12 @@ class SegmentOptions:
         return found
 
 
+def check_engine(engine: Engine, gpu: bool) -> None:
+    """Raise UsageError for one that does not run on a GPU, where a GPU is to run it."""
+    if gpu and engine != "torch":
+        raise UsageError(f"--engine {engine} runs on CPUs alone; give --gpu no, or --engine torch")
+
+
 def engine_version(engine: Engine) -> str:
     """Its name and version. Raises UsageError where it is not installed."""
     try:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from bts.cases.case import CaseVolume
-from bts.errors import CaseError, UsageError
-from bts.inference.options import Engine
+from bts.errors import CaseError
+from bts.inference.options import Engine, check_engine
 from bts.model.card import ModelCard
 
 
@@ -29,8 +29,7 @@ class How:
     """What runs the networks."""
 
     def __post_init__(self):
-        if self.engine != "torch" and self.device.type != "cpu":
-            raise UsageError(f"--engine {self.engine} runs on CPUs alone; give --gpu no, or --engine torch")
+        check_engine(self.engine, self.device.type != "cpu")
 
 
 class Around(Protocol):

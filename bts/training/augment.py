@@ -37,7 +37,7 @@ def move(images, mask, settings: Augmentation, generator: torch.Generator):
     if settings.flip_slices and mask.ndim < 4:
         raise ValueError("augmentation.flip_slices mirrors volumes; these are slices: leave it at 0")
     chances = {-1: settings.flip, -2: settings.flip_rows, -3: settings.flip_slices}
-    mirrored = {axis: _chosen(len(mask), chance, generator) for axis, chance in chances.items() if chance}
+    mirrored = {axis: by_chance(len(mask), chance, generator) for axis, chance in chances.items() if chance}
     if settings.rotate or settings.zoom or settings.elastic:
         # Sampled at mirrored places, an image comes out mirrored: no pass over the pixels more.
         columns, rows = (_centres(mask, axis, mirrored.pop(axis, None)) for axis in (-1, -2))
@@ -92,7 +92,7 @@ def _uniform(shape, width: float, generator: torch.Generator) -> torch.Tensor:
     return (2 * torch.rand(shape, generator=generator, device=generator.device) - 1) * width
 
 
-def _chosen(shape, chance: float, generator: torch.Generator) -> torch.Tensor:
+def by_chance(shape, chance: float, generator: torch.Generator) -> torch.Tensor:
     """True with this probability."""
     return torch.rand(shape, generator=generator, device=generator.device) < chance
 
@@ -134,7 +134,7 @@ def _sample(images, mask, places_BHW2):
 
 def _blur_(images, chance: float, generator: torch.Generator) -> None:
     """Shrink some modalities in-plane to half their resolution and enlarge them again, in place."""
-    chosen = _chosen(images.shape[:2], chance, generator)
+    chosen = by_chance(images.shape[:2], chance, generator)
     sharp = images[chosen]
     small = functional.avg_pool2d(sharp.flatten(0, -3)[:, None], 2, ceil_mode=True)
     images[chosen] = functional.interpolate(small, size=sharp.shape[-2:], mode="bilinear").view(sharp.shape)
@@ -142,7 +142,7 @@ def _blur_(images, chance: float, generator: torch.Generator) -> None:
 
 def _drop_(brain, chance: float, generator: torch.Generator) -> None:
     """Take some modalities' brain away, in place, but never an image's last."""
-    chosen = _chosen(brain.shape[:2], chance, generator)
+    chosen = by_chance(brain.shape[:2], chance, generator)
     brain[chosen & ~chosen.all(dim=1, keepdim=True)] = 0
 
 

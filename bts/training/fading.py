@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from bts.cases.case import MODALITIES
 from bts.settings import Augmentation
+from bts.training.augment import by_chance
 
 CORE, ENHANCING = 1, 3
 HALO = 5
@@ -32,33 +33,34 @@ def faded(
 
     Neither input is changed. Modalities that the images lack stay out of it.
     """
+    if not settings.dim and not settings.fade:
+        return images, mask
+    images = images.clone()  # in place from here
     if settings.dim:
-        images = _dimmed(images, mask, modalities, settings.dim, generator)
+        _dim_(images, mask, modalities, settings.dim, generator)
     if settings.fade:
-        images, mask = _enhancing_less(images, mask, modalities, settings.fade, generator)
+        mask = _fade_(images, mask, modalities, settings.fade, generator)
     return images, mask
 
 
-def _dimmed(images, mask, modalities, chance: float, generator: torch.Generator) -> torch.Tensor:
+def _dim_(images, mask, modalities, chance: float, generator: torch.Generator) -> None:
     """Tumours of some cases nearer to the brain's mean, which is 0, where they are brighter than it."""
-    images, tumour = images.clone(), _soft(mask > 0)
+    tumour = _soft(mask > 0)
     for name, most in DIMMEST.items():
-        strength = most * _drawn(mask, generator) * _chosen(mask, chance, generator)
+        strength = most * _strength(mask, chance, generator)
         if name in modalities:
             image = images[:, modalities.index(name)]
             image -= strength * tumour * image.clamp(min=0)
-    return images
 
 
-def _enhancing_less(images, mask, modalities, chance: float, generator: torch.Generator):
-    """T1ce of some cases nearer to T1 where the tumour enhances; enhancing tumour becomes core where none is
-    left to see."""
-    fade = (STRONGEST * _drawn(mask, generator)).clamp(max=1) * _chosen(mask, chance, generator)
+def _fade_(images, mask, modalities, chance: float, generator: torch.Generator) -> torch.Tensor:
+    """T1ce of some cases nearer to T1 where the tumour enhances → the labels: enhancing tumour is core where
+    none is left to see."""
+    fade = (STRONGEST * _strength(mask, chance, generator)).clamp(max=1)
     plain, enhanced = (images[:, modalities.index(name)] for name in MODALITIES[:2])
     brighter = (enhanced - plain).clamp(min=0)
-    images = images.clone()
-    images[:, modalities.index("t1ce")] -= fade * _soft(mask == ENHANCING) * brighter
-    return images, torch.where((fade > UNSEEN) & (mask == ENHANCING), CORE, mask).to(mask.dtype)
+    enhanced -= fade * _soft(mask == ENHANCING) * brighter
+    return torch.where((fade > UNSEEN) & (mask == ENHANCING), CORE, mask).to(mask.dtype)
 
 
 def _soft(inside: torch.Tensor) -> torch.Tensor:
@@ -68,12 +70,8 @@ def _soft(inside: torch.Tensor) -> torch.Tensor:
     return torch.maximum(flat, (2 * wide).clamp(max=1)).view(inside.shape)
 
 
-def _drawn(mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A uniform value from 0 to 1 a case, (B, 1, …)."""
+def _strength(mask: torch.Tensor, chance: float, generator: torch.Generator) -> torch.Tensor:
+    """A case, (B, 1, …): uniform from 0 to 1 with this probability, otherwise 0."""
     shape = len(mask), *[1] * (mask.ndim - 1)
-    return torch.rand(shape, generator=generator, device=generator.device)
-
-
-def _chosen(mask: torch.Tensor, chance: float, generator: torch.Generator) -> torch.Tensor:
-    """1 with this probability, otherwise 0, a case."""
-    return (_drawn(mask, generator) < chance).float()
+    drawn = torch.rand(shape, generator=generator, device=generator.device)
+    return drawn * by_chance(shape, chance, generator)

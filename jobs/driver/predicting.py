@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from bts.cases.case import MODALITIES
 from bts.errors import UsageError
-from bts.inference.options import Engine
+from bts.inference.options import Engine, check_engine
 from bts.storage import Store
 from jobs.driver.cluster import start_ray
 from jobs.driver.here import UseRay, cores, fits_here
@@ -129,11 +129,8 @@ def around_of(models: list[tuple[str, bytes]], allow_missing: Collection[str]) -
 
 def may_use(settings: Asked) -> Literal["auto", "yes", "no"]:
     """Which GPUs: none for OpenVINO. Raises UsageError where both are asked for."""
-    if settings.engine == "torch":
-        return settings.gpu
-    if settings.gpu == "yes":
-        raise UsageError(f"--engine {settings.engine} runs on CPUs alone; give --gpu no, or --engine torch")
-    return "no"
+    check_engine(settings.engine, settings.gpu == "yes")
+    return settings.gpu if settings.engine == "torch" else "no"
 
 
 def share(settings: Asked, drivers: int) -> int:

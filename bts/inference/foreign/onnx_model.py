@@ -120,6 +120,7 @@ class OnnxPredictor(RecipePredictor):
             self.network = open_compiled(data, model.card.name)
         else:
             self.session = open_session(data, how.device, model.card.name)
+            self.input = self.session.get_inputs()[0].name
             self.network = self._by_session
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -131,8 +132,7 @@ class OnnxPredictor(RecipePredictor):
         return found.to(images.device)
 
     def _by_session(self, images: torch.Tensor) -> torch.Tensor:
-        name = self.session.get_inputs()[0].name
-        return torch.from_numpy(self.session.run(None, {name: np.ascontiguousarray(images.numpy())})[0])
+        return torch.from_numpy(self.session.run(None, {self.input: np.ascontiguousarray(images.numpy())})[0])
 
 
 def open_compiled(data: bytes, name: str) -> CompiledGraph:
