@@ -27,7 +27,9 @@ from bts.training.batches import collate, samples_of
 from bts.training.plan import Plan, make_plan
 from bts.training.rows import read_rows
 from jobs.driver.cluster import start_ray
-from jobs.workers.train import Feed, Job
+from jobs.workers.feed import Feed
+from jobs.workers.rank import Job
+from jobs.workers.train import through_ray as by_ray
 
 CASES, SHARDS = 6, 102
 RUNS = 2
@@ -108,7 +110,7 @@ def through_ray(shards: Path) -> float:
     """Slices a second as a training worker gets them, once Ray's workers are up."""
     start_ray()
     plan = plan_of(shards)
-    feed = Feed(Job(plan=plan, provenance={}, shards=Store(str(shards)), parts=1, news=None), 0, 1)
+    feed = Feed(Job(plan=plan, provenance={}, shards=Store(str(shards)), parts=1), 0, 1, by_ray)
     feed.keeps = False
     sum(map(len, feed.tables(0)))
     started = time.perf_counter()

@@ -1,4 +1,5 @@
-"""Training under Ray Train beside the same steps in a bare loop: what Ray costs, and the wait for data.
+"""Training by Ray Train, and without Ray, beside the same steps in a bare loop: what Ray costs, and the wait
+for data.
 
 `python -m benchmarks.training bare SHARDS` measures the bare loop alone.
 """
@@ -32,16 +33,23 @@ def rows(place: Path) -> Iterator[Row]:
     shards, waits = make_shards(place, SHARDS), []
 
     def ours() -> float:
-        rate, wait = through_ray(shards)
+        rate, wait = trained(shards)
         waits.append(wait)
         return rate
 
-    mine, theirs = in_turn(
-        RUNS, ours, lambda: python("-m", "benchmarks.training", "bare", str(shards))["samples_per_second"]
+    mine, alone, theirs = in_turn(
+        RUNS,
+        ours,
+        lambda: trained(shards, ray="no")[0],
+        lambda: python("-m", "benchmarks.training", "bare", str(shards))["samples_per_second"],
     )
     yield Row(
         what="training by Ray Train", unit="slices/s", ours=mine, against="a bare loop", theirs=theirs,
         target=0.97, binds="Ray's processes beside the training: docs/results/performance.md",
+    )  # fmt: skip
+    yield Row(
+        what="training without Ray", unit="slices/s", ours=alone, against="a bare loop", theirs=theirs,
+        target=0.97,
     )  # fmt: skip
     yield Row(
         what="share of steps without a wait", unit="of time", ours=[1 - wait for wait in waits],
@@ -49,13 +57,13 @@ def rows(place: Path) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def through_ray(shards: Path, workers: int = 1, cores: str = "") -> tuple[float, float]:
+def trained(shards: Path, workers: int = 1, cores: str = "", ray: str = "yes") -> tuple[float, float]:
     """(slices a second, share of waiting) of jobs.train, the median of the epochs after the first."""
     with tempfile.TemporaryDirectory() as place:
         store = f"sqlite:///{place}/mlflow.db"
         budget = ["--budget.minutes", "None", "--budget.epochs", str(EPOCHS), "--budget.validate-every", "9"]
         folders = ["--shards", str(shards), "--models", place]
-        flags = [*folders, *budget, "--workers", str(workers)]
+        flags = [*folders, *budget, "--workers", str(workers), "--ray", ray]
         python("-m", "jobs.train", "fast", *flags, cores=cores, MLFLOW_TRACKING_URI=store)
         client = MlflowClient(store)
         (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])

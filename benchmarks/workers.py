@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.material import make_cases, make_shards
 from benchmarks.table import HEADER, Row, python
-from benchmarks.training import through_ray
+from benchmarks.training import trained
 from bts.model.file import save_model
 from bts.model.nets import build
 from bts.presets import FAST
@@ -56,7 +56,7 @@ def main() -> None:
         for row in (
             one_and_two("preprocess, two workers", "s/case", a_case(place, "preprocess")),
             one_and_two("segment, two workers", "s/case", a_case(place, "segment", "--model", str(model))),
-            one_and_two("train, two workers", "slices/s", lambda n, cores: through_ray(shards, n, cores)[0]),
+            one_and_two("train, two workers", "slices/s", lambda n, cores: trained(shards, n, cores)[0]),
         ):
             print(row.line(), flush=True)
 

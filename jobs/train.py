@@ -9,12 +9,13 @@ nothing once the model is there. The model is registered in MLflow too, its curv
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import tyro
 
-from bts.errors import RunError
+from bts.errors import RunError, UsageError
 from bts.mlflow_client import without_login
 from bts.model.header import digest, read_header
 from bts.report.curves import draw_classes, draw_curves
@@ -26,6 +27,7 @@ from bts.training import pin
 from bts.training.log import best_epoch, final_table, progress_line, step_line
 from bts.training.plan import Plan
 from jobs.driver import plans, preset_flags
+from jobs.driver.here import UseRay, fits_here
 from jobs.driver.outcome import Outcome
 from jobs.driver.progress import TrainingMeter, say
 
@@ -49,6 +51,9 @@ class Settings:
     fresh: bool = False
     """Start anew with the shards of now. Otherwise the same command goes on with a training that was cut off,
     with the shards that it began with."""
+    ray: UseRay = "auto"
+    """no: one worker, in this process; auto: that where no cluster is named and shards are few. The model is
+    the same, and each of both ways goes on where the other was cut off."""
     preset: Annotated[Preset, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
 
     @property
@@ -71,24 +76,28 @@ def main(settings: Settings, system: str) -> Outcome:
         plans.let_go(settings, asked, plan.run)
         say(f"nothing to do: {name}.safetensors is the model of these shards and settings")
         return Outcome(models, summary(models, name, trained, epochs=0))
-    from jobs.driver import training  # with torch and Ray, which --help does without
-    from jobs.workers.train import Job
+    from jobs.workers.rank import Job  # with torch, which --help does without
 
+    alone = trains_here(settings, plan)
     tracker = Tracker()  # first: it fails early where it cannot be reached
-    training.start_ray()
+    fit: Callable[..., dict]
+    if alone:
+        from jobs.driver import training_here
+
+        fit = training_here.fit
+    else:
+        from jobs.driver import training
+
+        training.start_ray()
+        fit = training.fit
     params = {**flatten(to_dict(plan.preset)), "fold": plan.fold, "workers": settings.workers}
     provenance = plan.provenance()
     tags = {"data": plan.data, "commit": provenance["commit"], "shards": without_login(settings.shards)}
     run_id = tracker.start(name, plan.run, params, tags)
     status, meter = "FAILED", TrainingMeter()
     try:
-        job = Job(
-            plan=plan,
-            provenance=provenance,
-            shards=Store(settings.shards),
-            parts=settings.most_workers,
-            news=training.open_queue(),
-        )
+        shards = Store(settings.shards)
+        job = Job(plan=plan, provenance=provenance, shards=shards, parts=settings.most_workers)
 
         def told(epoch: int, minutes: float, figures: dict[str, float]) -> None:
             if "steps" in figures:
@@ -98,7 +107,7 @@ def main(settings: Settings, system: str) -> Outcome:
             tracker.log(run_id, figures, epoch)
 
         plans.keep_plan(settings, asked, plan)
-        result = training.fit(name, job, settings, told)
+        result = fit(job, settings, plans.checkpoints(settings, plan.run), told)
         data = result["model"]
         for file, picture in pictures(plan, result).items():
             tracker.attach(run_id, file, picture)
@@ -113,6 +122,13 @@ def main(settings: Settings, system: str) -> Outcome:
     say(final_table(result["validations"]))
     details = {"losses": result["losses"], "validations": result["validations"]}
     return Outcome(models, summary(models, name, data, len(result["losses"])), details=details)
+
+
+def trains_here(settings: Settings, plan: Plan) -> bool:
+    """Whether this process trains by itself. Raises UsageError where it is asked to be several workers."""
+    if settings.ray == "no" and settings.most_workers > 1:
+        raise UsageError(f"--ray no --workers {settings.workers}: one process is one worker")
+    return settings.most_workers == 1 and fits_here(settings.ray, len(plan.training) + len(plan.held_out))
 
 
 def pictures(plan: Plan, result: dict) -> dict[str, bytes]:

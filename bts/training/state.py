@@ -1,7 +1,10 @@
 """Where a training stands: weights, counters and figures; how to begin it and how to resume it."""
 
+import contextlib
 import copy
 import io
+import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +26,8 @@ COUNTERS = (
     "best_score", "best", "since_best", "flat", "falls", "cooling",
 )  # fmt: skip
 """What a checkpoint keeps besides the weights."""
+BROKEN = (RuntimeError, ValueError, EOFError, pickle.UnpicklingError)
+"""What `torch.load` raises for a part of a file."""
 
 
 @dataclass(kw_only=True)
@@ -181,6 +186,17 @@ def start(
     if checkpoint is not None:
         progress.restore(checkpoint)
     return progress
+
+
+def furthest(states: Iterable[bytes | None]) -> bytes | None:
+    """Of checkpoints of one training the one that got furthest; one that was cut off in writing is none."""
+    kept, most = None, (-1, -1)
+    for state in filter(None, states):
+        with contextlib.suppress(*BROKEN):
+            values = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+            if (values["epoch"], values["step"]) > most:
+                kept, most = state, (values["epoch"], values["step"])
+    return kept
 
 
 def outcome(progress: Progress) -> dict:

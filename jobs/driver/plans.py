@@ -103,6 +103,11 @@ def keep_plan(settings: Asked, asked: str, plan: Plan) -> None:
         say(f"jobs.preprocess may delete shards of this training: {error}")
 
 
+def checkpoints(settings: Asked, run: str) -> Store:
+    """Where a training keeps what it has done: the same command finds it again, other settings do not."""
+    return Store(f"{settings.models}/_checkpoints/{settings.preset.name}-{run}")
+
+
 def let_go(settings: Asked, asked: str, run: str) -> None:
     """The training is over: its shards may go once they are superseded."""
     Store(settings.models).delete(pin.key(settings.preset.name, asked))
@@ -117,6 +122,7 @@ def forget(settings: Asked, asked: str, run: str) -> None:
         if began := pin.read(models, name, asked):
             runs.add(began.run)
     for one in runs:
-        for entry in models.list(f"_checkpoints/{name}-{one}"):
-            models.delete(entry.key)
+        place = checkpoints(settings, one)
+        for entry in place.list():
+            place.delete(entry.key)
         let_go(settings, asked, one)

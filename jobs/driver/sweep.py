@@ -12,7 +12,7 @@ from ray.util.queue import Queue
 from bts.errors import CaseError, Failure, RunError
 from bts.storage import Store
 from jobs.driver import training
-from jobs.workers.train import Job
+from jobs.workers.rank import Job
 from jobs.workers.trial import Trial, run_trial
 
 FIRST_RUNG, THIRD = 11, 3  # ASHA: at 11, 33 and 99 % of the budget the best third goes on
@@ -37,11 +37,9 @@ class Asked(Protocol):
 def fit(name: str, trials: list[Trial], settings: Asked, news: Queue) -> list[tune.Result]:
     """Run what is left of the sweep → the outcome of every trial, in their order."""
     models, shards, asked = Store(settings.models), Store(settings.shards), resources(settings)
-    jobs = [
-        Job(plan=t.plan, provenance=t.plan.provenance(), shards=shards, parts=1, news=news) for t in trials
-    ]
+    jobs = [Job(plan=t.plan, provenance=t.plan.provenance(), shards=shards, parts=1) for t in trials]
     device = None if "GPU" in asked else "cpu"
-    work = tune.with_parameters(run_trial, jobs=jobs, cpus=asked["CPU"], device=device)
+    work = tune.with_parameters(run_trial, jobs=jobs, news=news, cpus=asked["CPU"], device=device)
     work = tune.with_resources(work, asked)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # MLflow has the figures
     folder, filesystem = models.path("_sweeps"), models.arrow_fs()

@@ -16,7 +16,8 @@ from bts.errors import RunError, UsageError
 from bts.storage import Store
 from jobs.driver import cluster
 from jobs.driver.progress import say
-from jobs.workers.train import Job, work
+from jobs.workers.rank import Job, Told
+from jobs.workers.train import work
 
 if TYPE_CHECKING:  # Ray annotates the names below with its first version's types; what runs is its second
     from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -75,24 +76,25 @@ class Trainer(TorchTrainer):
         return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
 
 
-def fit(name: str, job: Job, settings: Asked, told: Callable[[int, float, dict], None]) -> dict:
+def fit(job: Job, settings: Asked, checkpoints: Store, told: Told) -> dict:
     """Train with Ray → what rank 0 returns. Raises RunError when the last restart failed too."""
-    models = Store(settings.models)
+    folder, _, name = checkpoints.path("").rstrip("/").rpartition("/")
+    news = open_queue()
     trainer = Trainer(
         work,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "news": news, "checkpoints": checkpoints},
         scaling_config=scaling(settings),
         run_config=RunConfig(
-            name=f"{name}-{job.plan.run}",  # the same command finds it again, other settings do not
-            storage_path=models.path("_checkpoints"),
-            storage_filesystem=models.arrow_fs(),
+            name=name,
+            storage_path=folder,
+            storage_filesystem=checkpoints.arrow_fs(),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
     try:
-        with Listener(job.news, told):
+        with Listener(news, told):
             result: Any = trainer.fit()
             return result.return_value
     except TrainingFailedError as error:

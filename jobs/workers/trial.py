@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import torch
 from ray import tune
+from ray.util.queue import Queue
 
 from bts.errors import RunError, UsageError
 from bts.model.device import pick_device
 from bts.training import loop
 from bts.training.plan import Plan, read_encoder
 from bts.training.state import Progress, outcome, start
-from jobs.workers.train import Feed, Job, read_state, validate, write_state
+from jobs.workers.feed import Feed
+from jobs.workers.rank import Job, validate
+from jobs.workers.train import read_state, through_ray, write_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +31,15 @@ class Trial:
         return " ".join(self.flags) or "the preset as it is"
 
 
-def run_trial(config: dict, jobs: list[Job], cpus: int, device: str | None) -> None:
+def run_trial(config: dict, jobs: list[Job], news: Queue, cpus: int, device: str | None) -> None:
     """Train from the trial's last checkpoint on; Ray Tune ends the process where others did better."""
     try:
-        train_trial(config, jobs, cpus, device)
+        train_trial(config, jobs, news, cpus, device)
     except (RunError, UsageError) as error:  # such as a loss that is no number: again would be no better
         tune.report({"dice": 0.0, "percent": 100, "failure": str(error)})
 
 
-def train_trial(config: dict, jobs: list[Job], cpus: int, device: str | None) -> None:
+def train_trial(config: dict, jobs: list[Job], news: Queue, cpus: int, device: str | None) -> None:
     """One training, reported at every validation."""
     number = config["number"]
     job = jobs[number]
@@ -47,12 +50,12 @@ def train_trial(config: dict, jobs: list[Job], cpus: int, device: str | None) ->
         if progress.epoch not in progress.validations:
             return
         figures = {**progress.metrics, "dice": progress.best_score, "percent": round(100 * progress.share)}
-        job.news.put((number, progress.epoch, figures))
+        news.put((number, progress.epoch, figures))
         with tempfile.TemporaryDirectory() as folder:
             write_state(progress, folder)
             tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
 
-    feed = Feed(job, rank=0, world=1)
+    feed = Feed(job, rank=0, world=1, read=through_ray)
     loop.train(
         job.plan.preset,
         batches=feed.batches,

@@ -63,7 +63,7 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_command_works_as_written(ray_local, place, monkeypatch, capsys, name):
+def test_every_command_works_as_written(place, monkeypatch, capsys, name):
     monkeypatch.chdir(place)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     done = []

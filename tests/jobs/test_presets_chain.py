@@ -77,7 +77,7 @@ JOBS = {"train": train.cli, **{m.__name__[5:]: command(m) for m in (preprocess, 
 
 
 def run(job: str, flags: list, capsys) -> dict:
-    """A job in this process, which has Ray already → its last line."""
+    """A job in this process → its last line."""
     capsys.readouterr()
     code = JOBS[job]([str(flag) for flag in flags])
     out, err = capsys.readouterr()
@@ -88,13 +88,13 @@ def run(job: str, flags: list, capsys) -> dict:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_a_system_trains_segments_and_is_scored(name, request, tmp_path, monkeypatch, ray_local, capsys):
+def test_a_system_trains_segments_and_is_scored(name, request, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     figshare = name.startswith("figshare")
     cases = request.getfixturevalue("figshare" if figshare else "brats")
     run("preprocess", ["--cases", cases, "--shards", "shards", "--ray", "no"], capsys)
-    flags = [name, "--shards", "shards", "--models", "models", *SMALL, *SYSTEMS[name]]
+    flags = [name, "--shards", "shards", "--models", "models", "--ray", "no", *SMALL, *SYSTEMS[name]]
     trained = run("train", flags, capsys)
     assert trained["epochs"] == 1 and trained["dice"]
 
