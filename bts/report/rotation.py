@@ -5,7 +5,7 @@ a second or two of CPU. Axes: D z slices, H rows (y), W columns (x), canonical L
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,12 +94,7 @@ def _surface(mask_DHW: np.ndarray, spacing: np.ndarray) -> Cloud:
     extent = spacing * [s.stop - s.start for s in box]
     voxel = max(extent) / SIDE
     shape = [max(1, round(n)) for n in extent / voxel]
-    import torch  # here, for the driver of evaluate does without
-    from torch.nn import functional
-
-    part = torch.from_numpy(mask_DHW[box].astype(np.float32))[None, None]
-    field = functional.interpolate(part, shape, mode="area")[0, 0].numpy()
-    field = ndimage.gaussian_filter(np.pad(field, 3), 1.0)
+    field = ndimage.gaussian_filter(np.pad(_shares(mask_DHW[box], shape), 3), 1.0)
     inside = field >= min(0.5, field.max() / 2)  # a speck is smoothed below a half
     edge = np.argwhere(inside & ~ndimage.binary_erosion(inside))
     slope = np.stack([g[tuple(edge.T)] for g in np.gradient(field)], axis=1)
@@ -107,6 +102,19 @@ def _surface(mask_DHW: np.ndarray, spacing: np.ndarray) -> Cloud:
     start = spacing * [s.start for s in box]
     points = start + (edge - 3 + 0.5) * (extent / shape) - middle
     return Cloud(points[:, ::-1].astype(np.float32), normals[:, ::-1].astype(np.float32), voxel)
+
+
+def _shares(mask_DHW: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """How much of each cell of a coarser or finer grid of that shape the mask fills, float32: means over the
+    voxels that a cell touches, as PyTorch's interpolation by area."""
+    filled = mask_DHW.astype(np.int32)
+    sizes = np.float32(1)
+    for axis, (old, new) in enumerate(zip(mask_DHW.shape, shape, strict=True)):
+        first, end = np.arange(new) * old // new, -(-(np.arange(new) + 1) * old // new)
+        sums = np.insert(np.cumsum(filled, axis), 0, 0, axis)
+        filled = np.take(sums, end, axis) - np.take(sums, first, axis)
+        sizes = sizes * (end - first).reshape([-1 if n == axis else 1 for n in range(3)])
+    return (filled / sizes).astype(np.float32)
 
 
 def _scale(hull: Cloud, half: np.ndarray) -> float:
@@ -140,14 +148,16 @@ def _panel(
     fine = PANEL_PX * FINER
     picture = np.zeros((fine * fine, 3), np.float32)
     layers = [(n, *_nearest(cloud, turn, scale * FINER, fine)) for n, cloud in clouds.items()]
-    depths = np.stack([depth for _, depth, *_ in layers]) if layers else np.zeros((0, fine * fine))
-    seen = np.flatnonzero((depths > -np.inf).any(axis=0))
-    for rank in np.argsort(depths[:, seen], axis=0):
-        for place, (label, depth, shade, rim) in enumerate(layers):
-            here = seen[(rank == place) & (depth[seen] > -np.inf)]
+    seen = np.flatnonzero(np.any([nearest >= 0 for _, nearest, _ in layers], axis=0))
+    at = [nearest[seen] for _, nearest, _ in layers]  # which point of each cloud
+    depths = [np.where(found >= 0, of[0][found], -np.inf) for found, (*_, of) in zip(at, layers, strict=True)]
+    for rank in np.argsort(depths, axis=0):
+        for place, (label, _, of) in enumerate(layers):
+            mine = np.flatnonzero((rank == place) & (at[place] >= 0))
+            here, (_, shade, rim) = seen[mine], of[:, at[place][mine]]
             name, colour = legend[label]
-            clear = (1 - TRANSLUCENT.get(name, 1.0)) * (1 - rim[here, None])
-            lit = shade[here, None] * np.array(colour, np.float32)
+            clear = (1 - TRANSLUCENT.get(name, 1.0)) * (1 - rim[:, None])
+            lit = shade[:, None] * np.array(colour, np.float32)
             picture[here] = picture[here] * clear + lit * (1 - clear)
     small = np.asarray(Image.fromarray(picture.astype(np.uint8).reshape(fine, fine, 3)).reduce(FINER))
     glare = np.where(small[..., 0] | small[..., 1] | small[..., 2], 0.4, 1.0)  # little before the tumour
@@ -155,25 +165,22 @@ def _panel(
     return Image.fromarray(np.clip(out, 0, 255).astype(np.uint8))
 
 
-def _nearest(cloud: Cloud, turn: float, scale: float, side: int) -> np.ndarray:
-    """Of each pixel: depth towards the viewer (-inf where nothing is), brightness, how much it is seen
-    edge-on; (3, side²) float32."""
+def _nearest(cloud: Cloud, turn: float, scale: float, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """(of each pixel the point that is seen there, -1 where nothing is, (side²) int32; of each point its
+    depth towards the viewer, brightness, how much it is seen edge-on, (3, N) float32)."""
     at, normals = _seen(cloud.points, turn), _seen(cloud.normals, turn)
     order = np.argsort(at[:, 2])  # the nearest is written last, and stays
     at, normals = at[order] * scale, normals[order]
     lit = 0.45 + 0.55 * np.clip(normals @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1)
     rim = (1 - np.clip(normals[:, 2], 0, 1)) ** 2
     width = int(np.ceil(cloud.voxel * scale * 1.3))
-    around = np.arange(width) - width // 2
+    around = np.arange(width, dtype=np.int32) - width // 2
     columns, rows = _pixels(at, side)
     columns = np.clip(columns[:, None, None] + around[None, None, :], 0, side - 1)
     rows = np.clip(rows[:, None, None] + around[None, :, None], 0, side - 1)
-    pixels = (rows * side + columns).reshape(len(at), -1)
-    nearest = np.zeros((3, side * side), np.float32)
-    nearest[0] = -np.inf
-    for layer, values in zip(nearest, (at[:, 2], lit, rim), strict=True):
-        layer[pixels] = values[:, None]
-    return nearest
+    nearest = np.full(side * side, -1, np.int32)
+    nearest[rows * side + columns] = np.arange(len(at), dtype=np.int32)[:, None, None]
+    return nearest, np.stack([at[:, 2], lit, rim]).astype(np.float32)
 
 
 def _pixels(at_N3: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -46,8 +46,8 @@ def test_bts_loads_without_ray():
 
 
 @pytest.mark.slow
-def test_workers_that_read_write_or_score_load_no_torch():
-    workers = (f"jobs.workers.{name}" for name in ("shard", "read", "write", "score"))
+def test_workers_that_read_write_score_or_draw_load_no_torch():
+    workers = (f"jobs.workers.{name}" for name in ("shard", "read", "write", "score", "draw"))
     modules = ", ".join(["bts.training.rows", *workers])
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
