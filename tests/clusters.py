@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -81,9 +82,20 @@ class Cluster:
         """`ray job submit`, as the README says it; give it to `outcome`."""
         command = ["python", "-m", "ray.scripts.scripts", "job", "submit"]
         command += ["--address", f"http://127.0.0.1:{self.dashboard}", "--working-dir", str(ROOT), "--"]
-        command += ["python", "-m", f"jobs.{job}", *map(str, flags)]
+        return self._run(*command, "python", "-m", f"jobs.{job}", *flags)
+
+    def start(self, job: str, *flags: object) -> subprocess.Popen:
+        """The same on this machine, joined to the cluster by RAY_ADDRESS: three processes fewer."""
+        return self._run("python", "-m", f"jobs.{job}", *flags)
+
+    def _run(self, *command: object) -> subprocess.Popen:
+        how = {"env": self.env | {"RAY_ADDRESS": f"127.0.0.1:{self.port}"}, "cwd": ROOT, "text": True}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, env=self.env, text=True, **pipes)
+        return subprocess.Popen([*map(str, command)], **how, **pipes)
+
+    def at_work(self, title: str) -> list[psutil.Popen]:
+        """The nodes with a Ray worker whose title starts so."""
+        return [node for node in self.nodes if any(workers_below(node.pid, title))]
 
     def figures(self) -> str:
         """What the head answers Prometheus; nothing where it is too busy to."""
@@ -108,7 +120,7 @@ class Cluster:
 
 
 def outcome(submitted: subprocess.Popen) -> dict:
-    """The last line of a submitted job, once it is over and went well."""
+    """The last line of a job, once it is over and went well."""
     out, err = submitted.communicate(timeout=300)
     lines = [line for line in out.splitlines() if line.startswith('{"job"')]
     assert submitted.returncode == 0 and lines, out[-3000:] + err[-3000:]
@@ -133,13 +145,20 @@ def kill_when_it_says(command: list[str], start: str, folder: Path) -> str:
 
 def kill_a_worker(parent: int, names: tuple[str, ...]) -> bool:
     """SIGKILL one of the Ray workers below a process whose title starts like one of these."""
+    for process in workers_below(parent, names):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+            return True
+    return False
+
+
+def workers_below(parent: int, names: str | tuple[str, ...]) -> Iterator[psutil.Process]:
+    """The Ray workers below a process whose title starts like one of these."""
     try:
         below = psutil.Process(parent).children(recursive=True)
     except psutil.NoSuchProcess:  # it has just ended
-        return False
+        return
     for process in below:
         with contextlib.suppress(psutil.Error):
             if "".join(process.cmdline()).startswith(names):
-                process.kill()
-                return True
-    return False
+                yield process

@@ -18,6 +18,8 @@ from bts.training.plan import make_plan
 from bts.training.rows import read_rows
 from jobs.driver.cluster import start_ray
 from jobs.workers import train
+from jobs.workers.feed import Feed
+from jobs.workers.rank import Job
 
 FEEDS = 6  # with two tasks each, that a scheduler would spread over the nodes
 
@@ -36,8 +38,8 @@ def signed(items: pa.Table, *how) -> pa.Table:
 def work(shards: Store) -> tuple[str, list[str]]:
     train.read_rows = signed
     plan = make_plan(read_catalogue(shards), replace(PRESETS["fast"], size=(32, 32), batch=8), 0)
-    job = train.Job(plan=plan, provenance={}, shards=shards, parts=1, news=None)
-    tables = [table for _ in range(FEEDS) for table in train.Feed(job, 0, 1).tables(0)]
+    job = Job(plan=plan, provenance={}, shards=shards, parts=1)
+    tables = [table for _ in range(FEEDS) for table in Feed(job, 0, 1, train.through_ray).tables(0)]
     return here(), sorted({node for table in tables for node in table["node"].to_pylist()})
 
 

@@ -23,10 +23,11 @@ from tests.clusters import STORE, Cluster, outcome
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-CASES, LARGE_CASES = 24, 30
-STUDIES = 4
+CASES, LARGE_CASES = 12, 22
+STUDIES = 2
 NAMES = [f"BraTS-SSA-{n:05d}-000" for n in range(CASES)]
-LARGE = (128, 128, 96)  # 10 MiB a case in four modalities of int16, without the background
+LARGE = (128, 128, 48)  # 10 MB a case in four modalities of float32, without the background
+EPOCHS = 4
 TINY = ("--size", "32", "32", "--batch", "8", "--layers.widths", "8", "16", "--budget.minutes", "None")
 
 
@@ -43,9 +44,10 @@ def cluster(s3, tmp_path_factory):
 
 
 def test_a_slow_writer_holds_the_readers_back(cluster, bucket, faults, model):
-    """The voxels of all cases do not fit into the nodes' object stores, and nothing is spilled to disk."""
-    voxels = 4 * 2 * np.prod([side - 5 for side in LARGE])
-    assert LARGE_CASES * voxels > 1.3 * 3 * STORE
+    """The voxels of all cases do not fit into the object stores of the two nodes that read, and nothing is
+    spilled to disk."""
+    voxels = 4 * 4 * np.prod([side - 5 for side in LARGE])
+    assert LARGE_CASES * voxels > 1.3 * 2 * STORE
     cases, labelmaps = f"{bucket.uri}/cases", f"{bucket.uri}/labelmaps"
     put_large(Store(cases), [f"BraTS-SSA-{n:05d}-000" for n in range(LARGE_CASES)])
     with faults.inject("slow", method="PUT", key=".nii.gz", times=0) as hits:
@@ -77,26 +79,30 @@ def test_a_training_is_read_for_on_the_node_of_its_worker(cluster, tmp_path):
     assert read_on == [node]
 
 
-def test_the_chain_loses_a_node_in_each_job(cluster, bucket, model, tmp_path):
+def test_the_chain_loses_a_node_in_each_job(cluster, bucket, model, faults, tmp_path):
+    """Each time one that is at work, in the middle of cases."""
     names = ("cases", "shards", "models", "labelmaps")
     cases, shards, models, labelmaps = (f"{bucket.uri}/{name}" for name in names)
     for n, name in enumerate(NAMES):
         builders.put_all(Store(cases), builders.case_files(name, seed=n % 4))
 
-    job = cluster.submit("preprocess", "--cases", cases, "--shards", shards)
-    lose_a_node_once(lambda: len(Store(shards).list()) >= 4, job, cluster)
+    with faults.inject("held", key=".nii.gz", times=0, after=10) as hits:
+        job = cluster.start("preprocess", "--cases", cases, "--shards", shards)
+        lose_a_node_once(lambda: hits() >= 3, "ray::MapBatches(MakeShard", job, cluster)
     assert outcome(job)["written"] == CASES
     assert len(builders.results(Store(shards), ".parquet")) == CASES
 
-    flags = ("--shards", shards, "--models", models, "--workers", 2, *TINY, "--budget.epochs", 6)
+    flags = ("--shards", shards, "--models", models, "--workers", 2, *TINY, "--budget.epochs", EPOCHS)
     job = cluster.submit("train", "fast", *flags)
     first = "/epoch-00001/"
-    lose_a_node_once(lambda: any(first in e.key for e in Store(models).list("_checkpoints")), job, cluster)
-    assert outcome(job)["epochs"] == 6
-    assert load_model(Store(models).read("fast.safetensors"), "fast").meta["epochs"] == 6
+    begun = lambda: any(first in e.key for e in Store(models).list("_checkpoints"))  # noqa: E731
+    lose_a_node_once(begun, "ray::RayTrainWorker", job, cluster)
+    assert outcome(job)["epochs"] == EPOCHS
+    assert load_model(Store(models).read("fast.safetensors"), "fast").meta["epochs"] == EPOCHS
 
-    job = cluster.submit("segment", "--cases", cases, "--model", model, "--labelmaps", labelmaps)
-    lose_a_node_once(lambda: len(Store(labelmaps).list("_done")) >= 2, job, cluster)
+    with faults.inject("held", method="PUT", key=".nii.gz", times=0, after=1) as hits:
+        job = cluster.start("segment", "--cases", cases, "--model", model, "--labelmaps", labelmaps)
+        lose_a_node_once(lambda: hits() >= 2, "ray::MapWorker(MapBatches(Predict", job, cluster)
     assert outcome(job)["written"] == CASES
     assert len(Store(labelmaps).list("_done")) == CASES and not Store(labelmaps).list("_failed")
     alone = str(tmp_path / "alone")
@@ -136,16 +142,17 @@ def killed(*last: str) -> bool:
     return False
 
 
-def test_intake_loses_a_node(cluster, bucket):
-    """Its studies are done on the other; a case has its four images and one record."""
+def test_intake_loses_a_node(cluster, bucket, faults):
+    """In the middle of a study, which is done on the other; a case has its four images and one record."""
     pytest.importorskip("dcm2niix", reason="requirements-intake.txt is not installed")
     scans, cases = Store(f"{bucket.uri}/scans"), Store(f"{bucket.uri}/cases")
     for n in range(STUDIES):
         builders.put_all(scans, write_nifti(make_study(0, n, vendor="ge", size=(64, 64, 56), extras=False)))
-    job = cluster.submit(
-        "intake", "--scans", scans.uri, "--cases", cases.uri, "--strip", "none", "--atlas", "none"
-    )
-    lose_a_node_once(lambda: len(cases.list("_done")) >= 1, job, cluster)
+    flags = ("--scans", scans.uri, "--cases", cases.uri, "--strip", "none", "--atlas", "none")
+    with faults.inject("held", method="PUT", key=".nii.gz", times=0) as hits:
+        job = cluster.start("intake", *flags)
+        until(lambda: hits() >= STUDIES, job)
+        cluster.lose(cluster.at_work("ray::MapBatches(MakeCase")[-1])
     assert outcome(job)["written"] == STUDIES
     assert len(cases.list("_done")) == STUDIES
     assert len([entry for entry in cases.list() if entry.key.startswith("Scan-")]) == 4 * STUDIES
@@ -158,7 +165,7 @@ def test_a_job_waits_for_a_gpu_and_takes_the_next_when_it_comes(cluster, bucket,
         builders.put_all(Store(cases), builders.case_files(name))
     flags = ("--cases", cases, "--model", model, "--labelmaps", labelmaps, "--gpu", "yes", "--predictors", 2)
     with faults.inject("held", key=".nii.gz", times=0):  # a pool that has no more to predict asks for no more
-        job = cluster.submit("segment", *flags)
+        job = cluster.start("segment", *flags)
         joined = [cluster.add_node(gpus=1)]
         until(lambda: predicting(cluster) >= 1, job, every=1)
         joined.append(cluster.add_node(gpus=1))
@@ -176,10 +183,12 @@ def predicting(cluster: Cluster) -> int:
 
 
 def put_large(cases: Store, names: list[str]) -> None:
-    """The same images under many names."""
-    files = builders.case_files(names[0], shape=LARGE, truth=False)
+    """The same images, of halves, under many names."""
+    images, _ = builders.voxels(shape=LARGE)
+    files = {role: builders.nifti(image / np.float32(2)) for role, image in images.items()}
     for name in names:
-        builders.put_all(cases, {key.replace(names[0], name): data for key, data in files.items()})
+        for role, data in files.items():
+            cases.put(f"{name}/{name}-{builders.NAMES_2023[role]}.nii.gz", data)
 
 
 def until(there: Callable[[], bool], job: subprocess.Popen, every: float = 0.1) -> None:
@@ -201,8 +210,9 @@ def asked_for() -> set[str]:
     return set(re.findall(r"ray_\w+", asked)) - {"ray_node_gpus_utilization"}
 
 
-def lose_a_node_once(there: Callable[[], bool], job: subprocess.Popen, cluster: Cluster) -> None:
-    """Wait until `there()` is true, cut a node off, and give the cluster another."""
-    until(there, job)
-    cluster.lose(cluster.nodes[-1])
+def lose_a_node_once(there: Callable[[], bool], title: str, job: subprocess.Popen, cluster: Cluster) -> None:
+    """Wait until `there()` is true, cut a node off that has a worker of that title, and give the cluster
+    another."""
+    until(lambda: there() and cluster.at_work(title), job)
+    cluster.lose(cluster.at_work(title)[-1])
     cluster.add_node()
