@@ -1,11 +1,13 @@
 """What tests share: an S3 server on this machine, a small Ray, the real cases, and jobs run as commands."""
 
+import gc
 import json
 import os
 import shlex
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +40,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     nodes = {item.path for item in items if "cluster" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: (item.path not in nodes, item.path not in slow))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """What comes in, PyTorch above all, stays: Python does not look through it for garbage time and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(5_000, 20, 1_000_000)  # through the young alone, until the file is done
+        gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """A file's garbage goes after its last test; what is left then stays, and is not searched again."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 @dataclass(frozen=True)
