@@ -85,16 +85,22 @@ def run(job: str, flags: list, capsys) -> dict:
     return json.loads(out.splitlines()[-1])
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """One folder for all systems: with one MLflow, and shards that several learn from."""
+    return tmp_path_factory.mktemp("place")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_a_system_trains_segments_and_is_scored(name, request, tmp_path, monkeypatch, capsys):
+def test_a_system_trains_segments_and_is_scored(name, request, place, monkeypatch, capsys):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    figshare = name.startswith("figshare")
-    cases = request.getfixturevalue("figshare" if figshare else "brats")
-    run("preprocess", ["--cases", cases, "--shards", "shards", "--ray", "no"], capsys)
-    flags = [name, "--shards", "shards", "--models", "models", "--ray", "no", *SMALL, *SYSTEMS[name]]
+    monkeypatch.chdir(place)
+    kind = "figshare" if name.startswith("figshare") else "brats"
+    cases, shards, labelmaps = request.getfixturevalue(kind), f"{kind}-shards", Path(f"{name}-labelmaps")
+    run("preprocess", ["--cases", cases, "--shards", shards, "--ray", "no"], capsys)
+    flags = [name, "--shards", shards, "--models", "models", "--ray", "no", *SMALL, *SYSTEMS[name]]
     trained = run("train", flags, capsys)
     assert trained["epochs"] == 1 and trained["dice"]
 
@@ -105,12 +111,12 @@ def test_a_system_trains_segments_and_is_scored(name, request, tmp_path, monkeyp
     if name == "figshare3d":
         assert any(picture.endswith(".gif") for picture in pictures)
 
-    where = ["--cases", cases, "--labelmaps", "out", "--ray", "no"]
+    where = ["--cases", cases, "--labelmaps", labelmaps, "--ray", "no"]
     done = run("segment", [*where, "--model", trained["model"]], capsys)
     assert done["written"] == done["cases"] >= PATIENTS
-    for path in Path("out").glob("*.nii.gz"):
+    for path in labelmaps.glob("*.nii.gz"):
         values = set(np.unique(np.asarray(nib.load(path).dataobj)))
-        assert values <= ({0, 1, 2, 3} if figshare else {0, 1, 2, 4})
-    scored = run("evaluate", [*where, "--report", "report"], capsys)
+        assert values <= ({0, 1, 2, 3} if kind == "figshare" else {0, 1, 2, 4})
+    scored = run("evaluate", [*where, "--report", f"{name}-report"], capsys)
     assert scored["scored"] == scored["cases"] == done["cases"]
-    assert set(scored["dice"]) >= ({"tumour"} if figshare else {"WT", "TC", "ET"})
+    assert set(scored["dice"]) >= ({"tumour"} if kind == "figshare" else {"WT", "TC", "ET"})

@@ -327,7 +327,8 @@ def half(rank: int, meeting: str, queue, count: int = 8) -> None:
 
 def of_two_ranks(work, tmp_path) -> list[tuple]:
     """What each rank put into the queue."""
-    context, meeting = multiprocessing.get_context("spawn"), f"file://{tmp_path}/meeting"
+    context, meeting = multiprocessing.get_context("forkserver"), f"file://{tmp_path}/meeting"
+    context.set_forkserver_preload([__name__])  # PyTorch is imported once for all ranks
     queue = context.Queue()
     ranks = [context.Process(target=work, args=(rank, meeting, queue)) for rank in range(2)]
     for process in ranks:
