@@ -24,9 +24,10 @@ import psutil
 import torch
 import tyro
 
-from benchmarks.material import make_cases
+from benchmarks.material import make_cases, make_phantoms
 from benchmarks.table import ROOT
 from bts.inference.options import Engine
+from jobs.driver.here import UseRay
 from tests import bundles, nnunet_folders
 
 NETWORK = bundles.NETWORK | {"blocks_down": [1, 2, 2, 4], "blocks_up": [1, 1, 1], "init_filters": 16}
@@ -50,6 +51,10 @@ class Settings:
     """Voxels of the network's window; MONAI's own bundle has 240 240 160."""
     engine: Engine = "torch"
     """As jobs.segment has it."""
+    ray: UseRay = "no"
+    """As jobs.segment has it. What Ray's processes take of the CPUs is not counted."""
+    size: tuple[int, int, int] | None = None
+    """x, y, z voxels of phantoms instead of the full-size cases, so that thousands fit into an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +171,13 @@ def differ(ours: Path, theirs: Path) -> float:
 
 
 def compare(asked: Settings, place: Path) -> None:
-    cases = make_cases(place, asked.cases)
+    cases = make_phantoms(place, asked.cases, asked.size) if asked.size else make_cases(place, asked.cases)
     theirs, adopted = (nnunet if asked.model == "nnunet" else bundle)(place, asked)
     peer = by_nnunet(theirs, cases, place) if asked.model == "nnunet" else by_monai(theirs, cases)
     python = [sys.executable, "-m"]
     watched([*python, "jobs.adopt", str(adopted), "--models", str(place / "models"), "--name", "one"], place)
     labels = "1=ED,2=NCR,3=ET" if asked.model == "nnunet" else "brats2021"
-    where = ["--cases", str(cases), "--model", str(place / "models" / "one.safetensors"), "--ray", "no"]
+    where = ["--cases", str(cases), "--model", str(place / "models" / "one.safetensors"), "--ray", asked.ray]
     where += ["--engine", asked.engine]
     found: dict[str, list[Took]] = {"ours": [], "theirs": []}
     for _ in range(asked.runs):
