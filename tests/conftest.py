@@ -152,12 +152,15 @@ def ray_local(s3):
         # As jobs.driver.cluster has them.
         patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "60000")
         patch.setenv("RAY_worker_niceness", "0")
+        # Ray hands the path to a shell as it is: in a folder with a space Train would wait without end. Only
+        # there, for a worker with an environment of its own imports Ray twice.
+        python = shlex.quote(sys.executable)
+        quoted = {"runtime_env": {"py_executable": python}} if python != sys.executable else {}
         ray.init(
             address="local",
             num_cpus=2,
             object_store_memory=512 * 2**20,
-            # Ray hands the path to a shell as it is: in a folder with a space Train would wait without end.
-            runtime_env={"py_executable": shlex.quote(sys.executable)},
+            **quoted,
             include_dashboard=False,
             logging_level="ERROR",
             log_to_driver=False,
