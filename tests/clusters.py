@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -150,6 +151,27 @@ def kill_a_worker(parent: int, names: tuple[str, ...]) -> bool:
             process.kill()
             return True
     return False
+
+
+def kill_one_of_each(parent: int, titles: Sequence[str], over: Callable[[], bool]) -> list[str]:
+    """SIGKILL a worker of each title, in this order, as soon as one is at work; the titles of the killed.
+
+    A worker takes a second to come up: its process is found before it has work.
+    """
+    killed: list[str] = []
+    below: list[psutil.Process] = []
+    looked = 0.0
+    while not over() and len(killed) < len(titles):
+        if time.monotonic() - looked > 0.3:  # looking through all processes of a machine takes milliseconds
+            below, looked = list(workers_below(parent, "ray::")), time.monotonic()
+        for process in below:
+            with contextlib.suppress(psutil.Error):
+                if "".join(process.cmdline()).startswith(titles[len(killed)]):
+                    process.kill()
+                    killed.append(titles[len(killed)])
+                    break
+        time.sleep(0.005)
+    return killed
 
 
 def workers_below(parent: int, names: str | tuple[str, ...]) -> Iterator[psutil.Process]:

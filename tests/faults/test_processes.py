@@ -14,12 +14,12 @@ import pytest
 from bts.storage import Store
 from jobs import preprocess, segment
 from tests import builders
-from tests.clusters import kill_a_worker
+from tests.clusters import kill_one_of_each
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 CASES = 24
-PREDICTING, READING_OR_WRITING = ("ray::MapWorker",), ("ray::MapBatches(",)  # titles of Ray's processes
+PREDICTING, READING_OR_WRITING = "ray::MapWorker", "ray::MapBatches("  # titles of Ray's processes
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def check_all(labelmaps: str, undisturbed: dict[str, bytes]) -> None:
 
 def test_segment_goes_on_when_workers_are_killed(ray_local, cases, model, undisturbed, tmp_path):
     labelmaps, killed, over = tmp_path / "labelmaps", [], threading.Event()
-    killer = threading.Thread(target=kill_one_of_each, args=(labelmaps / "_done", killed, over))
+    killer = threading.Thread(target=kill_once_begun, args=(labelmaps / "_done", killed, over))
     killer.start()
     try:
         done = segment.main(segment.Settings(cases, str(labelmaps), (model,), ray="yes"))
@@ -84,15 +84,11 @@ def test_segment_goes_on_when_workers_are_killed(ray_local, cases, model, undist
     check_all(str(labelmaps), undisturbed)
 
 
-def kill_one_of_each(markers: Path, killed: list, over: threading.Event) -> None:
+def kill_once_begun(markers: Path, killed: list, over: threading.Event) -> None:
     """Of this process's Ray, once three cases are done; says which workers it has killed."""
     while not over.is_set() and len(list(markers.glob("*.json"))) < 3:
         time.sleep(0.002)
-    for worker in (PREDICTING, READING_OR_WRITING):
-        while not over.is_set() and worker not in killed:
-            if kill_a_worker(os.getpid(), worker):
-                killed.append(worker)
-            time.sleep(0.01)
+    killed += kill_one_of_each(os.getpid(), (PREDICTING, READING_OR_WRITING), over.is_set)
 
 
 def test_preprocess_killed_and_run_again(run_module_job, cases, tmp_path):

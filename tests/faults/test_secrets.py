@@ -14,6 +14,7 @@ from tests import builders
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 CANARY = "c4nary-0f-th3-buck3t"
+EPOCH = ("--budget.epochs", "1", "--ray", "yes")
 TINY = ("--size", "32", "32", "--batch", "8", "--layers.widths", "8", "16", "--budget.minutes", "None")
 
 
@@ -25,8 +26,8 @@ def check_unseen(secrets: list[str], *texts: str | bytes) -> None:
 
 
 def test_no_job_tells_its_credentials(ray_local, bucket, run_job, tmp_path, monkeypatch, capfd):
-    """All four jobs with the right keys, in this process, then as commands with a canary that the store
-    refuses."""
+    """All four jobs with the right keys, then as commands with a canary that the store refuses. Of preprocess
+    and segment by Ray test_chain.py tells the same."""
     cases, shards, models, labelmaps, report = (
         f"{bucket.uri}/{name}" for name in ("cases", "shards", "models", "labelmaps", "report")
     )
@@ -36,15 +37,17 @@ def test_no_job_tells_its_credentials(ray_local, bucket, run_job, tmp_path, monk
     model = f"{models}/fast.safetensors"
     jobs = {
         "preprocess": ("--cases", cases, "--shards", shards),
-        "train": ("fast", "--shards", shards, "--models", models, *TINY, "--budget.epochs", "1"),
+        "train": ("fast", "--shards", shards, "--models", models, *TINY, *EPOCH),
         "segment": ("--cases", cases, "--model", model, "--labelmaps", labelmaps),
         "evaluate": ("--cases", cases, "--labelmaps", labelmaps, "--report", report),
     }
     secrets = [os.environ["AWS_SECRET_ACCESS_KEY"]]
     right = [
-        guarded("preprocess", lambda: preprocess.main(preprocess.Settings(cases, shards, ray="yes"))),
+        guarded("preprocess", lambda: preprocess.main(preprocess.Settings(cases, shards, ray="no"))),
         train.cli(list(jobs["train"])),
-        guarded("segment", lambda: segment.main(segment.Settings(cases, labelmaps, (model,), ray="yes"))),
+        guarded(
+            "segment", lambda: segment.main(segment.Settings(cases, labelmaps, (model,), limit=1, ray="no"))
+        ),
         guarded("evaluate", lambda: evaluate.main(evaluate.Settings(labelmaps, cases, report, ray="yes"))),
     ]
     said = capfd.readouterr()

@@ -16,7 +16,7 @@ from jobs import preprocess, segment
 from jobs.driver import figshare_index, here, pipeline, predicting, sizes
 from jobs.driver.outcome import guarded
 from jobs.driver.pipeline import Stage, stream
-from jobs.workers import predict
+from jobs.workers import predict, tries
 from jobs.workers.predict import Predict
 from jobs.workers.read import Read
 from jobs.workers.shard import MakeShard
@@ -30,12 +30,15 @@ POISON = dict(zip(STAGES, NAMES[1:], strict=False))
 """Stage → the case that kills its worker there."""
 
 
-def deadly(kind: type, poison: str) -> type:
-    """A stage of this kind that dies of one case, as of an out-of-memory kill or a crash in C."""
+def deadly(kind: type, poison: str, deaths: Path) -> type:
+    """A stage of this kind that dies of one case, as of an out-of-memory kill or a crash in C. deaths: a file
+    that has a byte for each."""
 
     class Deadly(kind):
         def __call__(self, row: dict) -> dict:
             if row["case_id"] == poison:
+                with deaths.open("a") as file:
+                    file.write(".")
                 os.kill(os.getpid(), 9)
             return super().__call__(row)
 
@@ -63,48 +66,51 @@ def check(output: str, suffix: str, poison: dict[str, str], capsys) -> None:
 
 
 def test_preprocess_of_a_case_that_kills_its_worker(ray_local, cases, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard, NAMES[1]))
-    settings = preprocess.Settings(cases=cases, shards=str(tmp_path), ray="yes")
+    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard, NAMES[1], tmp_path / "deaths"))
+    settings = preprocess.Settings(cases=cases, shards=str(tmp_path / "shards"), ray="yes")
     assert guarded("preprocess", lambda: preprocess.main(settings)) == 3
-    check(str(tmp_path), ".parquet", {"read": NAMES[1]}, capsys)
+    check(str(tmp_path / "shards"), ".parquet", {"read": NAMES[1]}, capsys)
+    assert len((tmp_path / "deaths").read_bytes()) == 3 + 2, "tried three times, then alone twice"
 
 
 def test_cases_that_shared_a_task_with_one_that_kills_its_worker(
     ray_local, cases, tmp_path, monkeypatch, capsys
 ):
     """As where cases are many: three are lost together, and the two that are sound are done after all."""
+    monkeypatch.setattr(tries, "RETRIES", 0)  # a new worker for each
     monkeypatch.setattr(pipeline, "cases_a_block", lambda cases, cores: 3)
-    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard, NAMES[1]))
-    settings = preprocess.Settings(cases=cases, shards=str(tmp_path), ray="yes")
+    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard, NAMES[1], tmp_path / "deaths"))
+    settings = preprocess.Settings(cases=cases, shards=str(tmp_path / "shards"), ray="yes")
     assert guarded("preprocess", lambda: preprocess.main(settings)) == 3
-    check(str(tmp_path), ".parquet", {"read": NAMES[1]}, capsys)
+    check(str(tmp_path / "shards"), ".parquet", {"read": NAMES[1]}, capsys)
 
 
 def test_segment_of_cases_that_kill_their_worker_each_in_another_stage(
     ray_local, cases, model, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.setattr(tries, "RETRIES", 1)  # a new worker for each
     for stage, kind in STAGES.items():
         holder = {Predict: predict, Read: predicting, Write: segment}[kind]
-        monkeypatch.setattr(holder, kind.__name__, deadly(kind, POISON[stage]))
-    settings = segment.Settings(cases=cases, labelmaps=str(tmp_path), model=(model,), ray="yes")
+        monkeypatch.setattr(holder, kind.__name__, deadly(kind, POISON[stage], tmp_path / stage))
+    settings = segment.Settings(cases=cases, labelmaps=str(tmp_path / "labelmaps"), model=(model,), ray="yes")
     assert guarded("segment", lambda: segment.main(settings)) == 3
-    check(str(tmp_path), ".nii.gz", POISON, capsys)
-    assert len(Store(str(tmp_path)).list("_done")) == len(NAMES) - len(POISON)
+    check(str(tmp_path / "labelmaps"), ".nii.gz", POISON, capsys)
+    assert len(Store(str(tmp_path / "labelmaps")).list("_done")) == len(NAMES) - len(POISON)
 
 
 def test_a_case_that_kills_this_process_is_kept_apart_by_the_next_run(
     ray_local, cases, tmp_path, monkeypatch, capsys
 ):
     """Few cases are done in the command's own process: no other case may wait for a poisoned one for ever."""
-    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard, NAMES[1]))
-    settings = preprocess.Settings(cases=cases, shards=str(tmp_path), ray="auto")
+    monkeypatch.setattr(preprocess, "MakeShard", deadly(MakeShard, NAMES[1], tmp_path / "deaths"))
+    settings = preprocess.Settings(cases=cases, shards=str(tmp_path / "shards"), ray="auto")
     night = multiprocessing.get_context("fork").Process(target=preprocess.main, args=(settings,))
     night.start()
     night.join(60)
     assert night.exitcode == -9
     assert guarded("preprocess", lambda: preprocess.main(settings)) == 3
-    check(str(tmp_path), ".parquet", {"read": NAMES[1]}, capsys)
-    assert not (tmp_path / here.BEGUN).exists()
+    check(str(tmp_path / "shards"), ".parquet", {"read": NAMES[1]}, capsys)
+    assert not (tmp_path / "shards" / here.BEGUN).exists()
 
 
 def test_a_figshare_slice_that_kills_its_reader_ends_the_run(ray_local, tmp_path, monkeypatch):

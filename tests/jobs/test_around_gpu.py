@@ -6,7 +6,6 @@ Ray is told of a GPU that is not there; the network runs on a CPU.
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from bts.storage import Store
 from jobs import segment
 from jobs.driver.predicting import around_of
 from tests import builders, nnunet_folders
-from tests.clusters import kill_a_worker
+from tests.clusters import kill_one_of_each
 from tests.conftest import ROOT
 
 CASES = 6
@@ -39,11 +38,11 @@ def test_a_worker_killed_at_each_stage_changes_no_labelmap(tmp_path):
     flags = ("--cases", cases.uri, "--model", model, "--labelmaps", tmp_path / "beside", "--gpu", "yes")
     job = begin("-m", "jobs.segment", *flags, "--ray", "yes")
     try:
-        killed = kill_one_of_each(AT_WORK, job)
+        killed = kill_one_of_each(job.pid, AT_WORK, lambda: job.poll() is not None)
         assert job.wait(120) == 0
     finally:
         job.kill()
-    assert killed == {*AT_WORK}
+    assert killed == [*AT_WORK]
     expected, found = (builders.results(Store(f"{tmp_path}/{n}"), ".nii.gz") for n in ("here", "beside"))
     assert len(expected) == CASES and found == expected
 
@@ -60,15 +59,6 @@ def begin(*command: object) -> subprocess.Popen:
     env["RAY_OVERRIDE_RESOURCES"] = '{"CPU": 2, "GPU": 1}'
     env.pop("RAY_ADDRESS", None)
     return subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=env)
-
-
-def kill_one_of_each(titles: tuple[str, ...], job: subprocess.Popen) -> set[str]:
-    """SIGKILL a worker of each title as soon as it is at work; the titles of those that were."""
-    killed = set()
-    while job.poll() is None and killed != {*titles}:
-        killed |= {title for title in titles if title not in killed and kill_a_worker(job.pid, (title,))}
-        time.sleep(0.01)
-    return killed
 
 
 def test_of_an_ensemble_no_network_is_built_in_the_driver():
