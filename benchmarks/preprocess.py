@@ -49,10 +49,14 @@ def rows(place: Path) -> Iterator[Row]:
             binds="the start, then Parquet, checks and crop: docs/results/performance.md",
         )  # fmt: skip
 
-    mine, chain, limits = in_turn(RUNS, ours, monai, floor)
+    def alone() -> float:
+        return run(cases, place / "alone", ray="no")[0]
+
+    mine, without, chain, limits = in_turn(RUNS, ours, alone, monai, floor)
     yield row("MONAI chain", chain, 2.8, mine)
     yield row("gunzip + zstd on all cores", limits, 0.8, mine)
     yield row("gunzip + zstd on all cores", limits, 0.85, steady[:], ", once Ray is up")
+    yield row("gunzip + zstd on all cores", limits, None, without, ", without Ray")
     own, fingerprint = nnunet(few, make_cases(place, 2), place / "nnunet")
     yield row("nnU-Net", [own], 4, mine[-1:])
     yield row("nnU-Net with fingerprint", [own + fingerprint], 14, mine[-1:])
@@ -62,11 +66,12 @@ def rows(place: Path) -> Iterator[Row]:
     yield size_row(cases, place / "made")
 
 
-def run(cases: Path, shards: Path, cores: str) -> tuple[float, float]:
+def run(cases: Path, shards: Path, cores: str = "", ray: str = "yes") -> tuple[float, float]:
     """(seconds a case of the whole job, between its first and its last shard)."""
     shutil.rmtree(shards, ignore_errors=True)
     started = time.perf_counter()
-    python("-m", "jobs.preprocess", "--cases", str(cases), "--shards", str(shards), cores=cores)
+    folders = ["--cases", str(cases), "--shards", str(shards)]
+    python("-m", "jobs.preprocess", *folders, "--ray", ray, cores=cores)
     took = time.perf_counter() - started
     written = sorted(file.stat().st_mtime for file in shards.glob("*.parquet"))
     # The first shards come one a core, together.

@@ -1,7 +1,8 @@
-"""A few cases without Ray: the same stages, one case after another in this process."""
+"""A few cases without Ray: the same stages, in this process."""
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
@@ -47,23 +48,23 @@ def noted(rows: Iterable[dict], output: Store) -> Generator[dict]:
             output.delete(BEGUN)
 
 
-def run_here(rows: Sequence[dict], tasks: Sequence[Task]) -> Iterator[dict]:
-    """The rows of the last task. Where there are several, the first (reading) is a case ahead of the
-    others."""
+def run_here(rows: Sequence[dict], tasks: Sequence[Task], at_once: int = 1) -> Iterator[dict]:
+    """The rows of the last task. The first (reading) does `at_once` rows side by side, in threads; where
+    others come after it, it is a row ahead of them."""
     first, *others = tasks
-    results = ahead(first, rows) if others else map(first, rows)
+    results = ahead(first, rows, at_once) if others or at_once > 1 else map(first, rows)
     for task in others:
         results = map(task, results)
     return iter(results)
 
 
-def ahead(task: Task, rows: Iterable[dict]) -> Iterator[dict]:
-    """`map` in a thread that works on the next row while the caller uses the last."""
-    with ThreadPoolExecutor(1) as thread:
-        coming: Future[dict] | None = None
+def ahead(task: Task, rows: Iterable[dict], threads: int = 1) -> Iterator[dict]:
+    """`map` in threads that work on the next rows while the caller uses the last."""
+    with ThreadPoolExecutor(threads) as pool:
+        coming: deque[Future[dict]] = deque()
         for row in rows:
-            last, coming = coming, thread.submit(task, row)
-            if last:
-                yield last.result()
-        if coming:
-            yield coming.result()
+            coming.append(pool.submit(task, row))
+            if len(coming) > threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()

@@ -45,7 +45,7 @@ class Stage:
     """Tasks or actors at a time; None: tasks, as many as there is room for."""
     resources: dict[str, float] = field(default_factory=dict)
     at_once: int = 1
-    """Rows that each actor does at the same time, in threads."""
+    """Rows that each actor, or this process without Ray, does at the same time, in threads."""
 
     @property
     def guard(self) -> Guard:
@@ -93,7 +93,8 @@ def stream(
         todo = list(left.values())
         if here:
             assert output is not None, "needed unless `ray` is yes"
-            together = noted(run_here(todo, [stage.guard for stage in stages]), output)
+            results = run_here(todo, [stage.guard for stage in stages], stages[0].at_once)
+            together = noted(results, output)
         else:
             together = _together(todo, stages, size, bound)
         with contextlib.closing(together):

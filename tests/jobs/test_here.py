@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,13 @@ def test_the_first_stage_is_one_row_ahead_and_its_error_is_raised():
             seen.append(result)
     assert seen == [0, 10, 20]
     assert list(here.ahead(read, range(3))) == [0, 10, 20] and list(here.ahead(read, ())) == []
+
+
+def test_several_rows_are_done_side_by_side_and_come_in_order():
+    meeting = threading.Barrier(2)
+
+    def read(row: int) -> int:
+        meeting.wait(timeout=30)  # would end here in BrokenBarrierError, were a row alone
+        return row * 10
+
+    assert list(here.run_here(range(6), [read], at_once=2)) == [0, 10, 20, 30, 40, 50]
