@@ -6,6 +6,7 @@ from the patient's right to left. NIfTI's (x, y, z) and every other orientation 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import nibabel as nib
 import numpy as np
@@ -61,7 +62,7 @@ class Grid:
 
     @property
     def _to_canonical(self) -> np.ndarray:
-        return orientations.ornt_transform(orientations.io_orientation(self.source_affine), CANONICAL)
+        return _to_canonical(self.header)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -121,6 +122,15 @@ def guess(shape: tuple[int, ...], zooms_mm: Sequence[float]) -> Grid:
     header.set_xyzt_units("mm")
     header.set_zooms(zooms_mm)
     return Grid(bytes(header.binaryblock))
+
+
+@lru_cache(maxsize=64)  # one case asks for those of its few files again and again
+def _to_canonical(header: bytes) -> np.ndarray:
+    """Read-only (3, 2): the canonical axis and direction of each of the source's (nibabel's orientation)."""
+    found = orientations.io_orientation(parse_header(header).get_best_affine())
+    turn = orientations.ornt_transform(found, CANONICAL)
+    turn.flags.writeable = False
+    return turn
 
 
 def parse_header(header: bytes) -> nib.Nifti1Header:
