@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -26,13 +27,25 @@ hypothesis.settings.register_profile("bts", deadline=None)
 hypothesis.settings.load_profile("bts")
 
 
+# These import MONAI, MLflow, ONNX or PyTorch's compiler, for ten seconds in all: one process does, once.
+TOGETHER = re.compile(
+    r"tests/(unit/inference/test_(engine|foreign_recipe|monai_bundle|onnx_model|program)"
+    r"|unit/training/test_(loop|losses|muon|state|systems)|unit/model/test_nets|unit/ground/test_tracking"
+    r"|contracts/test_takeover|jobs/test_(predict|promote|segment|train_job))\.py"
+)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> object:
     """Each process of `make test` takes a file at a time, and starts `ray_local` once where it needs it."""
     from xdist.scheduler import LoadFileScheduling
 
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "together" if TOGETHER.match(nodeid) else super()._split_scope(nodeid)
+
     config.option.loadscopereorder = False  # in the order below, not by number of tests
-    return LoadFileScheduling(config, log)
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
