@@ -179,7 +179,21 @@ def to_internal(
     among: conventions that the case's data set is known to have used; a message offers no others.
     Raises CaseError for a value outside the convention, and for a convention nobody knows.
     """
-    values = _rounded(values)
+    labels = np.zeros(values.shape, np.uint8)
+    box = _filled(values)
+    inside = _rounded(values[box], beside_zeros=values[box].size < values.size)
+    labels[box] = _to_internal(inside, convention, file, among)
+    return labels
+
+
+def _filled(values: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds all labels: most of a volume is background."""
+    filled, axes = values != 0, range(values.ndim)
+    ends = [np.flatnonzero(filled.any(axis=tuple({*axes} - {axis}))) for axis in axes]
+    return tuple(slice(where[0], where[-1] + 1) if len(where) else slice(0) for where in ends)
+
+
+def _to_internal(values: np.ndarray, convention: str, file: str, among: Iterable[str]) -> np.ndarray:
     if convention == UNKNOWN:
         raise CaseError(
             "the name does not tell which labels its ground truth uses", mend=_offer(values, among), file=file
@@ -201,18 +215,18 @@ def to_internal(
     return labels
 
 
-def _rounded(values: np.ndarray) -> np.ndarray:
+def _rounded(values: np.ndarray, beside_zeros: bool) -> np.ndarray:
     """Fractions → whole numbers where they cannot be mistaken: each near to one, and no two to the same.
 
     A truth saved from floats with an integer type and a scale has 1.0039 for 1; one that was resampled has
-    many values between two labels, and is returned as it is.
+    many values between two labels, and is returned as it is. beside_zeros: whether 0 is taken, too.
     """
     if values.dtype.kind != "f":
         return values
     whole = np.rint(values)
     if np.array_equal(whole, values) or np.abs(whole - values).max() > NEAR:
         return values
-    present = np.unique(values)
+    present = np.union1d(values, [0.0] if beside_zeros else [])
     return whole if len(np.unique(np.rint(present))) == len(present) else values
 
 

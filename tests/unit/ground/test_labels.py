@@ -81,3 +81,20 @@ def test_scaled_labels_are_rounded_where_they_cannot_be_mistaken():
     for mixed in ([0, 0.5, 1], [0, 0.99, 1.0, 1.01]):
         with pytest.raises(CaseError, match="resampled, or its header scales"):
             to_internal(np.array(mixed), "brats2021")
+
+
+def test_a_value_near_zero_is_not_taken_for_the_background_beside_it():
+    with pytest.raises(CaseError, match="resampled, or its header scales"):
+        to_internal(np.array([0, 0, 0.0039, 0]), "brats2021")
+    everywhere = np.array([0.0039, 1.0039, 4.0039])  # the scale has an offset: there is no other 0
+    assert to_internal(everywhere, "brats2021").tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_labels_stay_where_they_are(count):
+    rng = np.random.default_rng(count)
+    values = np.zeros((6, 7, 8), np.int16)
+    values.flat[rng.permutation(values.size)[:count]] = rng.choice([1, 2, 4], count)
+    expected = np.select([values == 4, values > 0], [3, values], 0)
+    for dtype in (np.int16, np.float32, np.uint8):
+        assert np.array_equal(to_internal(values.astype(dtype), "brats2021"), expected)
