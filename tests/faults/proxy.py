@@ -25,8 +25,8 @@ REFUSALS = {
     "expired": (400, "ExpiredToken"),
     "gone": (404, "NoSuchKey"),
 }
-KINDS = (*REFUSALS, "reset", "truncated", "stall", "slow", "held")
-STALL_S, SLOW_S = 30, 0.5  # a stall outlasts the client's patience
+KINDS = (*REFUSALS, "reset", "truncated", "stall", "held")
+STALL_S = 30  # a stall outlasts the client's patience
 HELD_S = 15  # at most, or until the fault is lifted; within the client's patience
 
 
@@ -103,8 +103,6 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "stall":
             time.sleep(STALL_S)
             return self.hang_up()
-        if kind == "slow":
-            time.sleep(SLOW_S)
         if kind == "held":
             self.rule.lifted.wait(HELD_S)
         status, headers, data = self.forward(body)
