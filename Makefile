@@ -58,7 +58,7 @@ test: .venv/installed-test .venv-nnunet/installed
 	@.venv/bin/python -m pytest -n 2
 
 test-fast: .venv/installed-test
-	@.venv/bin/python -m pytest -n 2 -m "not slow"
+	@.venv/bin/python -m pytest -n 2 -m "not slow" --hypothesis-profile quick
 
 # nnU-Net itself, which tests compare adopted models with; without it they are skipped.
 .venv-nnunet/installed: requirements-nnunet.txt | .venv/installed

@@ -24,14 +24,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Examples share the machine with Ray workers; a slow one is not a wrong one.
 hypothesis.settings.register_profile("bts", deadline=None)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)  # of `make test-fast`
 hypothesis.settings.load_profile("bts")
 
 
-# These import MONAI, MLflow, ONNX or PyTorch's compiler, for ten seconds in all: one process does, once.
-TOGETHER = re.compile(
-    r"tests/(unit/inference/test_(engine|foreign_recipe|monai_bundle|onnx_model|program)"
-    r"|unit/training/test_(loop|losses|muon|state|systems)|unit/model/test_nets|unit/ground/test_tracking"
-    r"|contracts/test_takeover|jobs/test_(predict|promote|segment|train_job))\.py"
+# Files of one kind run in one process, for what they need takes seconds to make ready.
+TOGETHER = (
+    re.compile(  # the imports of MONAI, MLflow, ONNX or PyTorch's compiler
+        r"tests/(unit/inference/test_(engine|foreign_recipe|monai_bundle|onnx_model|program)"
+        r"|unit/training/test_(loop|losses|muon|state|systems)|unit/model/test_nets|unit/ground/test_tracking"
+        r"|contracts/test_takeover|jobs/test_(predict|promote|segment|train_job))\.py"
+    ),
+    re.compile("tests/unit/intake/"),  # the phantom studies
 )
 
 
@@ -42,7 +46,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log) -> object:
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "together" if TOGETHER.match(nodeid) else super()._split_scope(nodeid)
+            kind = next((kind for kind in TOGETHER if kind.match(nodeid)), None)
+            return kind.pattern if kind else super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False  # in the order below, not by number of tests
     return Scheduling(config, log)

@@ -1,5 +1,6 @@
 """kubernetes/ and the Dockerfile, without an engine: KubeRay's schemas, this project's flags."""
 
+import copy
 import importlib
 import importlib.metadata
 import re
@@ -21,7 +22,7 @@ SCHEMAS = ROOT.parent / "shared" / "kuberay"
 MANIFESTS = {
     f"{file.name} {document['kind']} {document['metadata']['name']}": document
     for file in sorted((ROOT / "kubernetes").glob("*.yaml"))
-    for document in yaml.safe_load_all(file.read_text())
+    for document in yaml.load_all(file.read_text(), yaml.CSafeLoader)
 }
 RAYS = {name: of for name, of in MANIFESTS.items() if of["apiVersion"] == "ray.io/v1"}
 
@@ -71,10 +72,10 @@ def test_kuberay_takes_it(name):
 
 
 def test_kuberay_would_refuse_a_misspelt_field():
-    cluster = yaml.safe_load(yaml.safe_dump(RAYS["cluster.yaml RayCluster bts"]))
+    cluster = copy.deepcopy(RAYS["cluster.yaml RayCluster bts"])
     cluster["spec"]["workerGroupSpecs"][0]["maxReplica"] = 1
-    with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
-        jsonschema.validate(cluster, schema_of("RayCluster"))
+    (error,) = jsonschema.Draft202012Validator(schema_of("RayCluster")).iter_errors(cluster)
+    assert "maxReplica" in error.message
 
 
 @pytest.mark.parametrize("name", [name for name, of in MANIFESTS.items() if of["kind"].endswith("Job")])

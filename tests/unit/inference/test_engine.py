@@ -70,7 +70,12 @@ def test_every_network_of_ours_at_sizes_and_batches_other_than_it_was_followed_a
 
 
 @pytest.mark.parametrize(
-    ("preset", "share"), [(FAST, 0.0), (FAST, 0.5), (FAST3D, 0.0)], ids=["fast", "fast-own", "fast3d"]
+    ("preset", "share"),
+    [
+        pytest.param(FAST, 0.0, id="fast"),
+        pytest.param(FAST, 0.5, id="fast-own", marks=pytest.mark.slow),
+        pytest.param(FAST3D, 0.0, id="fast3d", marks=pytest.mark.slow),
+    ],
 )
 def test_labels_of_ours(head, preset: Preset, share):
     torch.manual_seed(1)
