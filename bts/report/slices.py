@@ -206,7 +206,7 @@ def fitted(text: str, font: Font, width: float) -> str:
 def png(picture: Image.Image) -> bytes:
     """The picture as a PNG file."""
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    picture.save(file, "PNG")
     return file.getvalue()
 
 
