@@ -38,7 +38,7 @@ class Cluster:
         self.env |= {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
         # A node of one CPU would end each worker after a second, and start another for the next task.
         self.env |= {"RAY_idle_worker_killing_time_threshold_ms": "60000"}
-        self.env |= {"RAY_metrics_report_interval_ms": "1000"}
+        self.env |= {"RAY_metrics_report_interval_ms": "2500"}
         # Ray's workers give way to all else (15): beside another process of tests they would hardly move.
         self.env |= {"RAY_worker_niceness": "0"}
         self.env["BTS_INTAKE_KEY"] = secrets.token_hex(16)
