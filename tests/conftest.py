@@ -74,7 +74,12 @@ def pytest_collection() -> Iterator[object]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """A file's garbage goes after its last test; what is left then stays, and is not searched again."""
+    """A file's garbage goes after its last test; what is left then stays, and is not searched again.
+
+    A job that ran in this process took a thread of PyTorch for each core: both processes have these together.
+    """
+    if "torch" in sys.modules and "OMP_NUM_THREADS" in os.environ:
+        sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if nextitem is None or nextitem.path != item.path:
         gc.collect()
         gc.freeze()
