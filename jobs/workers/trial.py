@@ -13,9 +13,9 @@ from bts.model.device import pick_device
 from bts.training import loop
 from bts.training.plan import Plan, read_encoder
 from bts.training.state import Progress, outcome, start
-from jobs.workers.feed import Feed
+from jobs.workers.feed import Feed, read_here
 from jobs.workers.rank import Job, validate
-from jobs.workers.train import read_state, through_ray, write_state
+from jobs.workers.train import read_state, write_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def train_trial(config: dict, jobs: list[Job], news: Queue, cpus: int, device: s
             write_state(progress, folder)
             tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
 
-    feed = Feed(job, rank=0, world=1, read=through_ray)
+    feed = Feed(job, rank=0, world=1, read=read_here)
     loop.train(
         job.plan.preset,
         batches=feed.batches,
