@@ -51,10 +51,16 @@ def rows(place: Path) -> Iterator[Row]:
     def monai() -> float:
         return peer("monai_segment.py", str(few), str(model), str(place / "monai-labelmaps"))["seconds"]
 
-    mine, theirs = in_turn(RUNS, ours, monai)
+    def without() -> float:
+        return run(cases, model, place / "labelmaps", ray="no")[0]
+
+    mine, here, theirs = in_turn(RUNS, ours, without, monai)
     yield Row(
         what="segment, bucket to bucket", unit="s/case", ours=mine, against="MONAI SliceInferer",
         theirs=theirs, target=8, binds="convolutions: the row of the network",
+    )  # fmt: skip
+    yield Row(
+        what="segment, without Ray", unit="s/case", ours=here, against="MONAI SliceInferer", theirs=theirs,
     )  # fmt: skip
     yield Row(
         what="segment, once Ray is up", unit="s/case", ours=steady, against="MONAI SliceInferer",
@@ -97,12 +103,12 @@ def make_model(place: Path) -> Path:
     return file
 
 
-def run(cases: Path, model: Path, labelmaps: Path) -> tuple[float, float]:
+def run(cases: Path, model: Path, labelmaps: Path, ray: str = "yes") -> tuple[float, float]:
     """(seconds a case of the whole job, between its first and its last marker)."""
     shutil.rmtree(labelmaps, ignore_errors=True)
     started = time.perf_counter()
     where = ["--cases", str(cases), "--model", str(model), "--labelmaps", str(labelmaps)]
-    python("-m", "jobs.segment", *where)
+    python("-m", "jobs.segment", *where, "--ray", ray)
     took = time.perf_counter() - started
     written = sorted(file.stat().st_mtime for file in (labelmaps / "_done").iterdir())
     return took / len(written), (written[-1] - written[0]) / (len(written) - 1)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import psutil
@@ -94,9 +95,8 @@ def test_the_chain_loses_a_node_in_each_job(cluster, bucket, model, faults, tmp_
 
     flags = ("--shards", shards, "--models", models, "--workers", 2, *TINY, "--budget.epochs", EPOCHS)
     job = cluster.submit("train", "fast", *flags)
-    first = "/epoch-00001/"
-    begun = lambda: any(first in e.key for e in Store(models).list("_checkpoints"))  # noqa: E731
-    lose_a_node_once(begun, "ray::RayTrainWorker", job, cluster)
+    kept = partial(holds_any, Store(models), "_checkpoints", "/epoch-00001/")
+    lose_a_node_once(kept, "ray::RayTrainWorker", job, cluster)
     assert outcome(job)["epochs"] == EPOCHS
     assert load_model(Store(models).read("fast.safetensors"), "fast").meta["epochs"] == EPOCHS
 
@@ -130,6 +130,11 @@ def test_of_two_drivers_one_is_killed_and_the_other_does_its_part(cluster, bucke
     assert report["exit_code"] == 1 and [one["exit_code"] == 0 for one in report["drivers"]] == [True, False]
     again = segment.main(segment.Settings(cases, labelmaps, (model,), ray="no"))
     assert (again.counts["unchanged"], again.counts["written"]) == (parts.count(1), parts.count(2))
+
+
+def holds_any(store: Store, prefix: str, part: str) -> bool:
+    """Whether a key below the prefix has this part."""
+    return any(part in entry.key for entry in store.list(prefix))
 
 
 def killed(*last: str) -> bool:
