@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
@@ -81,6 +81,14 @@ def say(line: str) -> None:
     """One line for the person who watches; standard output is kept for results."""
     # A file name may hold bytes that are no text.
     print(line.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+
+
+def hand_over(told: Callable[..., None], *report: object) -> None:
+    """A training's report. What MLflow or its database has against it is no reason to stop training."""
+    try:
+        told(*report)
+    except Exception as error:
+        say(f"MLflow did not take these figures: {error}")
 
 
 def examples(names: Sequence[str]) -> str:

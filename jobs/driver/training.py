@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bts.errors import RunError, UsageError
 from bts.storage import Store
 from jobs.driver import cluster
-from jobs.driver.progress import say
+from jobs.driver.progress import hand_over, say
 from jobs.workers.rank import Job, Told
 from jobs.workers.train import work
 
@@ -149,10 +149,7 @@ class Listener(threading.Thread):
                 if self.over.is_set():
                     return
                 continue
-            try:
-                self.told(*report)
-            except Exception as error:  # of MLflow or its database: no reason to stop training
-                say(f"MLflow did not take these figures: {error}")
+            hand_over(self.told, *report)
 
 
 def _cause(error: TrainingFailedError) -> Exception:

@@ -1,5 +1,6 @@
 """A training without Ray: one worker, in this process. Not a command."""
 
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -9,6 +10,7 @@ from bts.model.device import pick_device
 from bts.storage import Store
 from bts.training.state import Progress, furthest
 from jobs.driver import here
+from jobs.driver.progress import hand_over
 from jobs.workers import rank
 from jobs.workers.feed import Feed, read_here
 
@@ -34,13 +36,20 @@ def fit(job: rank.Job, settings: Asked, checkpoints: Store, told: rank.Told) -> 
     def keep(progress: Progress, figures: dict, name: str) -> None:
         checkpoints.put(rank.ALONE, progress.state())
 
-    by_ray = [entry.key for entry in checkpoints.list() if entry.key.endswith(f"/{rank.STATE}")]
-    states = [rank.read_alone(checkpoints), *map(checkpoints.read, by_ray[-NEWEST:])]
-    batches = Feed(job, 0, 1, read_here).batches
+    batches, heard = Feed(job, 0, 1, read_here).batches, partial(hand_over, told)
     try:
-        return rank.train(job, batches, told, keep, checkpoint=furthest(states), device=device)
+        return rank.train(job, batches, heard, keep, checkpoint=newest(checkpoints), device=device)
     except KeyboardInterrupt:
         raise RunError("stopped; the same command goes on at the last epoch") from None
+
+
+def newest(checkpoints: Store) -> bytes | None:
+    """What has been done of a training, by Ray or without. Raises RunError where it cannot be read."""
+    by_ray = [entry.key for entry in checkpoints.list() if entry.key.endswith(f"/{rank.STATE}")]
+    try:
+        return furthest([rank.read_alone(checkpoints), *map(checkpoints.read, by_ray[-NEWEST:])])
+    except OSError as error:
+        raise RunError(f"{checkpoints.uri}: a checkpoint cannot be read: {error}") from error
 
 
 def device_of(gpu: str) -> torch.device:

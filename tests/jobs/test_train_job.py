@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from bts.errors import RunError
 from bts.model.file import load_model
 from bts.presets import PRESETS
 from bts.shards.catalogue import read_catalogue
@@ -107,6 +108,17 @@ def test_ctrl_c_of_a_training_without_ray_is_one_line(shard_folder, here, monkey
         code == 1
         and said.splitlines()[-1] == "jobs.train: stopped; the same command goes on at the last epoch"
     )
+
+
+def test_figures_that_mlflow_does_not_take_stop_no_training(shard_folder, here, monkeypatch, capsys):
+    def refused(*_):
+        raise RunError("the database is locked")
+
+    monkeypatch.setattr(Tracker, "log", refused)
+    flags = ["--shards", shard_folder, "--models", "models", "--ray", "no", *TINY, "--budget.epochs", 1]
+    code, line, said = train(*flags, capsys=capsys)
+    assert code == 0 and line["epochs"] == 1
+    assert "MLflow did not take these figures: the database is locked" in said
 
 
 @pytest.mark.slow
