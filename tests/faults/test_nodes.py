@@ -102,7 +102,7 @@ def test_the_chain_loses_a_node_in_each_job(cluster, bucket, model, faults, tmp_
 
     with faults.inject("held", method="PUT", key=".nii.gz", times=0, after=1) as hits:
         job = cluster.start("segment", "--cases", cases, "--model", model, "--labelmaps", labelmaps)
-        lose_a_node_once(lambda: hits() >= 2, "ray::MapWorker(MapBatches(Predict", job, cluster)
+        lose_a_node_once(lambda: hits() >= 1, "ray::MapBatches(Write", job, cluster)
     assert outcome(job)["written"] == CASES
     assert len(Store(labelmaps).list("_done")) == CASES and not Store(labelmaps).list("_failed")
     alone = str(tmp_path / "alone")
