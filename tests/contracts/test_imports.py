@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 
@@ -96,6 +97,28 @@ def test_help_waits_for_no_heavy_library():
         [sys.executable, "-c", HELP, *commands], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [f"{command}: exit 0, usage True, []" for command in commands]
+
+
+FREED = """
+import resource, jobs
+
+def pages() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+image = bytes([1]) * (18 << 20)
+del image
+before = pages()
+for _ in range(10):
+    bytes([1]) * (18 << 20)
+print(pages() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc keeps memory in ways of its own")
+def test_a_job_uses_memory_that_it_freed_again():
+    """Ten images after a first one take no page from the system; each has 4,608."""
+    done = subprocess.run([sys.executable, "-c", FREED], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000
 
 
 def test_import_bts_waits_for_nothing():
