@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 
+from bts.boxes import filled_box
 from bts.errors import CaseError, UsageError
 
 # Value in the file → label inside the project. The field's most repeated bug, so it stands nowhere else.
@@ -180,17 +181,10 @@ def to_internal(
     Raises CaseError for a value outside the convention, and for a convention nobody knows.
     """
     labels = np.zeros(values.shape, np.uint8)
-    box = _filled(values)
+    box = filled_box(values)
     inside = _rounded(values[box], beside_zeros=values[box].size < values.size)
     labels[box] = _to_internal(inside, convention, file, among)
     return labels
-
-
-def _filled(values: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds all labels: most of a volume is background."""
-    filled, axes = values != 0, range(values.ndim)
-    ends = [np.flatnonzero(filled.any(axis=tuple({*axes} - {axis}))) for axis in axes]
-    return tuple(slice(where[0], where[-1] + 1) if len(where) else slice(0) for where in ends)
 
 
 def _to_internal(values: np.ndarray, convention: str, file: str, among: Iterable[str]) -> np.ndarray:

@@ -7,6 +7,7 @@ the truth. A background that is not 0 changes places with 0, so that 0 is the ba
 
 import numpy as np
 
+from bts.boxes import filled_box
 from bts.cases.case import Case, CaseVolume, exchanged
 from bts.errors import CaseError
 from bts.images.grid import Grid, Volume
@@ -32,7 +33,7 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
     around = [_background(v.voxels) if case.traits.stripped else 0 for v in volumes.values()]
     named = zip(volumes, volumes.values(), around, strict=True)
     voxels = {role: exchanged(volume.voxels, value) for role, volume, value in named}
-    box = _bounding_box([*voxels.values()] + ([] if mask is None else [mask]))
+    box = filled_box(*voxels.values(), *([] if mask is None else [mask]))
     crops = {role: whole[box] for role, whole in voxels.items()}
     for role, crop in crops.items():
         _check_exact(crop, _key(case, role))
@@ -84,18 +85,6 @@ def _key(case: Case, role: str) -> str:
     return entry.key if entry else ""
 
 
-def _bounding_box(arrays: list[np.ndarray]) -> tuple[slice, slice, slice]:
-    """The smallest (z, y, x) box that holds every non-zero voxel of every array (D, H, W)."""
-    filled = arrays[0] != 0
-    for array in arrays[1:]:
-        np.logical_or(filled, array != 0, out=filled)
-    rows = filled.any(axis=2)  # (D, H)
-    lines = (rows.any(axis=1), rows.any(axis=0), filled.any(axis=0).any(axis=0))
-    ends = [np.flatnonzero(line)[[0, -1]] if line.any() else (0, len(line) - 1) for line in lines]
-    z, y, x = (slice(int(first), int(last) + 1) for first, last in ends)
-    return z, y, x
-
-
 def _check_extent(images_CDHW: np.ndarray, grid: Grid, file: str) -> None:
     """Raise CaseError for what is too large to be a head, and for more voxels than a shard holds."""
     sides = [n * zoom for n, zoom in zip(images_CDHW.shape[1:], grid.zooms, strict=True)]
@@ -135,8 +124,11 @@ def _exact(image: np.ndarray, small: np.ndarray) -> bool:
         small[...] = image
         return True
     with np.errstate(invalid="ignore"):  # a value that does not fit becomes another one
-        np.copyto(small, image, casting="unsafe")
-    return np.array_equal(small, image)
+        for slice_, values in zip(small, image, strict=True):  # which fit a processor's cache
+            np.copyto(slice_, values, casting="unsafe")
+            if not np.array_equal(slice_, values):
+                return False
+    return True
 
 
 def _statistics(image: np.ndarray, file: str) -> tuple[float, float, float, float]:
@@ -155,6 +147,8 @@ def _statistics(image: np.ndarray, file: str) -> tuple[float, float, float, floa
 
 def _statistics_of_counts(image: np.ndarray) -> tuple[float, float, float, float] | None:
     """The same from a histogram of 16-bit values: exact, and twenty times faster than sorting."""
+    if not image.size:
+        return None
     low, flat = int(image.min()), image.reshape(-1)
     values = np.arange(low, int(image.max()) + 1)
     counts = np.zeros(len(values), np.int64)
