@@ -68,7 +68,7 @@ class Settings:
     max_failed: str = "0"
     """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
     ray: UseRay = "auto"
-    """auto: without a cluster and with few cases (two a core, at most eight) this process scores them itself,
+    """auto: without a cluster and with few cases (eight at most) this process scores them itself,
     without Ray. no: never start Ray. yes: always. The scores are the same."""
 
 

@@ -20,7 +20,7 @@ from bts.shards.holds import retire
 from bts.storage import Store
 from jobs.driver import incremental
 from jobs.driver.figshare_index import index_figshare
-from jobs.driver.here import UseRay, cores
+from jobs.driver.here import UseRay, cores, fits_here
 from jobs.driver.listing import describe, list_cases
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.pipeline import Stage, stream
@@ -28,6 +28,7 @@ from jobs.driver.progress import say
 from jobs.driver.sizes import by_size
 from jobs.workers.shard import MakeShard
 
+LIGHT = 10  # cases are preprocessed in the time in which one is segmented
 THREADS = 8  # cases at a time without Ray, at most: each takes an eighth of a gigabyte
 CASE_CPUS = 0.5  # two cases a core: one computes while the other waits for the store, or for Ray's next task
 
@@ -113,11 +114,12 @@ def run(todo: list[worklist.Todo], make: MakeShard, ray: UseRay) -> Iterator[dic
     if not rows:
         say("nothing to do: every case has its shard")
         return
+    here = fits_here(ray, len(rows) // LIGHT, make.output)
     for some, memory in by_size(rows):
         resources = {"num_cpus": CASE_CPUS, **memory}
         at_once = 1 if memory else min(cores(), THREADS)
         stages = [Stage("read", make, resources=resources, at_once=at_once)]
-        yield from stream("preprocess", some, stages, ray, make.output)
+        yield from stream("preprocess", some, stages, "no" if here else "yes", make.output)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ def cores() -> int:
 def fits_here(ray: UseRay, cases: int, output: Store | None = None) -> bool:
     """Whether this process does so many cases itself. auto: where no cluster is named, they are few, and no
     process died of that in this output; what has been said of one is taken away."""
-    few = cases <= min(2 * cores(), FEW)
-    if ray != "auto" or not few or os.environ.get("RAY_ADDRESS"):
+    if ray != "auto" or cases > FEW or os.environ.get("RAY_ADDRESS"):
         return ray == "no"
     try:
         died = output is not None and output.read(BEGUN) is not None

@@ -47,7 +47,7 @@ class Flags:
     max_failed: str = "0"
     """Exit with 0 in spite of this many failed cases, or this share of all (5%)."""
     ray: UseRay = "auto"
-    """auto: without a cluster and with few cases (two a core, at most eight) this process does them itself,
+    """auto: without a cluster and with few cases (eight; eighty to preprocess) this process does them itself,
     without Ray. no: never start Ray. yes: always. The results are the same."""
 
     def check(self) -> None:
