@@ -30,8 +30,11 @@ def rows(place: Path) -> Iterator[Row]:
     cases, few, enough = (make_cases(place, count) for count in (CASES, PEER_CASES, LIMIT_CASES))
     steady = []
 
-    def ours(cores: str = "") -> float:
-        whole, going = run(cases, place / "made", cores)
+    def ours() -> float:
+        return run(cases, place / "made")[0]
+
+    def by_ray(cores: str = "") -> float:
+        whole, going = run(cases, place / "by-ray", cores, ray="yes")
         steady.append(going)
         return whole
 
@@ -49,24 +52,21 @@ def rows(place: Path) -> Iterator[Row]:
             binds="the start, then Parquet, checks and crop: docs/results/performance.md",
         )  # fmt: skip
 
-    def alone() -> float:
-        return run(cases, place / "alone", ray="no")[0]
-
-    mine, without, chain, limits = in_turn(RUNS, ours, alone, monai, floor)
+    mine, with_ray, chain, limits = in_turn(RUNS, ours, by_ray, monai, floor)
     yield row("MONAI chain", chain, 2.8, mine)
     yield row("gunzip + zstd on all cores", limits, 0.8, mine)
+    yield row("gunzip + zstd on all cores", limits, 0.8, with_ray, ", by Ray")
     yield row("gunzip + zstd on all cores", limits, 0.85, steady[:], ", once Ray is up")
-    yield row("gunzip + zstd on all cores", limits, None, without, ", without Ray")
     own, fingerprint = nnunet(few, make_cases(place, 2), place / "nnunet")
     yield row("nnU-Net", [own], 4, mine[-1:])
     yield row("nnU-Net with fingerprint", [own + fingerprint], 14, mine[-1:])
-    ours("0")
+    by_ray("0")
     *_, all_cores, one_core = steady
     yield row("one core", [one_core], 1.8 * (os.cpu_count() or 2) / 2, [all_cores], ", all cores")
     yield size_row(cases, place / "made")
 
 
-def run(cases: Path, shards: Path, cores: str = "", ray: str = "yes") -> tuple[float, float]:
+def run(cases: Path, shards: Path, cores: str = "", ray: str = "auto") -> tuple[float, float]:
     """(seconds a case of the whole job, between its first and its last shard)."""
     shutil.rmtree(shards, ignore_errors=True)
     started = time.perf_counter()

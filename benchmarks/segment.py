@@ -27,6 +27,7 @@ from bts.labels import REGIONS, to_internal
 from bts.model.file import load_model
 from bts.scoring.metrics import mean_dice, score
 from bts.storage import Store
+from jobs import keep_freed_memory
 
 CASES, PEER_CASES = 8, 1
 RUNS = 2
@@ -44,23 +45,23 @@ def rows(place: Path) -> Iterator[Row]:
     steady = []
 
     def ours() -> float:
-        whole, going = run(cases, model, place / "labelmaps")
+        return run(cases, model, place / "labelmaps")[0]
+
+    def by_ray() -> float:
+        whole, going = run(cases, model, place / "by-ray", ray="yes")
         steady.append(going)
         return whole
 
     def monai() -> float:
         return peer("monai_segment.py", str(few), str(model), str(place / "monai-labelmaps"))["seconds"]
 
-    def without() -> float:
-        return run(cases, model, place / "labelmaps", ray="no")[0]
-
-    mine, here, theirs = in_turn(RUNS, ours, without, monai)
+    mine, with_ray, theirs = in_turn(RUNS, ours, by_ray, monai)
     yield Row(
         what="segment, bucket to bucket", unit="s/case", ours=mine, against="MONAI SliceInferer",
         theirs=theirs, target=8, binds="convolutions: the row of the network",
     )  # fmt: skip
     yield Row(
-        what="segment, without Ray", unit="s/case", ours=here, against="MONAI SliceInferer", theirs=theirs,
+        what="segment, by Ray", unit="s/case", ours=with_ray, against="MONAI SliceInferer", theirs=theirs,
     )  # fmt: skip
     yield Row(
         what="segment, once Ray is up", unit="s/case", ours=steady, against="MONAI SliceInferer",
@@ -103,7 +104,7 @@ def make_model(place: Path) -> Path:
     return file
 
 
-def run(cases: Path, model: Path, labelmaps: Path, ray: str = "yes") -> tuple[float, float]:
+def run(cases: Path, model: Path, labelmaps: Path, ray: str = "auto") -> tuple[float, float]:
     """(seconds a case of the whole job, between its first and its last marker)."""
     shutil.rmtree(labelmaps, ignore_errors=True)
     started = time.perf_counter()
@@ -136,12 +137,13 @@ def agreement(cases: Path, ours: Path, theirs: Path) -> float:
 def alone(folder: Path, model: Path, engine: Engine = "torch") -> float:
     """Seconds a case of the predicting stage, with every core and nothing beside it."""
     torch.set_num_threads(os.cpu_count())
+    keep_freed_memory()  # as a job does
     segmenter, store, seconds = (
         Segmenter([load_model(model.read_bytes(), str(model))], engine=engine),
         Store(str(folder)),
         [],
     )
-    for case in find_cases(store.list(), "auto").cases[:4]:
+    for case in find_cases(store.list(), "auto").cases:
         volume = load_case(case, store, truth=False)
         started = time.perf_counter()
         segmenter(volume)
