@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -28,12 +29,13 @@ hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)  #
 hypothesis.settings.load_profile("bts")
 
 
-# Files of one kind run in one process, for what they need takes seconds to make ready.
+# Files of one kind run in one process, for what they need takes seconds to make ready. So do those that need
+# `ray_local`: of each Ray that runs, a dozen processes look for work all the time.
 TOGETHER = (
     re.compile(  # the imports of MONAI, MLflow, ONNX or PyTorch's compiler
         r"tests/(unit/inference/test_(engine|foreign_recipe|monai_bundle|onnx_model|program)"
         r"|unit/training/test_(loop|losses|muon|state|systems)|unit/model/test_nets|unit/ground/test_tracking"
-        r"|contracts/test_takeover|jobs/test_(predict|promote|segment|train_job))\.py"
+        r"|contracts/test_takeover|jobs/test_(predict|promote|segment))\.py"
     ),
     re.compile("tests/unit/intake/"),  # the phantom studies
 )
@@ -41,11 +43,13 @@ TOGETHER = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> object:
-    """Each process of `make test` takes a file at a time, and starts `ray_local` once where it needs it."""
+    """Each process of `make test` takes a file at a time, or all of one kind."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if uses_ray_local(ROOT / nodeid.partition("::")[0]):
+                return "Ray"
             kind = next((kind for kind in TOGETHER if kind.match(nodeid)), None)
             return kind.pattern if kind else super()._split_scope(nodeid)
 
@@ -53,11 +57,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log) -> object:
     return Scheduling(config, log)
 
 
+@cache
+def uses_ray_local(path: Path) -> bool:
+    """Whether a file of tests names the fixture."""
+    return "ray_local" in path.read_text()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that both processes end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     nodes = {item.path for item in items if "cluster" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: (item.path not in nodes, item.path not in slow))
+    items.sort(
+        key=lambda item: (item.path not in nodes, not uses_ray_local(item.path), item.path not in slow)
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -83,6 +95,9 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if nextitem is None or nextitem.path != item.path:
         gc.collect()
         gc.freeze()
+    needed = nextitem is not None and uses_ray_local(nextitem.path)
+    if "ray" in sys.modules and uses_ray_local(item.path) and not needed:
+        sys.modules["ray"].shutdown()
 
 
 @dataclass(frozen=True)
@@ -164,11 +179,14 @@ def model(tmp_path_factory) -> str:
     return str(path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_local(s3):
-    """Ray with two CPUs in this process's name. After `s3`: its workers inherit the environment of now."""
+    """Ray with two CPUs in this process's name, up until the last file that needs it. After `s3`: its workers
+    inherit the environment of now."""
     import ray
 
+    if ray.is_initialized():
+        return ray
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", _python_path())
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -188,9 +206,8 @@ def ray_local(s3):
             logging_level="ERROR",
             log_to_driver=False,
         )
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        yield ray
-        ray.shutdown()
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray
 
 
 @pytest.fixture(scope="session")
