@@ -90,11 +90,25 @@ def test_a_few_cases_are_done_without_ray(job, cases, model, tmp_path, monkeypat
         "segment": ["--labelmaps", tmp_path / "new", "--model", model],
         "evaluate": ["--labelmaps", tmp_path / "labelmaps", "--report", tmp_path / "report"],
     }[job]
-    command = [sys.executable, "-c", NO_RAY, job, "--cases", cases.uri, *map(str, flags)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = run_without_ray(job, "--cases", cases.uri, *flags)
     assert done.returncode == {"evaluate": 0}.get(job, 3), done.stderr
     total = 1 if job == "evaluate" else 3
     assert re.search(rf"^{job}: {total}/{total} cases", done.stderr, re.MULTILINE)
+
+
+def run_without_ray(job: str, *flags: object) -> subprocess.CompletedProcess:
+    """A command that fails where it imports Ray."""
+    command = [sys.executable, "-c", NO_RAY, job, *map(str, flags)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+def test_more_cases_are_few_to_preprocess(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for n in range(here.FEW + 1):
+        builders.put_all(Store(str(tmp_path / "cases")), builders.case_files(f"BraTS-GLI-{n:05d}-000"))
+    done = run_without_ray("preprocess", "--cases", tmp_path / "cases", "--shards", tmp_path / "shards")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "shards").glob("*.parquet"))) == here.FEW + 1
 
 
 def test_auto_is_by_number_and_cluster(monkeypatch):
