@@ -42,16 +42,16 @@ LISTING = 20_000  # cases of the listing whose memory is measured
 class Figures:
     """Of one case (240×240×155, four modalities), and of the machines and the bucket."""
 
-    preprocess_s: float = 0.4
+    preprocess_s: float = 0.21
     """CPU seconds from files to shard."""
-    read_s: float = 0.27
+    read_s: float = 0.19
     """CPU seconds of segment's first stage."""
-    write_s: float = 0.1
+    write_s: float = 0.14
     """CPU seconds of segment's last stage."""
-    predict_cpu_s: float = 1.2
-    """CPU seconds of the predicting stage where there is no GPU."""
-    predict_gpu_s: float = 0.05
-    """GPU seconds of the predicting stage."""
+    predict_cpu_s: float = 4.3
+    """CPU seconds of the predicting stage where there is no GPU: the bundled model."""
+    predict_gpu_s: float = 0.18
+    """GPU seconds of the predicting stage: the bundled model on one H200, docs/results/gpu.md."""
     cores: int = 64
     """CPU cores of the cluster."""
     gpus: int = 4
