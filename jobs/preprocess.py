@@ -7,6 +7,7 @@ bad data fails alone, with stage and reason in the run report.
     ray job submit --working-dir . -- python -m jobs.preprocess --cases s3://b/cases --shards s3://b/shards
 """
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -114,7 +115,7 @@ def run(todo: list[worklist.Todo], make: MakeShard, ray: UseRay) -> Iterator[dic
     if not rows:
         say("nothing to do: every case has its shard")
         return
-    here = fits_here(ray, len(rows) // LIGHT, make.output)
+    here = fits_here(ray, math.ceil(len(rows) / LIGHT), make.output)
     for some, memory in by_size(rows):
         resources = {"num_cpus": CASE_CPUS, **memory}
         at_once = 1 if memory else min(cores(), THREADS)
