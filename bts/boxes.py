@@ -8,7 +8,7 @@ def filled_box(*arrays: np.ndarray) -> tuple[slice, ...]:
     Where all are zero, the slices are empty."""
     lines = zip(*map(_lines, arrays), strict=True)
     ends = [np.flatnonzero(np.logical_or.reduce(line)) for line in lines]
-    return tuple(slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0) for at in ends)
+    return tuple(slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0) for at in ends)
 
 
 def _lines(array: np.ndarray) -> list[np.ndarray]:

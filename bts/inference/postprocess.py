@@ -6,6 +6,7 @@ Axes: D z slices, H rows (y), W columns (x). Labels of the project, uint8: 1 nec
 import numpy as np
 from scipy.ndimage import binary_fill_holes, label
 
+from bts.boxes import filled_box
 from bts.settings import Inference
 
 
@@ -14,7 +15,7 @@ def tidy(labels_DHW: np.ndarray, settings: Inference, voxel_mm3: float) -> np.nd
 
     No rule looks beyond the tumour: within its bounding box they take a fraction of the time.
     """
-    box, tidied = bounding_box(labels_DHW), np.zeros_like(labels_DHW)
+    box, tidied = filled_box(labels_DHW), np.zeros_like(labels_DHW)
     if labels_DHW[box].size:
         tidied[box] = tidy_within(labels_DHW[box], settings, voxel_mm3)
     return tidied
@@ -32,19 +33,6 @@ def tidy_within(labels_DHW: np.ndarray, settings: Inference, voxel_mm3: float) -
     if settings.fill_core:
         labels_DHW = fill_core(labels_DHW)
     return drop_small_et(labels_DHW, settings, voxel_mm3)
-
-
-def bounding_box(labels_DHW: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds every voxel that is not 0; empty where all are."""
-    box = [slice(0, 0)] * labels_DHW.ndim
-    for axis in range(labels_DHW.ndim):
-        others = tuple(other for other in range(labels_DHW.ndim) if other != axis)
-        found = np.flatnonzero(labels_DHW.any(axis=others))
-        if not len(found):
-            break
-        box[axis] = slice(int(found[0]), int(found[-1]) + 1)
-        labels_DHW = labels_DHW[(*[slice(None)] * axis, box[axis])]  # the next axis has less to look at
-    return tuple(box)
 
 
 def drop_small_pieces(

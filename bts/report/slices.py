@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from bts.boxes import filled_box
 from bts.colours import LABEL_COLOURS, Legend
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # as Pillow's default is
@@ -145,10 +146,9 @@ def windowed(image_HW: np.ndarray) -> np.ndarray:
 
 def box_around(arrays_HW: Sequence[np.ndarray]) -> tuple[slice, slice]:
     """Rows and columns that hold anything in any array, with a margin."""
-    filled = np.any([array != 0 for array in arrays_HW], axis=0)
-    ends = [np.flatnonzero(filled.any(axis=axis)) for axis in (1, 0)]
     rows, columns = (
-        slice(max(e[0] - MARGIN, 0), e[-1] + 1 + MARGIN) if e.size else slice(None) for e in ends
+        slice(max(side.start - MARGIN, 0), side.stop + MARGIN) if side.stop else slice(None)
+        for side in filled_box(*arrays_HW)
     )
     return rows, columns
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bts.boxes import filled_box
 from bts.labels import CAVITY, PAEDIATRIC, REGIONS, TARGET, TISSUES, TUMOUR, TYPES, Regions
 from bts.scoring import borders, surfaces
 from bts.scoring.grouping import number_lesions
@@ -164,12 +165,8 @@ def _crop(truth: np.ndarray, prediction: np.ndarray, margin: int) -> tuple[np.nd
 
 def _box(truth: np.ndarray, prediction: np.ndarray, margin: int) -> tuple[slice, ...]:
     """Around all that is not 0 in either, as slices."""
-    either, box = truth | prediction, []
-    for axis in range(either.ndim):
-        there = np.flatnonzero(either.any(axis=tuple(other for other in range(either.ndim) if other != axis)))
-        first, last = there[[0, -1]].tolist() if there.size else (0, -1)
-        box.append(slice(max(0, first - margin), last + 1 + margin))
-    return tuple(box)
+    filled = filled_box(truth, prediction)
+    return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in filled)
 
 
 def mean_score(scores: Mapping[str, Mapping[str, float]], metric: str) -> float:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bts.inference.postprocess import bounding_box, drop_small_et, drop_small_pieces, fill_core, tidy
+from bts.boxes import filled_box
+from bts.inference.postprocess import drop_small_et, drop_small_pieces, fill_core, tidy
 from bts.settings import Inference
 
 TUMOUR = (1, 2, 3)
@@ -95,7 +96,7 @@ def test_a_tumour_is_tidied_alike_wherever_it_lies(labels, around, least_ml, fil
 
 @given(LABELS)
 def test_the_box_holds_the_tumour_and_no_layer_more(labels):
-    box, outside = bounding_box(labels), labels.copy()
+    box, outside = filled_box(labels), labels.copy()
     outside[box] = 0
     assert not outside.any()
     inside = labels[box]
