@@ -28,7 +28,7 @@ from bts.training.log import best_epoch, final_table, progress_line, step_line
 from bts.training.plan import Plan
 from jobs.driver import plans, preset_flags
 from jobs.driver.here import UseRay, fits_here
-from jobs.driver.outcome import Outcome
+from jobs.driver.outcome import Outcome, leave
 from jobs.driver.progress import TrainingMeter, say
 
 
@@ -165,4 +165,4 @@ def cli(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli(sys.argv[1:]))
+    leave(cli(sys.argv[1:]))

@@ -28,7 +28,7 @@ from bts.training.plan import make_plan, read_encoder
 from jobs import train
 from jobs.driver import plans, preset_flags
 from jobs.driver.cluster import start_ray
-from jobs.driver.outcome import Outcome
+from jobs.driver.outcome import Outcome, leave
 from jobs.driver.progress import say
 
 if TYPE_CHECKING:
@@ -147,4 +147,4 @@ class Book:
 
 
 if __name__ == "__main__":
-    sys.exit(preset_flags.run("tune", Settings, main, __doc__, sys.argv[1:]))
+    leave(preset_flags.run("tune", Settings, main, __doc__, sys.argv[1:]))

@@ -22,6 +22,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def installed_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def fits_here(ray: UseRay, cases: int, output: Store | None = None) -> bool:
     """Whether this process does so many cases itself. auto: where no cluster is named, they are few, and no
     process died of that in this output; what has been said of one is taken away."""
@@ -47,19 +52,20 @@ def noted(rows: Iterable[dict], output: Store) -> Generator[dict]:
             output.delete(BEGUN)
 
 
-def run_here(rows: Sequence[dict], tasks: Sequence[Task], at_once: int = 1) -> Iterator[dict]:
-    """The rows of the last task. The first (reading) does `at_once` rows side by side, in threads; where
-    others come after it, it is a row ahead of them."""
-    first, *others = tasks
-    results = ahead(first, rows, at_once) if others or at_once > 1 else map(first, rows)
-    for task in others:
-        results = map(task, results)
-    return iter(results)
+def run_here(rows: Iterable[dict], tasks: Sequence[Task], at_once: Sequence[int]) -> Iterator[dict]:
+    """The rows of the last task. Each task does as many rows side by side, in threads, as `at_once` says of
+    it; where others come after the first (reading), it is a row ahead of them even if it does one."""
+    results = iter(rows)
+    for place, (task, threads) in enumerate(zip(tasks, at_once, strict=True)):
+        reads_ahead = place == 0 and len(tasks) > 1
+        results = ahead(task, results, threads) if reads_ahead or threads > 1 else map(task, results)
+    return results
 
 
 def ahead(task: Task, rows: Iterable[dict], threads: int = 1) -> Iterator[dict]:
     """`map` in threads that work on the next rows while the caller uses the last."""
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         coming: deque[Future[dict]] = deque()
         for row in rows:
             coming.append(pool.submit(task, row))
@@ -67,3 +73,5 @@ def ahead(task: Task, rows: Iterable[dict], threads: int = 1) -> Iterator[dict]:
                 yield coming.popleft().result()
         while coming:
             yield coming.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # whoever stops a run waits for no network

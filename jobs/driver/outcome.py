@@ -1,13 +1,15 @@
 """Around every command: its flags, its exit code, its run report and its last line."""
 
+import atexit
 import json
+import os
 import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from bts.errors import Failure, RunError, UsageError
 from bts.storage import Store
@@ -45,10 +47,19 @@ class Outcome:
         return float(self.max_failed)
 
 
-def run_job(name: str, settings_class: type, main: Callable[..., Outcome]) -> None:
+def run_job(name: str, settings_class: type, main: Callable[..., Outcome]) -> NoReturn:
     """Parse the flags into `settings_class`, run `main(settings)`, and exit as DESIGN.md's Commands say."""
     settings = parse(name, settings_class, main)
-    sys.exit(guarded(name, lambda: main(settings)))
+    leave(guarded(name, lambda: main(settings)))
+
+
+def leave(code: int) -> NoReturn:
+    """Exit at once: Python would wait for the networks of a run that was stopped, and take PyTorch apart for
+    half a second. What asked to be called at the end is called."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def parse(name: str, settings_class: type, main: Callable) -> Any:
@@ -67,6 +78,8 @@ def guarded(name: str, work: Callable[[], Outcome]) -> int:
             return _complain(name, cause, WRONG_USAGE)
         if isinstance(cause, RunError):
             return _complain(name, cause, COULD_NOT_RUN)
+        if isinstance(error, KeyboardInterrupt):
+            return _complain(name, "stopped; the same command does the rest", COULD_NOT_RUN)
         raise
     try:
         _close(name, outcome, time.monotonic() - started)
@@ -131,6 +144,6 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _complain(name: str, error: BaseException, code: int) -> int:
+def _complain(name: str, error: object, code: int) -> int:
     print(f"jobs.{name}: {error}", file=sys.stderr, flush=True)
     return code

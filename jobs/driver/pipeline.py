@@ -93,8 +93,8 @@ def stream(
         todo = list(left.values())
         if here:
             assert output is not None, "needed unless `ray` is yes"
-            results = run_here(todo, [stage.guard for stage in stages], stages[0].at_once)
-            together = noted(results, output)
+            tasks, at_once = [stage.guard for stage in stages], [stage.at_once for stage in stages]
+            together = noted(run_here(todo, tasks, at_once), output)
         else:
             together = _together(todo, stages, size, bound)
         with contextlib.closing(together):

@@ -1,5 +1,6 @@
-"""Killed actors, workers and drivers, two runs at once: all results are whole in the end."""
+"""Killed actors, workers and drivers, Ctrl-C, two runs at once: all results are whole in the end."""
 
+import functools
 import json
 import os
 import signal
@@ -101,6 +102,28 @@ def test_preprocess_killed_and_run_again(run_module_job, cases, tmp_path):
     assert job.wait() == -signal.SIGKILL
     assert preprocess.main(preprocess.Settings(cases, shards, ray="no")).exit_code == 0
     assert builders.results(Store(shards), ".parquet") == builders.results(Store(whole), ".parquet")
+
+
+def test_ctrl_c_is_one_line_and_the_same_command_does_the_rest(
+    bucket, faults, cases, model, undisturbed, run_job
+):
+    """While a network is at work, and the bucket keeps a labelmap waiting."""
+    flags = segmenting(cases, model, bucket.uri)
+    with faults.inject("held", method="PUT", key=".nii.gz", times=0, after=3) as hits:
+        # In the background of a shell Ctrl-C is ignored, by what is started there too.
+        heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        job = subprocess.Popen([sys.executable, "-m", *flags], cwd=ROOT, preexec_fn=heard, **pipes)
+        while hits() < 1 and job.poll() is None:
+            time.sleep(0.05)
+        job.send_signal(signal.SIGINT)
+        _, said = job.communicate(timeout=60)
+    assert job.returncode == 1
+    assert said.splitlines()[-1] == "jobs.segment: stopped; the same command does the rest"
+    assert "Traceback" not in said
+    done = run_job("segment", *flags[1:])
+    assert (done.code, done.summary["unchanged"], done.summary["written"]) == (0, 3, CASES - 3)
+    check_all(bucket.uri, undisturbed)
 
 
 def test_two_runs_at_once_do_no_harm(run_module_job, bucket, faults, cases, model, undisturbed, tmp_path):

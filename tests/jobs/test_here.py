@@ -141,4 +141,6 @@ def test_several_rows_are_done_side_by_side_and_come_in_order():
         meeting.wait(timeout=30)  # would end here in BrokenBarrierError, were a row alone
         return row * 10
 
-    assert list(here.run_here(range(6), [read], at_once=2)) == [0, 10, 20, 30, 40, 50]
+    assert list(here.run_here(range(6), [read], [2])) == [0, 10, 20, 30, 40, 50]
+    after = here.run_here(range(6), [lambda row: row + 1, read, lambda row: row - 1], [1, 2, 1])
+    assert list(after) == [9, 19, 29, 39, 49, 59]

@@ -14,7 +14,7 @@ from bts.results.marker import Marker
 from bts.settings import Budget, Layers, Loss, Preset
 from bts.storage import Entry, Store
 from jobs import segment
-from jobs.driver.predicting import pool, wanted_gpus
+from jobs.driver.predicting import pool, side_by_side, wanted_gpus
 from jobs.segment import check_apart
 from tests import builders
 
@@ -48,6 +48,20 @@ def test_actors_fit_their_nodes(cpus, actors, threads, reserved):
 def test_one_actor_a_gpu():
     assert pool([16, 16], 2) == (2, 1, {"num_gpus": 1})
     assert pool([16, 16], 2, share=0.4) == (4, 1, {"num_gpus": 0.4})
+
+
+@pytest.mark.parametrize(
+    ("cores", "gibibytes", "engine", "cases"),
+    [
+        (2, 24, "torch", 2),
+        (16, 64, "torch", 4),
+        (16, 24, "torch", 3),
+        (4, 8, "torch", 1),
+        (2, 24, "openvino", 1),
+    ],
+)
+def test_one_process_predicts_as_many_cases_as_fit(cores, gibibytes, engine, cases):
+    assert side_by_side(cores, gibibytes << 30, min(cores, 4), engine) == cases
 
 
 def test_gpus_are_asked_for():
