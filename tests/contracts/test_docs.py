@@ -18,6 +18,7 @@ FILE = re.compile(r"`((?:bts|jobs|tests|benchmarks|docs|kubernetes)/[\w./-]+\.\w
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 SECTION = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+TEST = re.compile(r"([\w/]*test_\w+\.py)(?:::(\w+))?")
 COMMAND = re.compile(r"python -m (jobs\.\w+) ((?:[^\n`|\\]|\\\n)*)")
 
 
@@ -27,6 +28,22 @@ def test_files_that_it_names_are_there(document):
     missing = [name for name in FILE.findall(text) if not (ROOT / name).exists()]
     missing += [name for name in LINK.findall(text) if not (document.parent / name).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_tests_that_it_names_are_there(document):
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    for file, name in TEST.findall(document.read_text("utf-8")):
+        meant = [path for path in files if f"/{path.relative_to(ROOT)}".endswith(f"/{file}")]
+        assert meant, file
+        assert not name or any(f"def {name}(" in path.read_text("utf-8") for path in meant), f"{file}::{name}"
+
+
+def test_the_readme_counts_the_faults_of_the_list():
+    listed = (ROOT / "docs" / "explanation" / "reliability.md").read_text("utf-8")
+    numbers = [int(number) for number in re.findall(r"^\| (\d+) \|", listed, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert f"{len(numbers)} faults" in (ROOT / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
