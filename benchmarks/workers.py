@@ -1,7 +1,7 @@
-"""What a second worker brings: each job held to one core, then on two. `python -m benchmarks.workers`.
+"""What a second worker brings, by Ray: each job held to one core, then on two.
 
-train runs one DDP worker on one core, then two workers on two; preprocess and segment have as many tasks and
-actors as there are cores.
+`python -m benchmarks.workers`: train runs one DDP worker on one core, then two workers on two; preprocess and
+segment have as many tasks and actors as there are cores.
 """
 
 import tempfile
@@ -29,16 +29,8 @@ def a_case(place: Path, job: str, *flags: str):
     def measure(workers: int, cores: str) -> float:
         output = place / f"{job}-{workers}"
         where = {"preprocess": "--shards", "segment": "--labelmaps"}[job]
-        python(
-            "-m",
-            f"jobs.{job}",
-            "--cases",
-            str(make_cases(place, CASES)),
-            where,
-            str(output),
-            *flags,
-            cores=cores,
-        )
+        folders = ["--cases", str(make_cases(place, CASES)), where, str(output)]
+        python("-m", f"jobs.{job}", *folders, *flags, "--ray", "yes", cores=cores)
         results = output.glob("*.parquet" if job == "preprocess" else "*.nii.gz")
         times = sorted(result.stat().st_mtime for result in results)
         return (times[-1] - times[0]) / (len(times) - 1)

@@ -20,7 +20,7 @@ from bts.errors import UsageError
 from bts.intake import tools
 from bts.intake.identity import read_identity
 from bts.intake.index import series_files
-from bts.results.layout import RESULT
+from bts.results.layout import MARKER, RESULT, left_to_do, marker_key
 from bts.storage import Entry, Store
 from jobs.driver import incremental
 from jobs.driver.outcome import Outcome, run_job
@@ -97,17 +97,14 @@ def list_cases(labelmaps: Store, cases: Store) -> Iterator[Case]:
 
 def _by_case(store: Store) -> dict[str, Entry]:
     """Case id → its result record."""
-    found = {}
-    for entry in store.list("_done"):
-        name = entry.key.rpartition("/")[2].removesuffix(".json")
-        found[name.rpartition(".")[0]] = entry
-    return found
+    named = ((MARKER.fullmatch(entry.key), entry) for entry in store.list("_done"))
+    return {marker["case"]: entry for marker, entry in named if marker}
 
 
 def made_of(case: Case, settings: Settings) -> dict:
     """All that makes a delivered labelmap."""
-    versions = {role: entry.version for role, entry in case.files.items()}
-    return {"inputs": versions, "space": settings.space, "dicom_seg": settings.dicom_seg, "format": FORMAT}
+    options = {"space": settings.space, "dicom_seg": settings.dicom_seg}
+    return {"inputs": case.versions, **options, "format": FORMAT}
 
 
 def read_made_of(output: Store, key: str) -> dict:
@@ -124,10 +121,9 @@ def plan(cases: list[Case], there: set[str], settings: Settings) -> worklist.Wor
         keys = {native_key(case.id, settings.space)}
         keys |= {seg_key(case.id, settings.space)} if settings.dicom_seg else set()
         if not keys <= there:
-            void.add(f"_done/{case.id}.{mark}.json")
+            void.add(marker_key(case.id, mark))
         wanted.append((case, mark))
-    ours = (key for key in there - void if key.startswith(("_done/", "_failed/")))
-    return worklist.plan(wanted, ours, ".json", settings.retry_failed, one_place=True)
+    return left_to_do(wanted, there, void, settings.retry_failed)
 
 
 def run(todo: list[worklist.Todo], cases: Store, deliver: Deliver, settings: Settings) -> Iterator[dict]:

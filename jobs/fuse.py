@@ -18,7 +18,8 @@ from bts.cases.datasets import identify
 from bts.errors import CaseError, Failure, UsageError
 from bts.inference.fusion import MOST, Method
 from bts.labels import UNKNOWN, spelt
-from bts.results.layout import MARKER, labelmap_key, marker_key
+from bts.results.files import refuse_foreign
+from bts.results.layout import labelmap_key, left_to_do, marker_key
 from bts.results.match import Pair, by_case, match
 from bts.storage import Entry, Store
 from jobs.driver import incremental
@@ -73,12 +74,11 @@ def main(settings: Settings) -> Outcome:
     ]
     pairs, failed = paired(cases, folders, listings)
     there = output.keys()
-    refuse_foreign(pairs, there, output)
+    refuse_foreign(pairs, there, output, "give --fused another folder")
     made = [joined(case, pairs[case.id], listings) for case in cases if case.id in pairs]
     wanted = [(case, fingerprint(case, settings.method)) for case in made]
     gone = {marker_key(case.id, mark) for case, mark in wanted if labelmap_key(case.id) not in there}
-    ours = (key for key in there - gone if key.startswith(("_done/", "_failed/")))
-    work = worklist.plan(wanted, ours, ".json", settings.retry_failed, one_place=True)
+    work = left_to_do(wanted, there, gone, settings.retry_failed)
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     counts = {"cases": len(cases), "unchanged": work.done, "left_aside": len(work.aside)}
     if settings.dry_run:
@@ -88,8 +88,7 @@ def main(settings: Settings) -> Outcome:
         output.delete(key)
     make = Fuse(folders, output, settings.method)
     settled = incremental.settle(run(work.todo, pairs, make, settings.ray), work, output)
-    for case_id, flags in list(settled.flagged.items())[:20]:
-        say(f"flagged: case {case_id}: {'; '.join(flags)}")
+    incremental.say_flagged(settled.flagged)
     counts |= {"written": settled.written, "flagged": len(settled.flagged)}
     details = {
         "method": settings.method,
@@ -147,16 +146,6 @@ def fingerprint(case: Case, method: Method) -> str:
     """Of all that makes a fused labelmap."""
     options = {"fused": method, "labels": case.labels}
     return worklist.case_fingerprint(case, case.files, options=options, version=FORMAT)
-
-
-def refuse_foreign(case_ids: Iterable[str], there: set[str], output: Store) -> None:
-    """Raise UsageError where a labelmap without a marker would be replaced: another tool's, or edited."""
-    marked = {named["case"] for named in map(MARKER.fullmatch, there) if named}
-    for case_id in case_ids:
-        if labelmap_key(case_id) in there and case_id not in marked:
-            raise UsageError(
-                f"{output.uri}/{labelmap_key(case_id)}: not made here; give --fused another folder"
-            )
 
 
 def run(todo: list[worklist.Todo], pairs: dict[str, list[Pair]], make: Fuse, ray: UseRay) -> Iterator[dict]:

@@ -22,7 +22,7 @@ from bts.intake.identity import Identity, read_identity
 from bts.intake.rules import Rules, read_rules
 from bts.intake.studies import Study, find_studies, sort_entries
 from bts.intake.study_to_case import FORMAT, Options, case_keys
-from bts.results.layout import held, marker_key
+from bts.results.layout import held, left_to_do, marker_key
 from bts.storage import Store, read_file
 from jobs.driver import incremental
 from jobs.driver.here import UseRay, fits_here
@@ -93,8 +93,7 @@ def main(settings: Settings) -> Outcome:
     )
     if done:
         output.put(picture.PAGE, picture.page(done.items()))
-    for case_id, warnings in list(settled.flagged.items())[:20]:
-        say(f"flagged: case {case_id}: {'; '.join(warnings)}")
+    incremental.say_flagged(settled.flagged)
     counts |= {"written": settled.written, "flagged": len(settled.flagged)}
     details = {"flagged_cases": settled.flagged, "checks": picture.PAGE}
     return Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
@@ -174,8 +173,7 @@ def plan(
         if not all(key in there or held(key) in there for key in images):
             void.add(marker_key(case.id, mark))
         wanted.append((case, mark))
-    ours = (key for key in there - void if key.startswith(("_done/", "_failed/")))
-    return worklist.plan(wanted, ours, ".json", retries, one_place=True)
+    return left_to_do(wanted, there, void, retries)
 
 
 def to_row(one: worklist.Todo, study: Study, there: set[str]) -> dict:

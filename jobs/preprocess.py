@@ -82,16 +82,14 @@ def main(settings: Settings) -> Outcome:
     make = MakeShard(source, output, settings.allow_missing)
     settled = incremental.settle(run(work.todo, make, settings.ray), work, output)
     counts["written"] = settled.written
-    for case_id, flags in list(settled.flagged.items())[:20]:
-        say(f"flagged: case {case_id}: {'; '.join(flags)}")
+    incremental.say_flagged(settled.flagged)
     details = {"strays": listing.strays[:1000], "flagged_cases": settled.flagged}
     return Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
 
 
 def made_of(one: worklist.Todo) -> dict:
     """What will make the shard of a case."""
-    versions = {role: entry.version for role, entry in one.case.files.items()}
-    return {"inputs": versions, "labels": one.case.labels, "format": FORMAT}
+    return {"inputs": one.case.versions, "labels": one.case.labels, "format": FORMAT}
 
 
 def read_made_of(output: Store, key: str) -> dict:

@@ -15,13 +15,21 @@ from typing import Literal
 from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.layouts import find_cases
-from bts.errors import Failure, RunError, UsageError
+from bts.errors import Failure, UsageError
 from bts.inference.finish import Finish
 from bts.inference.options import Engine, SegmentOptions, engine_version
 from bts.labels import WRITTEN_AS, can_be_written, spelt
 from bts.results import colour_tables
-from bts.results.files import is_ours
-from bts.results.layout import MARKER, convention_of, inputs_of, labelmap_key, marker_key, results_of, whole
+from bts.results.files import refuse_foreign
+from bts.results.layout import (
+    convention_of,
+    inputs_of,
+    labelmap_key,
+    left_to_do,
+    marker_key,
+    results_of,
+    whole,
+)
 from bts.storage import Entry, Store
 from jobs.driver import drivers, incremental, predicting
 from jobs.driver.figshare_index import index_figshare, set_unfit_aside
@@ -126,7 +134,8 @@ def main(settings: Settings) -> Outcome:
     work = plan(listing.cases, there, present, write, settings.retry_failed)
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     if not settings.overwrite:
-        refuse_foreign((one.case.id for one in work.todo), there, output)
+        mend = "give --labelmaps another folder, or --overwrite to replace it"
+        refuse_foreign((one.case.id for one in work.todo), there, output, mend)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside), "unfit": len(unfit)}
     if settings.dry_run:
         failed += incremental.foresee(
@@ -140,7 +149,7 @@ def main(settings: Settings) -> Outcome:
     todo = worklist.largest_first(work.todo)
     rows = [{**one.to_row(), "present": sorted(present.get(one.case.id, ()))} for one in todo]
     settled = incremental.settle(predicting.run(rows, source, write, models, settings), work, output)
-    say_flagged(settled.flagged)
+    incremental.say_flagged(settled.flagged)
     counts |= {"written": settled.written, "flagged": len(settled.flagged)}
     details = {"models": described, "flagged_cases": settled.flagged, "unfit_cases": unfit[:1000]}
     details["strays"] = listing.strays[:1000]
@@ -166,22 +175,6 @@ def check_apart(cases: Iterable[Case], source: Store, output: Store) -> None:
         raise UsageError(f"--labelmaps {output.uri}: {key} would count as ground truth; give another folder")
 
 
-def refuse_foreign(case_ids: Iterable[str], there: set[str], output: Store) -> None:
-    """Raise UsageError where a labelmap would be replaced that has neither a marker nor our own signature: a
-    truth, an edited labelmap, another tool's."""
-    marked = {named["case"] for named in map(MARKER.fullmatch, there) if named}
-    for case_id in case_ids:
-        if (key := labelmap_key(case_id)) not in there or case_id in marked:
-            continue
-        try:
-            ours = is_ours(output.read(key))
-        except OSError as error:
-            raise RunError(f"{output.uri}/{key}: cannot be read: {error}") from error
-        if not ours:
-            mend = "give --labelmaps another folder, or --overwrite to replace it"
-            raise UsageError(f"{output.uri}/{key}: jobs.segment did not make this labelmap; {mend}")
-
-
 def explain_labels(cases: list[Case], write: Write, there: set[str]) -> None:
     """Leave names and colours for ITK-SNAP and 3D Slicer beside the labelmaps, once a convention."""
     conventions = (convention_of(case, write.labels, write.targets) for case in cases)
@@ -204,22 +197,13 @@ def plan(
             if marker_key(case.id, more) in there:  # the same labelmap, and more beside it
                 mark = more
         wanted.append((case, mark))
-    ours = (key for key in there - void if key.startswith(("_done/", "_failed/")))
-    return worklist.plan(wanted, ours, ".json", retries, one_place=True)
+    return left_to_do(wanted, there, void, retries)
 
 
 def fingerprint(case: Case, write: Write, **more: object) -> str:
     """Of a case's results, with `more` options than were asked for."""
     options = {**write.options_of(case), **more}
     return worklist.case_fingerprint(case, inputs_of(case), options=options, version=FORMAT)
-
-
-def say_flagged(flagged: dict[str, list[str]]) -> None:
-    """Name the first labelmaps that a person should look at."""
-    for case_id, found in list(flagged.items())[:20]:
-        say(f"flagged: case {case_id}: {'; '.join(found)}")
-    if len(flagged) > 20:
-        say(f"… and {len(flagged) - 20} more, all in the run report")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from bts.cases.case import Case
 from bts.errors import UsageError
 from bts.images.grid import Volume
-from bts.intake.identity import read_identity
+from bts.intake.identity import keeps_ids, read_identity
 from bts.intake.native_view import NativeView
 from bts.report.viewer import Server, Shelf, Shown
 from bts.scoring import tables
@@ -78,8 +78,7 @@ class NativeShelf(Shelf):
 
     def __init__(self, cases: Sequence[Case], source: Store, labelmaps: Store, dice, settings: Settings):
         super().__init__(cases, source, labelmaps, dice)
-        keep = any(case.id.count("-") > 2 for case in cases)  # a date and a hash, for a hash
-        identity, _ = read_identity(keep)
+        identity, _ = read_identity(keeps_ids(case.id for case in cases))
         self.space = settings.space
         self.native = NativeView(Store(settings.scans), source, identity, settings.space)
         self.shown = {case: one for case, one in self.shown.items() if case in self.native.records}

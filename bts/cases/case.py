@@ -34,6 +34,11 @@ class Case:
         """What is known of its dataset."""
         return dataset_of(self.dataset)
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Role → ETag, or size+mtime, of each of its files."""
+        return {role: entry.version for role, entry in self.files.items()}
+
     def to_json(self) -> str:
         """For a row of a Ray dataset."""
         return json.dumps(asdict(self))

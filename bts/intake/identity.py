@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,11 @@ class Identity:
 def case_id(patient: str, visit: str) -> str:
     """Such as Scan-0f3a…-9b21…; bts.cases tells the patient by it."""
     return f"Scan-{patient}-{visit}"
+
+
+def keeps_ids(case_ids: Iterable[str]) -> bool:
+    """Whether cases were named by Patient ID (--keep-ids): their visit is a date and a hash, else a hash."""
+    return any(case_id.count("-") > 2 for case_id in case_ids)
 
 
 def read_identity(keep: bool, *, make: bool = False) -> tuple[Identity, str]:

@@ -10,23 +10,43 @@ rows and columns of the slice's image. The value tells what was found: 0 nothing
 import gzip
 import io
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import numpy as np
 from PIL import Image
 
 from bts.cases.case import Case
+from bts.errors import RunError, UsageError
 from bts.images.grid import Grid
 from bts.images.nifti import write_labelmap, write_probabilities
 from bts.labels import from_internal
-from bts.results.layout import probability_key, result_keys
+from bts.results.layout import labelmap_key, marked_cases, probability_key, result_keys
+from bts.storage import Store
 
 SIGNATURE = "bts "  # then the digests of the models: how `descrip` of a labelmap begins
 GREYS = {"figshare": np.array([0, 80, 160, 240], np.uint8), "figshare_tumour": np.array([0, 255], np.uint8)}
 
 
+def refuse_foreign(case_ids: Iterable[str], there: Set[str], output: Store, mend: str) -> None:
+    """Raise UsageError where a labelmap would be replaced that has neither a marker nor our own signature: a
+    ground truth, an edited labelmap, another tool's. With the signature alone it is of a run cut off.
+
+    there: keys of the output. mend: what to do, for the message. Raises RunError where one cannot be read.
+    """
+    marked = marked_cases(there)
+    for case_id in case_ids:
+        if (key := labelmap_key(case_id)) not in there or case_id in marked:
+            continue
+        try:
+            ours = is_ours(output.read(key))
+        except OSError as error:
+            raise RunError(f"{output.uri}/{key}: cannot be read: {error}") from error
+        if not ours:
+            raise UsageError(f"{output.uri}/{key}: jobs.segment did not make this labelmap; {mend}")
+
+
 def is_ours(labelmap: bytes) -> bool:
-    """Whether the header of a .nii.gz says that jobs.segment wrote it."""
+    """Whether the header of a .nii.gz says that jobs.segment or jobs.fuse wrote it."""
     try:
         return signed(gzip.GzipFile(fileobj=io.BytesIO(labelmap)).read(540))
     except (OSError, EOFError, zlib.error):
@@ -34,7 +54,7 @@ def is_ours(labelmap: bytes) -> bool:
 
 
 def signed(header: bytes) -> bool:
-    """Whether a NIfTI header has the signature of jobs.segment."""
+    """Whether a NIfTI header has the signature of this project."""
     size = {int.from_bytes(header[:4], order) for order in ("little", "big")}
     return header[240 if 540 in size else 148 :].startswith(SIGNATURE.encode())
 

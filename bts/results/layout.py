@@ -7,7 +7,7 @@ last. On request also `_probabilities/CASE.TARGET.nii.gz`. Flagged results may w
 import re
 from collections.abc import Iterable, Set
 
-from bts.cases import figshare
+from bts.cases import figshare, worklist
 from bts.cases.case import Case, CaseVolume
 from bts.cases.read import reader_of
 from bts.labels import WRITTEN_AS, can_be_written
@@ -47,6 +47,22 @@ def labelmap_key(case_id: str) -> str:
 
 def marker_key(case_id: str, fingerprint: str) -> str:
     return f"_done/{case_id}.{fingerprint}.json"
+
+
+def marked_cases(keys: Iterable[str]) -> set[str]:
+    """Ids of the cases that have a marker among a folder's keys."""
+    return {named["case"] for named in map(MARKER.fullmatch, keys) if named}
+
+
+def left_to_do(
+    wanted: Iterable[tuple[Case, str]], there: Set[str], void: Set[str], retries: int
+) -> worklist.Work:
+    """`worklist.plan` of results that a marker vouches for, in a folder with the keys `there`.
+
+    void: keys of markers that do not count, because a result that they vouch for is gone.
+    """
+    known = (key for key in there - void if key.startswith(("_done/", "_failed/")))
+    return worklist.plan(wanted, known, ".json", retries, one_place=True)
 
 
 def mask_folder(case_id: str) -> str:

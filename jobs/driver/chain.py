@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Set
 
 from bts.cases.worklist import NOTE
 from bts.errors import Failure
-from bts.intake.identity import case_id, read_identity
+from bts.intake.identity import case_id, keeps_ids, read_identity
 from bts.intake.index import INDEX, indexed
 from bts.intake.studies import nifti_cases, sort_entries
-from bts.results.layout import MARKER, held
+from bts.results.layout import held, marked_cases
 from bts.storage import Store
 
 RUN = "_runs/"  # their names begin with their time
@@ -22,8 +22,7 @@ def scanned(scans: Store, cases: Store, there: Set[str]) -> tuple[set[str], int]
     of the cases."""
     niftis, maybe, _ = sort_entries(scans.list())
     rows = indexed(cases, filter(INDEX.fullmatch, there))
-    keep = any(name.count("-") > 2 for name in taken_in(there)[0])  # a date and a hash, for a hash
-    identity, _ = read_identity(keep)
+    identity, _ = read_identity(keeps_ids(marked_cases(there)))
     new = sum((identity.opaque(entry.key), entry.version) not in rows for entry in maybe)
     studies = {case_id(row.patient, row.visit) for row in rows.values() if row.study}
     return studies | nifti_cases(niftis, identity), new
@@ -32,7 +31,7 @@ def scanned(scans: Store, cases: Store, there: Set[str]) -> tuple[set[str], int]
 def taken_in(there: Iterable[str]) -> tuple[set[str], set[str]]:
     """(cases that jobs.intake has made, those of them that wait for review), of the keys of the cases."""
     keys = set(there)
-    made = {named["case"] for named in map(MARKER.fullmatch, keys) if named}
+    made = marked_cases(keys)
     waiting = {key.split("/")[1] for key in keys if key.startswith(held("Scan-"))}
     return made, made & waiting
 
@@ -50,5 +49,4 @@ def last_failures(store: Store, there: Iterable[str]) -> Iterator[str]:
 def delivered(there: Iterable[str]) -> tuple[set[str], set[str]]:
     """(cases that jobs.deliver has delivered, those that failed), of the keys of the results."""
     keys = set(there)
-    done = {named["case"] for named in map(MARKER.fullmatch, keys) if named}
-    return done, {named["case"] for named in map(NOTE.fullmatch, keys) if named}
+    return marked_cases(keys), {named["case"] for named in map(NOTE.fullmatch, keys) if named}

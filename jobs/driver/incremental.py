@@ -26,6 +26,7 @@ from jobs.driver.outcome import Outcome, check_max_failed
 from jobs.driver.progress import say
 
 READERS = 16  # threads that read notes or older results
+SHOWN = 20  # flagged cases that are named on the terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +177,14 @@ def note(failures: Iterable[tuple[Todo, Failure]], output: Store) -> None:
         output.put(one.note, failure.to_json().encode(errors="backslashreplace"))
         for key in one.notes:
             output.delete(key)
+
+
+def say_flagged(flagged: Mapping[str, list[str]]) -> None:
+    """Name the first cases that a person should look at."""
+    for case_id in list(flagged)[:SHOWN]:
+        say(f"flagged: case {case_id}: {'; '.join(flagged[case_id])}")
+    if len(flagged) > SHOWN:
+        say(f"… and {len(flagged) - SHOWN} more, all in the run report")
 
 
 def explain(

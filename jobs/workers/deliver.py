@@ -30,9 +30,8 @@ def seg_key(case_id: str, space: str) -> str:
 
 def mark_of(case: Case, space: str, dicom_seg: bool) -> str:
     """The fingerprint of what is delivered of a labelmap."""
-    versions = {role: entry.version for role, entry in case.files.items()}
     options = {"case": case.id, "space": space, "dicom_seg": dicom_seg}
-    return worklist.fingerprint(versions, options=options, version=FORMAT)
+    return worklist.fingerprint(case.versions, options=options, version=FORMAT)
 
 
 class Deliver:
@@ -99,7 +98,7 @@ class Deliver:
             "change_percent": {r: _change(before[r], after[r]) for r in before},
             "flags": [*record["flags"], *made.get("flags", [])],
             "models": models,
-            "inputs": {role: entry.version for role, entry in case.files.items()},
+            "inputs": case.versions,
             "options": {"space": self.space, "dicom_seg": dicom},
             "versions": {"format": FORMAT},
             "files": {key: digest(data) for key, data in files.items()},

@@ -21,8 +21,7 @@ class MakeShard:
     def __call__(self, row: dict) -> dict:
         case = Case.from_json(row["case"])
         volume = load_case(case, self.cases, allow_missing=self.allow_missing)
-        versions = {role: entry.version for role, entry in case.files.items()}
-        self.output.put(f"{case.id}.{row['fingerprint']}.parquet", write_shard(volume, versions))
+        self.output.put(f"{case.id}.{row['fingerprint']}.parquet", write_shard(volume, case.versions))
         retire(self.output, row["older"])
         flags = quality.of_noise(volume) + quality.of_place(volume)
         return {"flags": json.dumps(flags)}

@@ -119,8 +119,17 @@ def test_flags_that_make_no_sense(place, flags, words):
 
 def test_another_tool_s_labelmap_is_not_replaced(place):
     Store(place / "fused").put(f"{CASES[0]}.nii.gz", builders.nifti(np.zeros((20, 24, 12), np.uint8)))
-    with pytest.raises(UsageError, match="not made here; give --fused another folder"):
+    with pytest.raises(UsageError, match="did not make this labelmap; give --fused another folder"):
         run()
+
+
+def test_a_run_cut_off_before_a_marker_is_mended_by_the_next(place):
+    run()
+    before = (place / "fused" / f"{CASES[0]}.nii.gz").read_bytes()
+    (marker,) = (place / "fused" / "_done").glob(f"{CASES[0]}.*")
+    marker.unlink()
+    assert run().counts["written"] == 1 and marker.exists()
+    assert (place / "fused" / f"{CASES[0]}.nii.gz").read_bytes() == before
 
 
 def test_a_name_that_tells_no_convention(place):
