@@ -1,6 +1,7 @@
 """Around every command: its flags, its exit code, its run report and its last line."""
 
 import atexit
+import contextlib
 import json
 import os
 import sys
@@ -57,8 +58,9 @@ def leave(code: int) -> NoReturn:
     """Exit at once: Python would wait for the networks of a run that was stopped, and take PyTorch apart for
     half a second. What asked to be called at the end is called."""
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it any more
+            stream.flush()
     os._exit(code)
 
 
@@ -80,6 +82,8 @@ def guarded(name: str, work: Callable[[], Outcome]) -> int:
             return _complain(name, cause, COULD_NOT_RUN)
         if isinstance(error, KeyboardInterrupt):
             return _complain(name, "stopped; the same command does the rest", COULD_NOT_RUN)
+        if isinstance(error, BrokenPipeError):  # as in `… | head`
+            return _complain(name, "stopped: nobody reads its output any more", COULD_NOT_RUN)
         raise
     try:
         _close(name, outcome, time.monotonic() - started)

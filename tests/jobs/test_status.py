@@ -1,6 +1,9 @@
 """jobs.status as an operator reads it: what is segmented, held, flagged, failed and left."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -8,6 +11,7 @@ from bts.storage import Store
 from jobs import segment, status
 from jobs.driver.outcome import guarded
 from tests import builders
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 CASES = [f"BraTS-SSA-0000{n}-000" for n in range(1, 5)]
@@ -61,3 +65,14 @@ def test_no_bucket_is_one_line(tmp_path, s3, capsys):
     settings = status.Settings("s3://no-such-bucket/labelmaps")
     assert guarded("status", lambda: status.main(settings)) == 1
     assert "no-such-bucket" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_one_line(tmp_path):
+    """As `bts status … | head -1` does."""
+    unread, output = os.pipe()
+    os.close(unread)
+    command = [sys.executable, "-m", "jobs.status", "--labelmaps", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True)
+    os.close(output)
+    assert done.returncode == 1
+    assert done.stderr == "jobs.status: stopped: nobody reads its output any more\n"
