@@ -19,9 +19,9 @@ from bts.errors import Failure
 from bts.shards.format import FORMAT, read_metadata
 from bts.shards.holds import retire
 from bts.storage import Store
-from jobs.driver import incremental
+from jobs.driver import incremental, machine
 from jobs.driver.figshare_index import index_figshare
-from jobs.driver.here import UseRay, cores, fits_here
+from jobs.driver.here import UseRay, fits_here
 from jobs.driver.listing import describe, list_cases
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.pipeline import Stage, stream
@@ -116,7 +116,7 @@ def run(todo: list[worklist.Todo], make: MakeShard, ray: UseRay) -> Iterator[dic
     here = fits_here(ray, math.ceil(len(rows) / LIGHT), make.output)
     for some, memory in by_size(rows):
         resources = {"num_cpus": CASE_CPUS, **memory}
-        at_once = 1 if memory else min(cores(), THREADS)
+        at_once = 1 if memory else min(machine.cores(), THREADS)
         stages = [Stage("read", make, resources=resources, at_once=at_once)]
         yield from stream("preprocess", some, stages, "no" if here else "yes", make.output)
 

@@ -17,16 +17,6 @@ FEW = 8  # cases; Ray is up in some ten seconds, in which one process does about
 BEGUN = "_runs/here"  # in the output while a process does cases itself; what killed the process left it there
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def installed_memory() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def fits_here(ray: UseRay, cases: int, output: Store | None = None) -> bool:
     """Whether this process does so many cases itself. auto: where no cluster is named, they are few, and no
     process died of that in this output; what has been said of one is taken away."""

@@ -10,8 +10,9 @@ from bts.cases.case import MODALITIES
 from bts.errors import UsageError
 from bts.inference.options import Engine, check_engine
 from bts.storage import Store
+from jobs.driver import machine
 from jobs.driver.cluster import start_ray
-from jobs.driver.here import UseRay, cores, fits_here, installed_memory
+from jobs.driver.here import UseRay, fits_here
 from jobs.driver.pipeline import Stage, stream
 from jobs.driver.progress import say
 from jobs.driver.sizes import by_size
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from bts.inference.predictor import Around  # with torch
 
 ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
-MEMORY_A_CASE = 8 << 30  # of this machine's; an adopted network takes up to four gibibytes for one
+MEMORY_A_CASE = 8 << 30  # an adopted network takes up to four gibibytes for one, and is not alone
 GPU_CASES = 2  # at a time in a GPU's actor: one comes and goes while the network is at the other
 IO_CPUS = 0.25  # of a read or write task, which mostly waits for the store
 IO_TASKS = 16  # that read, and as many that write, for a predicting actor that is still to come
@@ -74,18 +75,17 @@ def predict_here(
     from jobs.workers.predict import Predict
 
     gpus = wanted_gpus(may_use(settings), int(pick_device(None).type == "cuda"), alone=True)
-    _, threads, _ = pool([cores()], gpus)
-    at_once = GPU_CASES if gpus else side_by_side(cores(), installed_memory(), threads, settings.engine)
+    _, threads, _ = pool([machine.cores()], gpus)
+    at_once = GPU_CASES if gpus else side_by_side(machine.cores(), machine.memory(), threads, settings.engine)
     how = (lambda: models, None if gpus else "cpu", threads, write.options)
     predict = Stage("predict", Predict, how, at_once=at_once)
-    yield from stream(
-        "segment", rows, [Stage("read", read), predict, Stage("write", write)], "no", write.output
-    )
+    stages = [Stage("read", read), predict, Stage("write", write)]
+    yield from stream("segment", rows, stages, "no", write.output)
 
 
 def side_by_side(cores: int, memory: int, threads: int, engine: Engine) -> int:
     """Cases that this process predicts at a time, each with so many threads: two, for no network keeps even
-    two cores busy all the time, and more where there are more cores. memory: bytes of this machine.
+    two cores busy all the time, and more where there are more cores. memory: bytes that there are.
 
     A case alone has as many threads as one of many: on them depends the last digit of some sums.
     """

@@ -9,7 +9,7 @@ from bts.errors import RunError, UsageError
 from bts.model.device import pick_device
 from bts.storage import Store
 from bts.training.state import Progress, furthest
-from jobs.driver import here
+from jobs.driver import machine
 from jobs.driver.progress import hand_over
 from jobs.workers import rank
 from jobs.workers.feed import Feed, read_here
@@ -31,7 +31,7 @@ def fit(job: rank.Job, settings: Asked, checkpoints: Store, told: rank.Told) -> 
     """
     device = device_of(settings.gpu)
     if device.type == "cpu":
-        torch.set_num_threads(here.cores())
+        torch.set_num_threads(machine.cores())
 
     def keep(progress: Progress, figures: dict, name: str) -> None:
         checkpoints.put(rank.ALONE, progress.state())
