@@ -75,12 +75,14 @@ def predict_here(
     from jobs.workers.predict import Predict
 
     gpus = wanted_gpus(may_use(settings), int(pick_device(None).type == "cuda"), alone=True)
-    _, threads, _ = pool([machine.cores()], gpus)
-    at_once = GPU_CASES if gpus else side_by_side(machine.cores(), machine.memory(), threads, settings.engine)
+    cores = machine.cores()
+    _, threads, _ = pool([cores], gpus)
+    together = GPU_CASES if gpus else side_by_side(cores, machine.memory(), threads, settings.engine)
     how = (lambda: models, None if gpus else "cpu", threads, write.options)
-    predict = Stage("predict", Predict, how, at_once=at_once)
-    stages = [Stage("read", read), predict, Stage("write", write)]
-    yield from stream("segment", rows, stages, "no", write.output)
+    for some, memory in by_size(rows):
+        predict = Stage("predict", Predict, how, at_once=1 if memory else together)
+        stages = [Stage("read", read), predict, Stage("write", write)]
+        yield from stream("segment", some, stages, "no", write.output)
 
 
 def side_by_side(cores: int, memory: int, threads: int, engine: Engine) -> int:

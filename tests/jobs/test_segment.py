@@ -14,6 +14,7 @@ from bts.results.marker import Marker
 from bts.settings import Budget, Layers, Loss, Preset
 from bts.storage import Entry, Store
 from jobs import segment
+from jobs.driver import sizes
 from jobs.driver.predicting import pool, side_by_side, wanted_gpus
 from jobs.segment import check_apart
 from tests import builders
@@ -69,6 +70,17 @@ def test_gpus_are_asked_for():
     assert [wanted_gpus(gpu, 3, alone=True) for gpu in ("auto", "yes", "no")] == [3, 3, 0]
     with pytest.raises(UsageError, match="no GPU"):
         wanted_gpus("yes", 0, alone=True)
+
+
+def test_a_large_case_is_not_predicted_beside_another(tmp_path, model, monkeypatch, capsys):
+    cases, labelmaps = Store(tmp_path / "cases"), Store(tmp_path / "labelmaps")
+    small, large = (f"BraTS-SSA-0000{n}-000" for n in (0, 1))
+    builders.put_all(cases, builders.case_files(small))
+    builders.put_all(cases, builders.case_files(large, shape=(64, 64, 48)))
+    most = sum(entry.size for entry in cases.list() if large in entry.key and "seg" not in entry.key)
+    monkeypatch.setattr(sizes, "LARGE", most - 1)
+    assert segment.main(segment.Settings(cases.uri, labelmaps.uri, (model,), ray="no")).counts["written"] == 2
+    assert capsys.readouterr().err.count("segment: 1/1 cases") == 2
 
 
 def test_a_labelmap_of_others_is_never_replaced_unless_asked_for(tmp_path, model):
