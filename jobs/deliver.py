@@ -9,13 +9,14 @@ DICOM SEG carries the identity of its scans, for it goes where they came from.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.layouts import Listing
+from bts.cases.said import list_folder
 from bts.errors import UsageError
 from bts.intake import tools
 from bts.intake.identity import read_identity
@@ -76,9 +77,8 @@ def main(settings: Settings) -> Outcome:
 
 
 def list_cases(labelmaps: Store, cases: Store) -> Iterator[Case]:
-    """Each labelmap with the record of its case; those of other cases are counted."""
-    records = _by_case(cases)
-    markers = _by_case(labelmaps)
+    """Each labelmap with the record of its case, and its own; those of other cases are counted."""
+    records, markers = _by_case(cases), _by_case(labelmaps)
     others = 0
     for entry in labelmaps.list():
         named = RESULT.fullmatch(entry.key)
@@ -88,17 +88,25 @@ def list_cases(labelmaps: Store, cases: Store) -> Iterator[Case]:
         if case_id not in records:
             others += 1
             continue
-        files = {"labelmap": entry, "record": records[case_id]}
-        files |= {"marker": markers[case_id]} if case_id in markers else {}
+        files = {"labelmap": entry, **_numbered("record", records[case_id])}
+        files |= _numbered("marker", markers.get(case_id, ()))
         yield Case(case_id, case_id, "scans", "", "", files)
     if others:
         say(f"{labelmaps.uri}: {others} labelmaps are not of cases that jobs.intake made")
 
 
-def _by_case(store: Store) -> dict[str, Entry]:
-    """Case id → its result record."""
-    named = ((MARKER.fullmatch(entry.key), entry) for entry in store.list("_done"))
-    return {marker["case"]: entry for marker, entry in named if marker}
+def _by_case(store: Store) -> dict[str, list[Entry]]:
+    """Case id → its result records: one, unless two runs overlapped."""
+    found: dict[str, list[Entry]] = {}
+    for entry in store.list("_done"):
+        if marker := MARKER.fullmatch(entry.key):
+            found.setdefault(marker["case"], []).append(entry)
+    return found
+
+
+def _numbered(role: str, entries: Iterable[Entry]) -> dict[str, Entry]:
+    """record, record2, …"""
+    return {role if n == 1 else f"{role}{n}": entry for n, entry in enumerate(entries, 1)}
 
 
 def made_of(case: Case, settings: Settings) -> dict:
@@ -133,7 +141,15 @@ def run(todo: list[worklist.Todo], cases: Store, deliver: Deliver, settings: Set
         return
     scans = find_scans(todo, cases, settings) if settings.dicom_seg else {}
     none = json.dumps({"uri": "", "keys": [], "problem": "", "nifti": False})
-    rows = [{**one.to_row(), "scans": scans.get(one.case.id, none)} for one in worklist.largest_first(todo)]
+    made = {case.id: case.to_json() for case in list_folder(cases, "brats2023").cases}
+    rows = [
+        {
+            **one.to_row(),
+            "scans": scans.get(one.case.id, none),
+            "made_case": made.get(one.case.id, ""),
+        }
+        for one in worklist.largest_first(todo)
+    ]
     stages = [Stage("deliver", deliver, resources={"num_cpus": 0.5})]
     yield from stream("deliver", rows, stages, settings.ray, deliver.output)
 

@@ -8,16 +8,17 @@ import numpy as np
 from isal import igzip
 
 from bts.errors import CaseError
-from bts.images.nifti import LABEL_INTENT, read_nifti
+from bts.images.grid import Volume
+from bts.images.nifti import LABEL_INTENT
 from bts.intake.grids import Image, Lattice, resample
-from bts.labels import REGIONS, to_internal
+from bts.labels import REGIONS
 
 SAME_MM = 0.01
 
 
-def read_labels(data: bytes, name: str, record: dict, convention: str) -> Image:
-    """A labelmap as labels of the project (uint8). Raises CaseError where it is not on the case's grid."""
-    volume = read_nifti(data, name)
+def on_case_grid(volume: Volume, name: str, record: dict) -> Image:
+    """Labels of the project (uint8) in the order of their file. Raises CaseError where they are not on the
+    case's grid."""
     lattice = Lattice(volume.grid.source_shape[::-1], volume.grid.source_affine)
     space = Lattice.from_json(record["space"])
     if lattice.shape != space.shape or np.abs(lattice.affine - space.affine).max() > SAME_MM:
@@ -25,8 +26,7 @@ def read_labels(data: bytes, name: str, record: dict, convention: str) -> Image:
             f"the labelmap's grid ({volume.grid.describe()}) is not that of the case",
             mend="segment the case again", file=name, stage="read",
         )  # fmt: skip
-    values = volume.grid.to_source(volume.voxels)
-    return Image(to_internal(values, convention, file=name), lattice)
+    return Image(volume.grid.to_source(volume.voxels), lattice)
 
 
 def to_native(labels: Image, record: dict, role: str, lattice: Lattice | None = None) -> Image:

@@ -209,9 +209,22 @@ def read_truth(case: Case, cases: Store) -> Volume:
 
 def read_prediction(pair: Pair, labelmaps: Store) -> Volume:
     """The labelmap as labels of the project, uint8, on its own grid. Raises CaseError."""
+    return _read_labelmap(pair, read_markers(pair, labelmaps), labelmaps)[0]
+
+
+def read_vouched(pair: Pair, cases: Store, labelmaps: Store) -> tuple[Volume, list[Marker], str]:
+    """(the same, the markers of its very bytes, their digest). Raises CaseError, also where the case has
+    other files now than the labelmap was made of."""
+    markers = read_markers(pair, labelmaps)
+    refuse_older(pair, markers, cases)
+    return _read_labelmap(pair, markers, labelmaps)
+
+
+def _read_labelmap(pair: Pair, markers: Sequence[Marker], labelmaps: Store):
     data = fetch(pair.labelmap, labelmaps)
     found = read_nifti(data, pair.labelmap)
-    return Volume(_prediction(data, found, pair, read_markers(pair, labelmaps))[0], found.grid)
+    labels, _, own = _prediction(data, found, pair, markers)
+    return Volume(labels, found.grid), own, digest(data)
 
 
 def read_markers(pair: Pair, labelmaps: Store) -> list[Marker]:

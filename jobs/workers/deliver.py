@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 
 from bts.cases import worklist
 from bts.cases.case import Case
-from bts.errors import CaseError, Failure
+from bts.errors import CaseError
 from bts.intake import dicom_seg
-from bts.intake.native import read_labels, to_native, volumes_ml, write_labels
+from bts.intake.native import on_case_grid, to_native, volumes_ml, write_labels
 from bts.results.layout import marker_key
 from bts.results.marker import digest
+from bts.results.match import Pair, read_vouched
 from bts.storage import Store
 
 FORMAT = 1  # raised when a delivered labelmap changes for the same inputs
@@ -47,12 +48,10 @@ class Deliver:
         )
 
     def __call__(self, row: dict) -> dict:
+        """Raises CaseError."""
         case, scans = Case.from_json(row["case"]), json.loads(row["scans"])
         dicom = self.dicom and not scans["nifti"]
-        try:
-            files, record = self.make(case, scans, dicom)
-        except CaseError as error:
-            return _failed(case, error)
+        files, record = self.make(case, row["made_case"], scans, dicom)
         for key in row["older"]:
             self.output.delete(key)
         for key, data in files.items():
@@ -63,20 +62,19 @@ class Deliver:
         if self.dicom and not dicom:
             problem = "its scans came as NIfTI, without the DICOM headers that a DICOM SEG refers to"
             mend = f"its NIfTI is delivered ({native_key(case.id, self.space)}); leave out --dicom-seg"
-            return _failed(case, CaseError(problem, mend=mend, case=case.id, stage="seg"))
-        return {"case_id": case.id, "failure": "", "flags": json.dumps(record["flags"])}
+            raise CaseError(problem, mend=mend, case=case.id, stage="seg")
+        return {"flags": json.dumps(record["flags"])}
 
-    def make(self, case: Case, scans: dict, dicom: bool) -> tuple[dict[str, bytes], dict]:
-        """(files, result record); dicom: a DICOM SEG among them. Raises CaseError."""
-        labelmap = _read(self.labelmaps, case.files["labelmap"].key, "the labelmap")
-        record = _read_json(self.cases, case.files["record"].key, "the record of jobs.intake")
-        made = {}
-        if "marker" in case.files:
-            made = _read_json(self.labelmaps, case.files["marker"].key, "the labelmap's record")
-        labels = read_labels(labelmap, case.files["labelmap"].key, record, made.get("labels", "brats2023"))
+    def make(self, case: Case, made_case: str, scans: dict, dicom: bool) -> tuple[dict[str, bytes], dict]:
+        """(files, result record); made_case: JSON of the case as jobs.segment lists it, empty
+        where its images are not there; dicom: a DICOM SEG among the files. Raises CaseError."""
+        name = case.files["labelmap"].key
+        record = _read_record(case, self.cases)
+        volume, markers, of_bytes = read_vouched(_pair(case, made_case), self.cases, self.labelmaps)
+        labels = on_case_grid(volume, name, record)
         native = to_native(labels, record, self.space)
         files = {native_key(case.id, self.space): write_labels(native)}
-        models = made.get("models", [])
+        models = [dict(model) for marker in markers[:1] for model in marker.models]
         if dicom:
             if not scans["keys"]:
                 raise CaseError(scans["problem"], mend="deliver without --dicom-seg", stage="seg")
@@ -84,10 +82,10 @@ class Deliver:
             datasets = dicom_seg.read_source([_read(source, key, "a source file") for key in scans["keys"]])
             lattice, places = dicom_seg.lattice_of(datasets)
             on_slices = to_native(labels, record, self.space, lattice)
-            name = "+".join(str(one["name"]).rpartition("/")[2] for one in models) or "labelmap"
-            version = "+".join(str(one["digest"]) for one in models) or digest(labelmap)[:12]
+            maker = "+".join(str(one["name"]).rpartition("/")[2] for one in models) or "labelmap"
+            version = "+".join(str(one["digest"]) for one in models) or of_bytes[:12]
             files[seg_key(case.id, self.space)] = dicom_seg.write_seg(
-                datasets, on_slices, places, name, version
+                datasets, on_slices, places, maker, version
             )
         before, after = volumes_ml(labels), volumes_ml(native)
         told = {
@@ -96,7 +94,7 @@ class Deliver:
             "series_uid": record["series"][self.space].get("uid", ""),
             "volumes_ml": {"case": before, "scanner": after},
             "change_percent": {r: _change(before[r], after[r]) for r in before},
-            "flags": [*record["flags"], *made.get("flags", [])],
+            "flags": [*record["flags"], *(flag for marker in markers[:1] for flag in marker.flags)],
             "models": models,
             "inputs": case.versions,
             "options": {"space": self.space, "dicom_seg": dicom},
@@ -106,8 +104,26 @@ class Deliver:
         return files, told
 
 
-def _failed(case: Case, error: CaseError) -> dict:
-    return {"case_id": case.id, "failure": Failure.of(error, case.id).to_json(), "flags": ""}
+def _pair(case: Case, made_case: str) -> Pair:
+    """The labelmap and the case that it must be of."""
+    if not made_case:
+        problem = "the images of its case are not in their folder: the case waits for review, or was deleted"
+        raise CaseError(problem, mend="move the case up from _held/ and run jobs.segment", stage="read")
+    markers = tuple(entry.key for role, entry in case.files.items() if role.startswith("marker"))
+    return Pair(Case.from_json(made_case), case.files["labelmap"].key, markers)
+
+
+def _read_record(case: Case, cases: Store) -> dict:
+    """What jobs.intake left. Raises CaseError."""
+    key = case.files["record"].key
+    if "record2" in case.files:
+        problem = "jobs.intake left two records of the case, for two of its runs overlapped"
+        raise CaseError(problem, mend="run jobs.intake again, then jobs.segment", file=key, stage="read")
+    try:
+        return json.loads(_read(cases, key, "the record of jobs.intake"))
+    except ValueError:
+        problem = "the record of jobs.intake is spoilt"
+        raise CaseError(problem, mend="delete it and run jobs.intake again", file=key, stage="read") from None
 
 
 def _change(before: float, after: float) -> float | None:
@@ -121,12 +137,3 @@ def _read(store: Store, key: str, what: str) -> bytes:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise CaseError(f"{what} cannot be read ({reason})", mend="copy it again", stage="read") from None
-
-
-def _read_json(store: Store, key: str, what: str) -> dict:
-    try:
-        return json.loads(_read(store, key, what))
-    except ValueError:
-        raise CaseError(
-            f"{what} is spoilt", mend="delete it and run its job again", file=key, stage="read"
-        ) from None

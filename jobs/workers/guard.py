@@ -32,6 +32,7 @@ class Guard:
         except RunError as error:
             return {"case_id": case_id, "failure": "", "stop": str(error)}
         except CaseError as error:
+            error.case = error.case or case_id  # its line in a log tells which case it is
             failure = Failure.of(error, case_id, error.stage or self.stage)
         except Exception as error:
             failure = unforeseen(case_id, self.stage, error)

@@ -6,7 +6,7 @@ names.
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 from bts.cases.case import Case
@@ -36,12 +36,14 @@ class ReadTags:
             try:
                 rows.append(asdict(read_row(entry, file, self.source, self.identity, self.rules)))
             except CaseError as error:
-                failures.append(Failure.of(error, f"file {file}", "index").to_dict())
+                failure = Failure.of(error, f"file {file}", "index")
+                failures.append(replace(failure, message=f"file {file}: {error}").to_dict())
         return {"rows": json.dumps(rows), "failures": json.dumps(failures)}
 
 
 class MakeCase:
-    """One study → its case, masks and check picture; its record, which makes it count, last."""
+    """One study → its case, masks and check picture; its record, which makes it count, last. Raises
+    CaseError."""
 
     def __init__(self, source: Store, output: Store, options: Options, hold: bool):
         self.source, self.output, self.options, self.hold = source, output, options, hold
@@ -53,12 +55,9 @@ class MakeCase:
         case, study = Case.from_json(row["case"]), json.loads(row["study"])
         try:
             taken = take_in(case.id, self.fetch(case), self.options, dicom=bool(study["uid"]))
-        except CaseError as error:
-            return {"case_id": case.id, "failure": Failure.of(error, case.id).to_json(), "flags": ""}
         except RuntimeError as error:  # of ITK or torch, on images that nobody foresaw
             problem = f"its images could not be worked on ({str(error).strip().splitlines()[-1][:200]})"
-            failure = Failure.of(CaseError(problem, mend="look at the scans", stage="intake"), case.id)
-            return {"case_id": case.id, "failure": failure.to_json(), "flags": ""}
+            raise CaseError(problem, mend="look at the scans", stage="intake") from error
         hold = self.hold and taken.warnings
         files = {
             held(key) if hold and not key.startswith("_") else key: data for key, data in taken.files.items()
@@ -82,7 +81,7 @@ class MakeCase:
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         self.output.put(marker_key(case.id, row["fingerprint"]), json.dumps(record, indent=1).encode())
-        return {"case_id": case.id, "failure": "", "flags": json.dumps(taken.warnings)}
+        return {"flags": json.dumps(taken.warnings)}
 
     def fetch(self, case: Case) -> dict[str, list[bytes]]:
         """{modality: its files}. Raises CaseError without their keys."""

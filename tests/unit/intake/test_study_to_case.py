@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from bts.errors import CaseError
+from bts.images.nifti import read_nifti
 from bts.intake import dicom_seg
 from bts.intake.grids import Image, Lattice, resample
-from bts.intake.native import read_labels, to_native, volumes_ml, write_labels
+from bts.intake.native import on_case_grid, to_native, volumes_ml, write_labels
 from bts.intake.study_to_case import Options, take_in, write_image
 from bts.phantom.head import make_head
 from bts.phantom.study import CANARY, write_series
@@ -98,7 +99,7 @@ def test_the_record_tells_what_was_done(taken):
 def test_a_labelmap_on_another_grid_is_refused(taken):
     data = write_image(np.zeros((4, 5, 6), np.uint8), Lattice((4, 5, 6), np.eye(4)))
     with pytest.raises(CaseError, match="not that of the case"):
-        read_labels(data, "x.nii.gz", taken.record, "brats2023")
+        on_case_grid(read_nifti(data, "x.nii.gz"), "x.nii.gz", taken.record)
 
 
 def test_a_modality_that_the_case_lacks(taken):
@@ -160,5 +161,5 @@ def test_labels_are_written_as_they_are(taken):
     space = Lattice.from_json(taken.record["space"])
     voxels = np.zeros(space.shape, np.uint8)
     voxels[3:6, 7:9, 8:10] = 3
-    labels = read_labels(write_labels(Image(voxels, space)), "x", taken.record, "brats2023")
+    labels = on_case_grid(read_nifti(write_labels(Image(voxels, space)), "x"), "x", taken.record)
     assert np.array_equal(labels.voxels, voxels)

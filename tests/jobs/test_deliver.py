@@ -1,0 +1,139 @@
+"""jobs.deliver: a labelmap goes back only where its case is the one that it was made of."""
+
+import gzip
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bts.intake import identity
+from bts.phantom.study import encode, make_study, slice_dataset
+from bts.storage import Store
+from jobs import deliver, intake, segment
+from tests import builders
+
+for name in ("SimpleITK", "pydicom", "dcm2niix", "highdicom"):
+    pytest.importorskip(name, reason="requirements-intake.txt is not installed")
+pytestmark = pytest.mark.slow
+NUMBERS = {"t1": 2, "t2": 5, "flair": 6, "t1ce": 7}
+Scans = dict[str, list]
+"""Modality → its slices, pydicom Datasets."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def key():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(identity.VARIABLE, "a key for tests, long enough")
+        yield
+
+
+def scans_of(index: int) -> Scans:
+    study = make_study(0, index, vendor="ge", size=(64, 64, 56), extras=False)
+    by_number = {series.number: series for series in study.series}
+    return {
+        role: [slice_dataset(study, by_number[n], z) for z in range(by_number[n].scan.voxels_xyz.shape[2])]
+        for role, n in NUMBERS.items()
+    }
+
+
+def put(folder: Path, scans: Scans, name: str = "one") -> None:
+    store = Store(str(folder / "scans"))
+    for role, slices in scans.items():
+        for n, data in enumerate(slices):
+            store.put(f"{name}/{role}/{n:04d}.dcm", encode(data))
+
+
+def take_in(folder: Path, **more):
+    how = {"strip": "none", "atlas": "none", "ray": "no", **more}
+    return intake.main(intake.Settings(scans=f"{folder}/scans", cases=f"{folder}/cases", **how))
+
+
+def segmented(folder: Path, **more):
+    model = folder / "tiny.safetensors"
+    model.write_bytes(builders.tiny_model())
+    place = {"cases": f"{folder}/cases", "labelmaps": f"{folder}/labelmaps", "model": (str(model),)}
+    return segment.main(segment.Settings(**place, ray="no", **more))
+
+
+def delivered(folder: Path, **more):
+    places = {name: f"{folder}/{name}" for name in ("labelmaps", "cases", "results")}
+    return deliver.main(deliver.Settings(**places, ray="no", **more))
+
+
+@pytest.fixture(scope="module")
+def one_study(tmp_path_factory) -> Path:
+    """A folder with one study that was taken in and segmented."""
+    folder = tmp_path_factory.mktemp("one")
+    put(folder, scans_of(1))
+    assert take_in(folder).counts["written"] == segmented(folder).counts["written"] == 1
+    return folder
+
+
+@pytest.fixture
+def place(one_study, tmp_path) -> Path:
+    """A copy of it: the markers name the folder, so that the copy is segmented again."""
+    for name in ("scans", "cases", "tiny.safetensors"):
+        source = one_study / name
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, tmp_path / name)
+    segmented(tmp_path)
+    return tmp_path
+
+
+def refused(folder: Path, reason: str) -> None:
+    """It fails by name and nothing of it is written."""
+    done = delivered(folder)
+    (failure,) = done.failed
+    assert reason in failure.message and failure.case_id in failure.message.split(":")[0]
+    assert not [*(folder / "results").rglob("*.nii.gz")]
+
+
+def test_a_labelmap_of_an_older_scan_waits_for_the_new_one(place):
+    """Its matrices are those of the new scan: it would lie somewhere else in the patient."""
+    newer = scans_of(1)
+    for data in newer["t1ce"]:
+        data.PixelData = np.roll(data.pixel_array, 5, axis=1).tobytes()
+    put(place, newer)
+    assert take_in(place).counts["written"] == 1
+    refused(place, "changed since the labelmap was made of it")
+    assert segmented(place).counts["written"] == delivered(place).counts["written"] == 1
+
+
+def test_a_labelmap_of_a_case_that_is_held_now_is_not_brought_back_by_its_new_record(place):
+    (case,) = (place / "cases").glob("Scan-*")
+    (place / "cases/_held").mkdir()
+    case.rename(place / "cases/_held" / case.name)
+    refused(place, "waits for review")
+
+
+def test_an_edited_labelmap_does_not_pass_for_the_models(place):
+    (path,) = (place / "labelmaps").glob("Scan-*.nii.gz")
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(path.read_bytes()))
+    edited = np.asarray(image.dataobj).copy()
+    edited[:20] = 0
+    path.write_bytes(gzip.compress(nib.Nifti1Image(edited, image.affine).to_bytes()))
+    refused(place, "not the one that its result record in _done is of")
+
+
+def test_a_labelmap_of_a_run_that_was_cut_off_is_not_read_in_another_convention(place):
+    segmented(place, labels="msd")
+    for marker in (place / "labelmaps/_done").iterdir():
+        marker.unlink()
+    refused(place, "a run was cut off")
+
+
+def test_two_records_of_a_case_are_not_chosen_from(place):
+    (record,) = (place / "cases/_done").iterdir()
+    case, _, _ = record.stem.rpartition(".")
+    record.with_name(f"{case}.0123456789ab.json").write_bytes(record.read_bytes())
+    refused(place, "two of its runs overlapped")
+
+
+def test_a_study_that_cannot_be_worked_on_is_named(tmp_path):
+    flat = scans_of(1)
+    for data in flat["t2"]:
+        data.PixelData = bytes(len(data.PixelData))
+    put(tmp_path, flat)
+    (failure,) = take_in(tmp_path).failed
+    assert failure.message.startswith(f"case {failure.case_id}, t2: all its voxels are equal")
