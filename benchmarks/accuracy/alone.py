@@ -30,25 +30,24 @@ from bts.model.device import pick_device
 from bts.model.file import halved, load_model
 from bts.model.header import digest
 from bts.presets import PRESETS
-from bts.report import gallery
 from bts.report.curves import draw_curves
 from bts.settings import Preset
 from bts.settings_json import from_dict, to_dict
 from bts.shards.catalogue import read_catalogue
-from bts.shards.format import read_volume
 from bts.storage import Store
 from bts.training import batches, loop, validation
 from bts.training.draw import needed
 from bts.training.plan import Plan, make_plan
 from bts.training.rows import by_case, read_rows
 from bts.training.state import Progress, outcome, start
+from jobs.workers import rank
 
-PICTURES = 3  # held-out cases that are drawn
 EVERY_S = 60  # between checkpoints: an epoch may take a second
 
 
 def batches_of(plan: Plan, store: Store) -> Callable[[int], Iterator[dict]]:
-    """Epoch → its batches, of shards that are read once and stay in memory."""
+    """Epoch → its batches, of shards that are read once and stay in memory: the plainest way, with which
+    benchmarks.training compares."""
     preset, turns = plan.preset, plan.turns()
     keys = [shard.key for shard in plan.training]
     items = pa.Table.from_pylist([{"epoch": 0, "key": key} for key in keys])
@@ -62,15 +61,6 @@ def batches_of(plan: Plan, store: Store) -> Callable[[int], Iterator[dict]]:
         return batches.make_batches(samples, preset, rng)
 
     return of
-
-
-def held_out_of(plan: Plan, store: Store) -> list[CaseVolume]:
-    """The cases that judge the training; of a split by slice, the slices alone that it holds out."""
-    turns, seed, found = plan.turns(), plan.preset.seed, []
-    for key in (shard.key for shard in plan.held_out):
-        volume = read_volume(store.read(key), plan.preset.modalities)
-        found.append(validation.held_out_part(volume, seed, turns[key]) if key in turns else volume)
-    return [volume for volume in found if volume]
 
 
 def beginning(preset: Preset, model: Path) -> bytes:
@@ -128,12 +118,8 @@ def score(progress: Progress, held_out: list[CaseVolume], place: Path) -> None:
 def draw(progress: Progress, held_out: list[CaseVolume], place: Path) -> None:
     """Curves, and the preset's own pictures of a few held-out cases."""
     (place / "curves.png").write_bytes(draw_curves(progress.losses, progress.validations, progress.rates))
-    segmenter = progress.segmenter()
-    for volume in held_out[:PICTURES]:
-        found = segmenter.probabilities(volume)
-        labels = segmenter.tidied(volume, segmenter.decoded(found))
-        for name, data in gallery.draw(volume, found.numpy(), labels, progress.preset).items():
-            (place / name).write_bytes(data)
+    for name, data in rank.draw(progress.segmenter(), held_out, progress.preset).items():
+        (place / name).write_bytes(data)
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, Preset]:
@@ -172,7 +158,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     store = Store(given.shards)
     plan = plan_of(store, preset, given.fold, given.everyone)
-    held_out = held_out_of(plan, store)
+    held_out = list(rank.held_out(rank.Job(plan=plan, provenance={}, shards=store, parts=1)))
     progress = train(plan, store, place, held_out, given.begin_with)
     said = outcome(progress) if progress.validations else {"epochs": progress.epoch}
     if given.begin_with:

@@ -37,11 +37,12 @@ WHEELS = (
     "isal",
     "surface-distance",
 )
+FOLDERS = ("bts", "jobs", "benchmarks")  # what a training imports
 PLATFORMS = ("2_28", "2_27", "2_24", "2_17")
 MOST = 48 << 20  # bytes of a part
 
 
-def code(place: Path, folders: Sequence[str] = ("bts", "benchmarks"), *, weights: bool = False) -> None:
+def code(place: Path, folders: Sequence[str] = FOLDERS, *, weights: bool = False) -> None:
     """The files of these folders, as this checkout has them, not yet committed ones too; a training needs no
     bundled weights."""
     git = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *folders]

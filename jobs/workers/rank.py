@@ -12,6 +12,7 @@ from bts.inference.segmenter import Segmenter
 from bts.model.file import load_model
 from bts.report import gallery
 from bts.report.curves import draw_thresholds
+from bts.settings import Preset
 from bts.shards.format import read_volume
 from bts.storage import Store
 from bts.training import loop, prefetch, validation
@@ -87,7 +88,7 @@ def train(
     )
     if rank != 0:
         return {}
-    pictures, threshold = look(job, progress)
+    pictures, threshold = draw_held_out(job, progress)
     data = progress.model_file({**job.provenance, **outcome(progress), **threshold})
     kept = {name: getattr(progress, name) for name in ("losses", "rates", "validations")}
     return {"model": data, "pictures": pictures, **kept}
@@ -123,18 +124,24 @@ def held_out(job: Job, rank: int = 0, world: int = 1) -> Iterator[CaseVolume]:
             yield part
 
 
-def look(job: Job, progress: Progress) -> tuple[dict[str, bytes], dict]:
+def draw_held_out(job: Job, progress: Progress) -> tuple[dict[str, bytes], dict]:
     """(pictures by file name, what a sweep says of the threshold) of the weights that are kept."""
     preset, device = job.plan.preset, next(progress.network.parameters()).device
     segmenter = Segmenter([load_model(progress.model_file({}), preset.name)], device=device)
-    pictures: dict[str, bytes] = {}
-    for volume in itertools.islice(held_out(job), SHOWN):
-        found = segmenter.probabilities(volume)
-        labels = segmenter.tidied(volume, segmenter.decoded(found))
-        pictures |= gallery.draw(volume, found.numpy(), labels, preset)
+    pictures = draw(segmenter, held_out(job), preset)
     if preset.targets != "tumour":
         return pictures, {}
     ious = validation.sweep(segmenter, held_out(job))
     best = validation.THRESHOLDS[int(np.argmax(ious))]
     pictures["thresholds.png"] = draw_thresholds(validation.THRESHOLDS, ious, best)
     return pictures, {"best_threshold": best, "iou_by_threshold": ious}
+
+
+def draw(segmenter: Segmenter, volumes: Iterable[CaseVolume], preset: Preset) -> dict[str, bytes]:
+    """PNG and GIF by file name: the pictures that the preset asks for, of the first few cases."""
+    pictures: dict[str, bytes] = {}
+    for volume in itertools.islice(volumes, SHOWN):
+        found = segmenter.probabilities(volume)
+        labels = segmenter.tidied(volume, segmenter.decoded(found))
+        pictures |= gallery.draw(volume, found.numpy(), labels, preset)
+    return pictures
