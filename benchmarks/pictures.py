@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.table import ROOT
 from bts.cases.layouts import find_cases
-from bts.report.viewer import Server, Shelf
+from bts.report.viewer import CaseIndex, Server
 from bts.storage import Store
 from bts.tracking import EXPERIMENT, Tracker
 from jobs.view import read_dice
@@ -56,7 +56,7 @@ def shoot_viewer(browser: Browser, bucket: Path, case: str) -> None:
     cases, labelmaps = Store(str(bucket / "unseen")), Store(str(bucket / "labelmaps"))
     dice = read_dice(str(bucket / "reports" / "demo"))
     resize(browser, 900)
-    with Server(Shelf(find_cases(cases.list()).cases, cases, labelmaps, dice)) as server:
+    with Server(CaseIndex(find_cases(cases.list()).cases, cases, labelmaps, dice)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser.open(f"{server.url}?case={case}")
         browser.wait(f"document.body?.dataset.shown === '{case}'")

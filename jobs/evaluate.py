@@ -21,7 +21,7 @@ from bts.report import case_page, page
 from bts.report.page import Scored
 from bts.results.match import Matched, Pair, match
 from bts.scoring import comparison, tables
-from bts.scoring.score_cache import Scorebook
+from bts.scoring.score_cache import ScoreCache
 from bts.storage import Store
 from jobs.driver import incremental
 from jobs.driver.figshare_index import index_figshare
@@ -82,20 +82,20 @@ def main(settings: Settings) -> Outcome:
     matched = match(listing.cases, labelmaps.list(), rules=settings.rules)
     say_matched(matched, source, labelmaps, unread=len(failed))
     failed += [Failure.of(problem) for problem in listing.problems + matched.problems]
-    book = Scorebook(output)
-    todo = todo_of(matched.pairs, book, output, settings.colours)
+    cache = ScoreCache(output)
+    todo = todo_of(matched.pairs, cache, output, settings.colours)
     if settings.dry_run:
         return rehearse(matched, todo, failed)
     scorer = Score(source, labelmaps, output, settings.colours)
-    scored, unscored = score(matched.pairs, todo, scorer, book, settings.ray)
+    scored, unscored = score(matched.pairs, todo, scorer, cache, settings.ray)
     failed += unscored
     failed.sort(key=lambda failure: failure.case_id)
     theirs = {n: match(listing.cases, f.list(), rules=settings.rules) for n, f in others.items()}
     found = {ours: matched, **theirs}
     scores = {ours: scored}
     for name, folder in others.items():
-        scores[name] = score_other(name, found[name], Score(source, folder), book, settings.ray)
-    book.close()
+        scores[name] = score_other(name, found[name], Score(source, folder), cache, settings.ray)
+    cache.close()
     files = tables.write(scored)
     if others:
         pairs = {name: of.pairs for name, of in found.items()}
@@ -131,34 +131,34 @@ def contents_of(scores: dict[str, list[Scored]], matched: Matched, **known: Any)
     )
 
 
-def todo_of(pairs: Sequence[Pair], book: Scorebook, output: Store, colours: Colours) -> dict[str, str]:
+def todo_of(pairs: Sequence[Pair], cache: ScoreCache, output: Store, colours: Colours) -> dict[str, str]:
     """{case: why} of those to score: not known, changed, or without a page in these colours."""
-    pages, known, todo = {entry.key for entry in output.list("cases")}, book.cases, {}
+    pages, known, todo = {entry.key for entry in output.list("cases")}, cache.cases, {}
     for pair in pairs:
-        if book.get(pair.fingerprint) is None:
+        if cache.get(pair.fingerprint) is None:
             todo[pair.case.id] = "changed" if pair.case.id in known else "new"
-        elif case_page.key(pair.case.id) not in pages or book.about(pair.fingerprint)["page"] != colours:
+        elif case_page.key(pair.case.id) not in pages or cache.about(pair.fingerprint)["page"] != colours:
             todo[pair.case.id] = "no page"
     return todo
 
 
 def score(
-    pairs: Sequence[Pair], todo: Container[str], scorer: Score, book: Scorebook, ray: UseRay
+    pairs: Sequence[Pair], todo: Container[str], scorer: Score, cache: ScoreCache, ray: UseRay
 ) -> tuple[list[Scored], list[Failure]]:
-    """(scores, failures) of the pairs; computed are those to do, the others the book knows."""
+    """(scores, failures) of the pairs; computed are those to do, the others the cache knows."""
     chosen = [pair for pair in pairs if pair.case.id in todo]
     if pairs and not chosen:
         say(f"nothing to compute: the scores of all {len(pairs)} cases are known")
     marks, failed = {pair.case.id: pair.fingerprint for pair in pairs}, []
-    for row in run(chosen, scorer, ray, book.output):
+    for row in run(chosen, scorer, ray, cache.output):
         if row["failure"]:
             failed.append(Failure.from_json(row["failure"]))
         else:
             scores, about = json.loads(row["scores"]), json.loads(row["about"])
-            book.add(row["case_id"], marks[row["case_id"]], scores, about)
+            cache.add(row["case_id"], marks[row["case_id"]], scores, about)
     lost = {failure.case_id for failure in failed}
     sound = [pair for pair in pairs if pair.case.id not in lost]
-    return [scored_of(p, book.scores(p.fingerprint), book.about(p.fingerprint)) for p in sound], failed
+    return [scored_of(p, cache.scores(p.fingerprint), cache.about(p.fingerprint)) for p in sound], failed
 
 
 def rehearse(matched: Matched, todo: dict[str, str], failed: list[Failure]) -> Outcome:
@@ -167,10 +167,10 @@ def rehearse(matched: Matched, todo: dict[str, str], failed: list[Failure]) -> O
     return incremental.rehearse(todo.items(), counts, failed)
 
 
-def score_other(name: str, matched: Matched, scorer: Score, book: Scorebook, ray: UseRay) -> list[Scored]:
+def score_other(name: str, matched: Matched, scorer: Score, cache: ScoreCache, ray: UseRay) -> list[Scored]:
     """Scores of a folder to compare with; what cannot be scored there is said."""
-    todo = {pair.case.id for pair in matched.pairs if book.get(pair.fingerprint) is None}
-    scored, failed = score(matched.pairs, todo, scorer, book, ray)
+    todo = {pair.case.id for pair in matched.pairs if cache.get(pair.fingerprint) is None}
+    scored, failed = score(matched.pairs, todo, scorer, cache, ray)
     failed += [Failure.of(problem) for problem in matched.problems]
     for failure in failed:
         say(f"{name} failed at {failure.stage}: {failure.message}")

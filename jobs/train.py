@@ -99,7 +99,7 @@ def main(settings: Settings, system: str) -> Outcome:
         shards = Store(settings.shards)
         job = Job(plan=plan, provenance=provenance, shards=shards, parts=settings.most_workers)
 
-        def told(epoch: int, minutes: float, figures: dict[str, float]) -> None:
+        def on_report(epoch: int, minutes: float, figures: dict[str, float]) -> None:
             if "steps" in figures:
                 meter.step(step_line(epoch, minutes, figures), minutes, figures["minutes_left"])
                 return
@@ -107,7 +107,7 @@ def main(settings: Settings, system: str) -> Outcome:
             tracker.log(run_id, figures, epoch)
 
         plans.keep_plan(settings, asked, plan)
-        result = fit(job, settings, plans.checkpoints(settings, plan.run), told)
+        result = fit(job, settings, plans.checkpoints(settings, plan.run), on_report)
         data = result["model"]
         for file, picture in pictures(plan, result).items():
             tracker.attach(run_id, file, picture)

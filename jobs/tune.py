@@ -71,20 +71,20 @@ def main(settings: Settings, system: str) -> Outcome:
     if (data := train.read_trained(models, name, "sweep", sweep)) is not None:
         say(f"nothing to do: {name}.safetensors is the best model of this sweep")
         return Outcome(models, train.summary(models, name, data, epochs=0))
-    book = Book(name, sweep, trials, without_login(settings.shards))
+    log = SweepLog(name, sweep, trials, without_login(settings.shards))
     start_ray()
     try:
-        news = training.open_queue()
-        with training.Listener(news, book.told):
-            results = sweeps.fit(f"{name}-{sweep}", trials, settings, news)
+        reports = training.open_queue()
+        with training.Listener(reports, log.on_report):
+            results = sweeps.fit(f"{name}-{sweep}", trials, settings, reports)
         best = sweeps.best_of(trials, results)
         checkpoint = results[best.number].checkpoint
         assert checkpoint is not None, "best_of takes no other"
         data = model_of(best, checkpoint, sweep)
-        book.register(best, data)
+        log.register(best, data)
         models.put(f"{name}.safetensors", data)  # last: cut off before this, the next run does the rest
     finally:
-        book.close()
+        log.close()
     say(sweeps.table(trials, results))
     counts = train.summary(models, name, data, epochs=read_header(data, name)["provenance"]["epochs"])
     counts |= {"trials": len(trials), "best": " ".join(best.flags)}
@@ -114,7 +114,7 @@ def read_trials(settings: Settings, system: str) -> "list[Trial]":
     return trials
 
 
-class Book:
+class SweepLog:
     """The sweep in MLflow: a run, and one below it for each trial."""
 
     def __init__(self, name: str, sweep: str, trials: "list[Trial]", shards: str):
@@ -128,7 +128,7 @@ class Book:
         tags = {**self.tags, "mlflow.parentRunId": self.parent}
         return self.tracker.start(f"{self.name} {trial.number}", f"{sweep}-{trial.number}", params, tags)
 
-    def told(self, number: int, epoch: int, figures: dict[str, float]) -> None:
+    def on_report(self, number: int, epoch: int, figures: dict[str, float]) -> None:
         """What a trial says after a validation."""
         where = f"trial {number}, {figures['percent']} % of its budget"
         say(f"{where}: epoch {epoch}, loss {figures['loss']:.4f}, best Dice {figures['dice']:.3f}")

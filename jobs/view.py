@@ -18,7 +18,7 @@ from bts.errors import UsageError
 from bts.images.grid import Volume
 from bts.intake.identity import keeps_ids, read_identity
 from bts.intake.native_view import NativeView
-from bts.report.viewer import Server, Shelf, Shown
+from bts.report.viewer import CaseIndex, Server, Shown
 from bts.scoring import tables
 from bts.storage import Store
 from jobs.driver.listing import list_cases
@@ -60,9 +60,9 @@ def main(settings: Settings) -> Outcome:
     if listing.slices:
         say(f"not shown: {len(listing.slices)} figshare slices; jobs.evaluate draws them")
     what = (listing.cases, source, labelmaps, read_dice(settings.report))
-    shelf = NativeShelf(*what, settings) if settings.scans else Shelf(*what)
-    check(settings, shelf, source)
-    with Server(shelf, settings.port) as server:
+    index = NativeIndex(*what, settings) if settings.scans else CaseIndex(*what)
+    check(settings, index, source)
+    with Server(index, settings.port) as server:
         asked = f"?case={quote(settings.case)}" if settings.case else ""
         print(f"{server.url}{asked}", flush=True)
         say("open this address in a browser on this machine; Ctrl-C ends")
@@ -70,10 +70,10 @@ def main(settings: Settings) -> Outcome:
             server.serve_forever()
         except KeyboardInterrupt:
             say("")
-    return Outcome(None, {"cases": len(shelf.shown)})
+    return Outcome(None, {"cases": len(index.shown)})
 
 
-class NativeShelf(Shelf):
+class NativeIndex(CaseIndex):
     """The same cases, each on the grid of one series of its scanner."""
 
     def __init__(self, cases: Sequence[Case], source: Store, labelmaps: Store, dice, settings: Settings):
@@ -98,14 +98,14 @@ def read_dice(report: str) -> dict[str, dict[str, float]]:
     }
 
 
-def check(settings: Settings, shelf: Shelf, source: Store) -> None:
+def check(settings: Settings, index: CaseIndex, source: Store) -> None:
     """Raises UsageError where there is nothing to show."""
-    if not shelf.shown:
+    if not index.shown:
         raise UsageError(f"{source.uri}: there is no case that can be shown")
-    if settings.case and settings.case not in shelf.shown:
+    if settings.case and settings.case not in index.shown:
         raise UsageError(
-            f"--case {settings.case}: not among the {len(shelf.shown)} cases of {source.uri}, such as "
-            f"{examples(list(shelf.shown))}"
+            f"--case {settings.case}: not among the {len(index.shown)} cases of {source.uri}, such as "
+            f"{examples(list(index.shown))}"
         )
 
 

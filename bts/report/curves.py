@@ -51,7 +51,7 @@ def draw_thresholds(thresholds: Sequence[float], ious: Sequence[float], best: fl
 
 
 def draw_classes(counts: Mapping[str, Mapping[str, int]]) -> bytes:
-    """Class repartition → PNG: {class: {what is counted: number}}, a panel for each thing that is counted.
+    """Class distribution → PNG: {class: {what is counted: number}}, a panel for each thing that is counted.
 
     Classes are tumour types or grades with their cases and slices, or labels with their voxels. Each bar
     says its number and its share.

@@ -75,7 +75,7 @@ class Shown:
         return {**named, "roles": self.roles, "note": self.note, "dice": dict(self.dice), **marked}
 
 
-class Shelf:
+class CaseIndex:
     """The cases that are shown, by id, and where their volumes come from."""
 
     space = ""
@@ -126,16 +126,16 @@ class Shelf:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a shelf on 127.0.0.1 until `serve_forever` is interrupted."""
+    """Serves an index of cases on 127.0.0.1 until `serve_forever` is interrupted."""
 
     daemon_threads = True
 
-    def __init__(self, shelf: Shelf, port: int = 0):
+    def __init__(self, index: CaseIndex, port: int = 0):
         """port: 0 for any that is free. Raises UsageError."""
         self.page, self.niivue = PAGE.read_text("utf-8"), read_niivue()
-        cases = [one.to_json() for one in shelf.shown.values()]
-        listing = {"cases": cases, "legend": _legend(), "space": shelf.space}
-        self.shelf, self.listing = shelf, json.dumps(listing).encode()
+        cases = [one.to_json() for one in index.shown.values()]
+        listing = {"cases": cases, "legend": _legend(), "space": index.space}
+        self.index, self.listing = index, json.dumps(listing).encode()
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _volume(self, case_id: str, role: str) -> None:
         try:
-            self._answer(200, "application/octet-stream", self.server.shelf.volume(case_id, role))
+            self._answer(200, "application/octet-stream", self.server.index.volume(case_id, role))
         except KeyError:
             self._say(404, "there is no such volume")
         except CaseError as error:

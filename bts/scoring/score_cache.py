@@ -17,7 +17,7 @@ PIECE = 500  # cases: of a run that is cut off, fewer are computed again
 SCHEMA = pa.schema([(name, pa.string()) for name in ("case_id", "fingerprint", "scores", "about")])
 
 
-class Scorebook:
+class ScoreCache:
     """The kept scores of one report."""
 
     def __init__(self, output: Store):

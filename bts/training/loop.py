@@ -32,7 +32,7 @@ BATCH = ("images", "mask", "constants")  # what of a batch goes to the device
 CHECK_EVERY = 16
 """Steps between looks at the loss: each look makes the CPU wait for a GPU."""
 TELL_S = 30
-"""Seconds between two calls of `on_look`."""
+"""Seconds between two calls of `on_progress`."""
 
 
 def train(
@@ -41,7 +41,7 @@ def train(
     batches: Callable[[int], Iterable[dict]],
     on_epoch: Callable[[Progress], None],
     on_part: Callable[[Progress], None] = lambda progress: None,
-    on_look: Callable[[Progress, dict], None] = lambda progress, figures: None,
+    on_progress: Callable[[Progress, dict], None] = lambda progress, figures: None,
     validate: Callable[[Segmenter], dict[str, float]] | None = None,
     checkpoint: bytes | None = None,
     encoder: bytes | None = None,
@@ -61,8 +61,8 @@ def train(
       count, others may pass None.
     on_epoch(progress): called by every rank after every epoch.
     on_part(progress): likewise within an epoch, every `budget.checkpoint_minutes` of it.
-    on_look(progress, figures): within an epoch, every TELL_S by this rank's own clock: loss, steps (of the
-      epoch), samples_per_second, seconds (as in `Progress`), minutes_left (None before that can be told).
+    on_progress(progress, figures): within an epoch, every TELL_S by this rank's own clock: loss, steps (of
+      the epoch), samples_per_second, seconds (as in `Progress`), minutes_left (None before that can be told).
     encoder: pretrained weights of encoder_unet's encoder, the bytes of a .safetensors file.
     checkpoint: `Progress.state()` to go on from. With world > 1 torch.distributed must be initialised.
     Equal seeds and batches give equal losses. Raises RunError when the loss is not finite.
@@ -72,7 +72,7 @@ def train(
     stepper = replicated(progress, parts) if world > 1 else progress.network
     progress.done = clock.share(clock.agree(0)[1]) >= 1 or progress.stalled
     while not progress.done:  # asked once an epoch: the one that ends the budget is validated
-        run_epoch(progress, stepper, batches(progress.epoch), clock, parts, on_part, on_look)
+        run_epoch(progress, stepper, batches(progress.epoch), clock, parts, on_part, on_progress)
         progress.share = min(1.0, clock.share(clock.agree(0)[1]))
         progress.done = progress.share >= 1
         if progress.done or progress.epoch % preset.budget.validate_every == 0:
@@ -113,7 +113,7 @@ def run_epoch(
     clock: Clock,
     parts: int,
     on_part: Callable[[Progress], None],
-    on_look: Callable[[Progress, dict], None],
+    on_progress: Callable[[Progress, dict], None],
 ) -> None:
     """One pass over the batches, or what of it the budget allows (at least a step); updates the progress."""
     part = progress.begin_epoch(clock.world, parts)
@@ -150,7 +150,7 @@ def run_epoch(
             latest = []
         if (now := time.perf_counter()) - looked >= TELL_S:
             looked = now
-            on_look(progress, _seen(progress, clock, samples / (now - began)))
+            on_progress(progress, _seen(progress, clock, samples / (now - began)))
         if clock.is_due(seconds):
             progress.seconds = clock.seconds()
             on_part(progress)
@@ -248,7 +248,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, step: i
 
 
 def _seen(progress: Progress, clock: Clock, samples_per_second: float) -> dict:
-    """What `on_look` gets."""
+    """What `on_progress` gets."""
     part = progress.begun
     return {
         "loss": float(part.loss) / max(1, part.batches),

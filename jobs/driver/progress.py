@@ -83,10 +83,10 @@ def say(line: str) -> None:
     print(line.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
 
 
-def hand_over(told: Callable[..., None], *report: object) -> None:
+def hand_over(on_report: Callable[..., None], *report: object) -> None:
     """A training's report. What MLflow or its database has against it is no reason to stop training."""
     try:
-        told(*report)
+        on_report(*report)
     except Exception as error:
         say(f"MLflow did not take these figures: {error}")
 

@@ -34,12 +34,12 @@ class Asked(Protocol):
     def cpus(self) -> int | None: ...
 
 
-def fit(name: str, trials: list[Trial], settings: Asked, news: Queue) -> list[tune.Result]:
+def fit(name: str, trials: list[Trial], settings: Asked, reports: Queue) -> list[tune.Result]:
     """Run what is left of the sweep → the outcome of every trial, in their order."""
     models, shards, asked = Store(settings.models), Store(settings.shards), resources(settings)
     jobs = [Job(plan=t.plan, provenance=t.plan.provenance(), shards=shards, parts=1) for t in trials]
     device = None if "GPU" in asked else "cpu"
-    work = tune.with_parameters(run_trial, jobs=jobs, news=news, cpus=asked["CPU"], device=device)
+    work = tune.with_parameters(run_trial, jobs=jobs, reports=reports, cpus=asked["CPU"], device=device)
     work = tune.with_resources(work, asked)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # MLflow has the figures
     folder, filesystem = models.path("_sweeps"), models.arrow_fs()

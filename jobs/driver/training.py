@@ -16,7 +16,7 @@ from bts.errors import RunError, UsageError
 from bts.storage import Store
 from jobs.driver import cluster
 from jobs.driver.progress import hand_over, say
-from jobs.workers.rank import Job, Told
+from jobs.workers.rank import Job, OnReport
 from jobs.workers.train import work
 
 if TYPE_CHECKING:  # Ray annotates the names below with its first version's types; what runs is its second
@@ -76,13 +76,13 @@ class Trainer(TorchTrainer):
         return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
 
 
-def fit(job: Job, settings: Asked, checkpoints: Store, told: Told) -> dict:
+def fit(job: Job, settings: Asked, checkpoints: Store, on_report: OnReport) -> dict:
     """Train with Ray → what rank 0 returns. Raises RunError when the last restart failed too."""
     folder, _, name = checkpoints.path("").rstrip("/").rpartition("/")
-    news = open_queue()
+    reports = open_queue()
     trainer = Trainer(
         work,
-        train_loop_config={"job": job, "news": news, "checkpoints": checkpoints},
+        train_loop_config={"job": job, "reports": reports, "checkpoints": checkpoints},
         scaling_config=scaling(settings),
         run_config=RunConfig(
             name=name,
@@ -94,7 +94,7 @@ def fit(job: Job, settings: Asked, checkpoints: Store, told: Told) -> dict:
         ),
     )
     try:
-        with Listener(news, told):
+        with Listener(reports, on_report):
             result: Any = trainer.fit()
             return result.return_value
     except TrainingFailedError as error:
@@ -128,11 +128,11 @@ def wants_gpu(gpu: str, workers: int) -> bool:
 
 
 class Listener(threading.Thread):
-    """Hands what workers report to `told`, in the driver: one process alone talks to MLflow."""
+    """Hands what workers report to `on_report`, in the driver: one process alone talks to MLflow."""
 
-    def __init__(self, news: Queue, told: Callable[..., None]):
+    def __init__(self, reports: Queue, on_report: Callable[..., None]):
         super().__init__(daemon=True)
-        self.news, self.told, self.over = news, told, threading.Event()
+        self.reports, self.on_report, self.over = reports, on_report, threading.Event()
 
     def __enter__(self):
         self.start()
@@ -144,12 +144,12 @@ class Listener(threading.Thread):
     def run(self):
         while True:
             try:
-                report = self.news.get(timeout=1)
+                report = self.reports.get(timeout=1)
             except queue.Empty:
                 if self.over.is_set():
                     return
                 continue
-            hand_over(self.told, *report)
+            hand_over(self.on_report, *report)
 
 
 def _cause(error: TrainingFailedError) -> Exception:

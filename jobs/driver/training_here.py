@@ -24,7 +24,7 @@ class Asked(Protocol):
     def gpu(self) -> str: ...
 
 
-def fit(job: rank.Job, settings: Asked, checkpoints: Store, told: rank.Told) -> dict:
+def fit(job: rank.Job, settings: Asked, checkpoints: Store, on_report: rank.OnReport) -> dict:
     """Train in this process, from the newest checkpoint on, Ray's or its own → what rank 0 has made.
 
     Raises UsageError for a GPU that this machine does not have, RunError after Ctrl-C.
@@ -36,9 +36,9 @@ def fit(job: rank.Job, settings: Asked, checkpoints: Store, told: rank.Told) -> 
     def keep(progress: Progress, figures: dict, name: str) -> None:
         checkpoints.put(rank.ALONE, progress.state())
 
-    batches, heard = Feed(job, 0, 1, read_here).batches, partial(hand_over, told)
+    batches, report = Feed(job, 0, 1, read_here).batches, partial(hand_over, on_report)
     try:
-        return rank.train(job, batches, heard, keep, checkpoint=newest(checkpoints), device=device)
+        return rank.train(job, batches, report, keep, checkpoint=newest(checkpoints), device=device)
     except KeyboardInterrupt:
         raise RunError("stopped; the same command goes on at the last epoch") from None
 

@@ -23,7 +23,7 @@ SHOWN = 3  # held-out cases that pictures are drawn of
 STATE = "state.pt"  # in a checkpoint of Ray Train's
 ALONE = "alone.pt"  # beside those, of a training without Ray
 
-Told = Callable[[int, float, dict], None]
+OnReport = Callable[[int, float, dict], None]
 """(epochs done, minutes, figures) once an epoch is kept, and now and then within an epoch; then the figures
 have `steps`."""
 
@@ -43,7 +43,7 @@ class Job:
 def train(
     job: Job,
     batches: Callable[[int], Iterable[dict]],
-    told: Told,
+    on_report: OnReport,
     keep: Callable[[Progress, dict, str], None],
     *,
     checkpoint: bytes | None,
@@ -53,7 +53,7 @@ def train(
 ) -> dict:
     """From the checkpoint to the end of the budget → of rank 0 the model, its pictures and its curves.
 
-    told: of rank 0. keep(progress, figures, name): a checkpoint, called by every rank.
+    on_report: of rank 0. keep(progress, figures, name): a checkpoint, called by every rank.
     """
 
     def figures_of_all(figures: dict) -> dict:
@@ -61,14 +61,14 @@ def train(
 
     def tell(epoch: int, seconds: float, figures: dict) -> None:
         if rank == 0:
-            told(epoch, seconds / 60, figures)
+            on_report(epoch, seconds / 60, figures)
 
     def on_epoch(progress: Progress) -> None:
         figures = figures_of_all(progress.metrics)
         keep(progress, figures, f"epoch-{progress.epoch:05d}")
         tell(progress.epoch, progress.seconds, figures)
 
-    def on_look(progress: Progress, figures: dict) -> None:
+    def on_progress(progress: Progress, figures: dict) -> None:
         figures = figures_of_all(figures)
         tell(progress.epoch, figures.pop("seconds"), figures)
 
@@ -77,7 +77,7 @@ def train(
         batches=batches,
         validate=lambda segmenter: validate(job, segmenter, rank, world),
         on_epoch=on_epoch,
-        on_look=on_look,
+        on_progress=on_progress,
         on_part=lambda p: keep(p, {}, f"epoch-{p.epoch:05d}-step-{p.begun.steps:06d}"),
         checkpoint=checkpoint,
         encoder=read_encoder(job.plan.preset.layers.weights),

@@ -27,15 +27,15 @@ READERS = 2  # tasks a rank that read shards
 def work(config: dict) -> dict:
     """One worker, from the last checkpoint to the end of the budget → the model, of rank 0."""
     job: rank.Job = config["job"]
-    news: Queue = config["news"]
+    reports: Queue = config["reports"]
     context = ray.train.get_context()
     number, world = context.get_world_rank(), context.get_world_size()
     if get_device().type == "cpu":  # Ray gives a worker as many threads as it asked for CPUs
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
 
-    def told(epoch: int, minutes: float, figures: dict) -> None:
+    def on_report(epoch: int, minutes: float, figures: dict) -> None:
         with contextlib.suppress(RayActorError):  # the driver is gone, or will say what it lost
-            news.put((epoch, minutes, figures))
+            reports.put((epoch, minutes, figures))
 
     def keep(progress: Progress, figures: dict, name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,7 @@ def work(config: dict) -> dict:
     return rank.train(
         job,
         Feed(job, number, world, through_ray).batches,
-        told,
+        on_report,
         keep,
         checkpoint=furthest([read_state(ray.train.get_checkpoint()), rank.read_alone(config["checkpoints"])]),
         device=get_device(),

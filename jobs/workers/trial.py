@@ -31,15 +31,15 @@ class Trial:
         return " ".join(self.flags) or "the preset as it is"
 
 
-def run_trial(config: dict, jobs: list[Job], news: Queue, cpus: int, device: str | None) -> None:
+def run_trial(config: dict, jobs: list[Job], reports: Queue, cpus: int, device: str | None) -> None:
     """Train from the trial's last checkpoint on; Ray Tune ends the process where others did better."""
     try:
-        train_trial(config, jobs, news, cpus, device)
+        train_trial(config, jobs, reports, cpus, device)
     except (RunError, UsageError) as error:  # such as a loss that is no number: again would be no better
         tune.report({"dice": 0.0, "percent": 100, "failure": str(error)})
 
 
-def train_trial(config: dict, jobs: list[Job], news: Queue, cpus: int, device: str | None) -> None:
+def train_trial(config: dict, jobs: list[Job], reports: Queue, cpus: int, device: str | None) -> None:
     """One training, reported at every validation."""
     number = config["number"]
     job = jobs[number]
@@ -50,7 +50,7 @@ def train_trial(config: dict, jobs: list[Job], news: Queue, cpus: int, device: s
         if progress.epoch not in progress.validations:
             return
         figures = {**progress.metrics, "dice": progress.best_score, "percent": round(100 * progress.share)}
-        news.put((number, progress.epoch, figures))
+        reports.put((number, progress.epoch, figures))
         with tempfile.TemporaryDirectory() as folder:
             write_state(progress, folder)
             tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))

@@ -20,7 +20,7 @@ from bts.cases.layouts import find_cases
 from bts.inference.segmenter import Segmenter
 from bts.model.file import load_model
 from bts.results.match import match
-from bts.scoring.score_cache import Scorebook
+from bts.scoring.score_cache import ScoreCache
 from bts.settings import Budget, Layers, Loss, Optimiser, Preset
 from bts.shards.catalogue import read_catalogue
 from bts.shards.format import read_volume
@@ -72,10 +72,10 @@ def test_no_score_is_computed_again(frozen, bucket):
     labelmaps, source, report = (Store(str(place / name)) for name in ("labelmaps", "cases", "report"))
     listing = find_cases(source.list())
     index_figshare(listing, source, labelmaps)
-    versions, book = json.loads((FROZEN / "versions.json").read_text()), Scorebook(report)
+    versions, cache = json.loads((FROZEN / "versions.json").read_text()), ScoreCache(report)
     # A local version of a labelmap tells when this copy of it was made, too.
     pairs = [replace(p, version=versions[p.case.id]) for p in match(listing.cases, labelmaps.list()).pairs]
-    assert len(pairs) == BUCKETS[bucket][1] and all(book.get(pair.fingerprint) for pair in pairs)
+    assert len(pairs) == BUCKETS[bucket][1] and all(cache.get(pair.fingerprint) for pair in pairs)
 
 
 def test_its_model_segments(frozen):

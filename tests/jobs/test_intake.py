@@ -217,11 +217,11 @@ def test_a_study_is_shown_as_its_scanner_saw_it(taken, tmp_path, space):
         put_a_box(tmp_path, case, cases)
     settings = view.Settings(cases.uri, str(tmp_path), scans=scans.uri, space=space, labels="brats2023")
     what = (listing, cases, Store(str(tmp_path)), {})
-    shelf = view.NativeShelf(*what, settings)
-    assert len(shelf.shown) == 2
-    for case_id, shown in shelf.shown.items():
-        record = json.loads(cases.read(shelf.native.records[case_id]))
-        found = {r: nib.Nifti1Image.from_bytes(shelf.volume(case_id, r)) for r in shown.roles}
+    index = view.NativeIndex(*what, settings)
+    assert len(index.shown) == 2
+    for case_id, shown in index.shown.items():
+        record = json.loads(cases.read(index.native.records[case_id]))
+        found = {r: nib.Nifti1Image.from_bytes(index.volume(case_id, r)) for r in shown.roles}
         assert {*found} == {"t1", "t1ce", "t2", "flair", "prediction"}
         assert len({image.shape for image in found.values()}) == 1, "all on one grid"
         x, y, z = record["series"][space]["native"]["shape_xyz"]
@@ -230,7 +230,7 @@ def test_a_study_is_shown_as_its_scanner_saw_it(taken, tmp_path, space):
         assert sum(same(make_study(0, n, vendor="ge", size=SIZE), space, voxels) for n in (1, 5)) == 1
         ml = (found["prediction"].get_fdata() == 3).sum() * np.prod(found[space].header.get_zooms()) / 1000
         assert ml == pytest.approx(16**3 / 1000, rel=0.15)
-    elsewhere = view.NativeShelf(*what, replace(settings, scans=str(tmp_path)))
+    elsewhere = view.NativeIndex(*what, replace(settings, scans=str(tmp_path)))
     with pytest.raises(CaseError, match="not below"):
         elsewhere.volume(case_id, "t2")
 

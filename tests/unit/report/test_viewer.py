@@ -20,7 +20,7 @@ from bts.cases.layouts import find_cases
 from bts.errors import UsageError
 from bts.report import viewer
 from bts.report.page import Scored
-from bts.report.viewer import Server, Shelf
+from bts.report.viewer import CaseIndex, Server
 from bts.scoring import tables
 from bts.storage import Store
 from jobs import view
@@ -61,7 +61,7 @@ def served(root: str) -> Iterator[SimpleNamespace]:
     """The server over `write(root)`: get(path, headers) → its answer; `listing`: its cases by id."""
     cases, labelmaps = write(root)
     listing = find_cases(cases.list())
-    with Server(Shelf(listing.cases, cases, labelmaps, {OLD: {"WT": 0.5}})) as server:
+    with Server(CaseIndex(listing.cases, cases, labelmaps, {OLD: {"WT": 0.5}})) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
         def get(path: str, method: str = "GET", **headers: str) -> SimpleNamespace:
@@ -156,7 +156,7 @@ def test_headers_keep_everything_on_this_machine(site):
 
 def test_listens_on_loopback_and_a_taken_port_is_a_mistake(site):
     assert site.url.startswith("http://127.0.0.1:")
-    empty = Shelf([], Store("nowhere"), Store("nowhere"), {})
+    empty = CaseIndex([], Store("nowhere"), Store("nowhere"), {})
     for port in (site.port, 70000):
         with pytest.raises(UsageError, match=f"--port {port}"):
             Server(empty, port)

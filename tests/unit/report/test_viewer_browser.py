@@ -8,7 +8,7 @@ import pytest
 from bts.cases.layouts import find_cases
 from bts.colours import LABEL_COLOURS
 from bts.phantom.case import case_id, make_case, to_nifti, write_case
-from bts.report.viewer import Server, Shelf
+from bts.report.viewer import CaseIndex, Server
 from bts.storage import Store
 from tests.browser import Browser
 
@@ -37,7 +37,7 @@ def url(niivue, tmp_path_factory):
             cases.put(f"{BAD}/{BAD}{name}", b"\x1f\x8b rubbish")
             cases.put(f"{HALF}/{HALF}{name}", b"" if "t1c" in name else data)
     labelmaps.put(f"{CASE}.nii.gz", to_nifti(np.roll(TRUTH, 6, axis=1)))
-    with Server(Shelf(find_cases(cases.list()).cases, cases, labelmaps, {})) as server:
+    with Server(CaseIndex(find_cases(cases.list()).cases, cases, labelmaps, {})) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.url
         server.shutdown()
@@ -175,9 +175,9 @@ def test_a_study_begins_with_the_series_on_whose_grid_it_is_shown(niivue, tmp_pa
     cases = Store(str(tmp_path / "cases"))
     for key, data in write_case(0, INDEX, SIZE).items():
         cases.put(key, data)
-    shelf = Shelf(find_cases(cases.list()).cases, cases, Store(str(tmp_path / "none")), {})
-    shelf.space = "t1ce"  # as jobs.view --scans --space has it
-    with Server(shelf) as server, Browser(tmp_path / "chromium") as browser:
+    index = CaseIndex(find_cases(cases.list()).cases, cases, Store(str(tmp_path / "none")), {})
+    index.space = "t1ce"  # as jobs.view --scans --space has it
+    with Server(index) as server, Browser(tmp_path / "chromium") as browser:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser.open(server.url)
         browser.wait(f"document.body?.dataset.shown === '{CASE}'")

@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bts.scoring import score_cache
-from bts.scoring.score_cache import Scorebook
+from bts.scoring.score_cache import ScoreCache
 from bts.storage import Store
 
 SCORES = {"WT": {"dice": 0.5}}
@@ -19,11 +19,11 @@ def pieces(output: Store) -> list[str]:
 
 
 def test_what_is_added_is_known_to_the_next_run(output):
-    book = Scorebook(output)
-    assert book.get("f1") is None
-    book.add("a", "f1", SCORES, {"maker": "0123456789ab"})
-    book.close()
-    again = Scorebook(output)
+    cache = ScoreCache(output)
+    assert cache.get("f1") is None
+    cache.add("a", "f1", SCORES, {"maker": "0123456789ab"})
+    cache.close()
+    again = ScoreCache(output)
     assert again.get("f1") == SCORES and again.get("f2") is None and again.cases == {"a"}
     assert again.about("f1") == {"maker": "0123456789ab"}
     again.close()
@@ -32,27 +32,27 @@ def test_what_is_added_is_known_to_the_next_run(output):
 
 def test_a_run_that_is_cut_off_loses_less_than_a_piece(output, monkeypatch):
     monkeypatch.setattr(score_cache, "PIECE", 10)
-    cut_off = Scorebook(output)
+    cut_off = ScoreCache(output)
     for n in range(25):
         cut_off.add(f"c{n}", f"f{n}", SCORES, {})
     assert len(pieces(output)) == 2
-    again = Scorebook(output)
+    again = ScoreCache(output)
     assert sum(again.get(f"f{n}") is not None for n in range(25)) == 20
     again.close()
     assert len(pieces(output)) == 1
 
 
 def test_outdated_scores_go(output):
-    book = Scorebook(output)
-    book.add("a", "f1", SCORES, {})
-    book.add("b", "f2", SCORES, {})
-    book.close()
-    changed = Scorebook(output)
+    cache = ScoreCache(output)
+    cache.add("a", "f1", SCORES, {})
+    cache.add("b", "f2", SCORES, {})
+    cache.close()
+    changed = ScoreCache(output)
     changed.get("f2")
     changed.get("f3")
     changed.add("a", "f3", {"WT": {"dice": 1.0}}, {})
     changed.close()
-    last = Scorebook(output)
+    last = ScoreCache(output)
     assert (last.get("f1"), last.get("f2"), last.get("f3")) == (None, SCORES, {"WT": {"dice": 1.0}})
 
 
@@ -62,13 +62,13 @@ def test_a_piece_of_an_older_version_counts_as_none(output):
     columns = {"case_id": ["a"], "fingerprint": ["f1"], "scores": ["{}"]}
     pq.write_table(pa.table(columns), sink)
     output.put("_scores/0123456789ab.parquet", sink.getvalue().to_pybytes())
-    assert Scorebook(output).get("f1") is None
+    assert ScoreCache(output).get("f1") is None
 
 
 def test_a_spoilt_piece_counts_as_none(output):
     output.put("_scores/0123456789ab.parquet", b"no Parquet")
-    book = Scorebook(output)
-    assert book.get("f1") is None
-    book.add("a", "f1", SCORES, {})
-    book.close()
-    assert Scorebook(output).get("f1") == SCORES
+    cache = ScoreCache(output)
+    assert cache.get("f1") is None
+    cache.add("a", "f1", SCORES, {})
+    cache.close()
+    assert ScoreCache(output).get("f1") == SCORES

@@ -85,20 +85,20 @@ def test_resuming_equals_never_having_stopped():
 
 def test_within_an_epoch_it_says_how_it_goes(monkeypatch):
     monkeypatch.setattr(loop, "TELL_S", 0)
-    looks = []
-    progress, _ = run(on_look=lambda p, figures: looks.append((p.epoch, figures)))
-    assert [(epoch, seen["steps"]) for epoch, seen in looks] == [
+    reports = []
+    progress, _ = run(on_progress=lambda p, figures: reports.append((p.epoch, figures)))
+    assert [(epoch, seen["steps"]) for epoch, seen in reports] == [
         (e, n) for e in range(3) for n in range(1, 5)
     ]
-    assert all(seen["minutes_left"] is None for epoch, seen in looks if epoch == 0)
-    assert looks[-1][1]["minutes_left"] == 0 and looks[4][1]["minutes_left"] > 0
-    assert looks[3][1]["loss"] == pytest.approx(progress.losses[0])
-    looks.clear()
+    assert all(seen["minutes_left"] is None for epoch, seen in reports if epoch == 0)
+    assert reports[-1][1]["minutes_left"] == 0 and reports[4][1]["minutes_left"] > 0
+    assert reports[3][1]["loss"] == pytest.approx(progress.losses[0])
+    reports.clear()
     run(
         replace(PRESET, budget=Budget(minutes=60, epochs=1)),
-        on_look=lambda p, figures: looks.append((p.epoch, figures)),
+        on_progress=lambda p, figures: reports.append((p.epoch, figures)),
     )
-    assert 0 < looks[-1][1]["minutes_left"] < looks[0][1]["minutes_left"] <= 60
+    assert 0 < reports[-1][1]["minutes_left"] < reports[0][1]["minutes_left"] <= 60
 
 
 @pytest.mark.parametrize("parts_now", [1, 2])
