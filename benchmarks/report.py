@@ -19,8 +19,9 @@ from bts.cases.read import load_case
 from bts.colours import LABEL_COLOURS
 from bts.phantom.case import write_case
 from bts.report import page, rotation, slices
-from bts.report.page import Contents, Picture, Scored
+from bts.report.page import Contents, Picture
 from bts.scoring import metrics
+from bts.scoring.scores import Scored
 from bts.storage import Store
 from tests.browser import Browser
 

@@ -18,10 +18,10 @@ from bts import tracking
 from bts.colours import Colours
 from bts.errors import Failure, RunError, UsageError
 from bts.report import case_page, page
-from bts.report.page import Scored
 from bts.results.match import Matched, Pair, match
 from bts.scoring import comparison, tables
 from bts.scoring.score_cache import ScoreCache
+from bts.scoring.scores import Scored, means, metrics_of, regions_of, summarise, table, years_of
 from bts.storage import Store
 from jobs.driver import incremental
 from jobs.driver.figshare_index import index_figshare
@@ -179,14 +179,14 @@ def score_other(name: str, matched: Matched, scorer: Score, cache: ScoreCache, r
 
 def outcome(output: Store, contents: page.Contents, strays: list[str], max_failed: str) -> Outcome:
     scored, failed = contents.scored, contents.failed
-    dice = {r: round(page.summarise(scored, r, "dice")["mean"], 4) for r in page.regions_of(scored)}
+    dice = {r: round(summarise(scored, r, "dice")["mean"], 4) for r in regions_of(scored)}
     counts = {
         "cases": len(scored) + len(failed),
         "scored": len(scored),
         "without_labelmap": len(contents.without_labelmap),
         "without_truth": len(contents.without_truth),
         "dice": dice,
-        "rules": page.years_of(scored),
+        "rules": years_of(scored),
     }
     details = {
         "cases_without_labelmap": contents.without_labelmap[:NAMED],
@@ -223,7 +223,7 @@ def run(pairs: Sequence[Pair], task: Callable[[dict], dict], ray: UseRay, output
 
 def print_results(ours: str, contents: page.Contents, output: Store) -> None:
     """The tables for the person who watches, on standard output: they are the result."""
-    print(page.table(contents.scored))
+    print(table(contents.scored))
     for other, found in contents.comparisons.items():
         print(comparison.table(ours, other, found))
     if contents.ranking:
@@ -237,7 +237,7 @@ def track(contents: page.Contents, output: Store, files: dict[str, bytes]) -> No
     makers = {one.maker.split(" ")[0] for one in contents.scored}
     if len(makers) != 1 or makers == {""} or not tracking.is_there():
         return
-    means = page.means(contents.scored, page.metrics_of(contents.scored))
+    figures = means(contents.scored, metrics_of(contents.scored))
     shown = {name: data for name, data in files.items() if name.endswith((".html", ".png"))}
     for picture in contents.pictures:
         title = picture.title.lower().replace(" ", "-")
@@ -249,7 +249,9 @@ def track(contents: page.Contents, output: Store, files: dict[str, bytes]) -> No
     try:
         tracker = tracking.Tracker()
         if found := tracker.find(makers.pop()):
-            tracker.log_evaluation(found[-1].run_id, output.uri.rstrip("/").rpartition("/")[2], means, shown)
+            tracker.log_evaluation(
+                found[-1].run_id, output.uri.rstrip("/").rpartition("/")[2], figures, shown
+            )
     except RunError as error:
         say(f"the scores are written, but not logged: {error}")
 

@@ -17,8 +17,8 @@ import tyro
 
 from bts.errors import UsageError
 from bts.model.header import digest
-from bts.report.page import Scored
 from bts.scoring import comparison, metrics, tables
+from bts.scoring.scores import Scored
 from bts.scoring.statistics import FEWEST, Paired
 from bts.storage import read_file
 from bts.tracking import CHAMPION, Tracker, Version

@@ -10,9 +10,10 @@ import numpy as np
 
 from bts.colours import Colours, colours_of
 from bts.report import slices
-from bts.report.page import TITLES, Scored, environment, metrics_of
+from bts.report.page import environment
 from bts.results.marker import Marker
 from bts.results.match import Labels, Pair
+from bts.scoring.scores import TITLES, Scored, metrics_of
 
 SIDES = {
     "axial": "R is the patient’s right",

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bts.report import page
-from bts.report.page import Scored
 from bts.scoring import statistics, tables
 from bts.scoring.metrics import LOWER_IS_BETTER
+from bts.scoring.scores import BRIEF, TITLES, Scored, regions_of
 from bts.scoring.statistics import Paired
 
 RANKED = ("lesion_dice", "lesion_hd95")  # by which BraTS ranked in 2023
@@ -28,8 +27,8 @@ def compare(first: Sequence[Scored], second: Sequence[Scored]) -> Comparison:
                 pairs.setdefault((region, metric), []).append(value)
     return {
         (region, metric): compare_metric(metric, *zip(*pairs[region, metric], strict=True))
-        for region in page.regions_of(first)
-        for metric in page.TITLES
+        for region in regions_of(first)
+        for metric in TITLES
         if (region, metric) in pairs
     }
 
@@ -73,7 +72,7 @@ def write(ours: str, comparisons: Mapping[str, Comparison], ranking: Mapping[str
 
 def table(ours: str, other: str, comparison: Comparison) -> str:
     """Dice and the metrics of the summary, region by region, for the terminal."""
-    titles = {"dice": "Dice", **page.BRIEF}
+    titles = {"dice": "Dice", **BRIEF}
     lines = [
         f"\n{ours} against {other}, over the cases that both have; difference: {ours} − {other}",
         f"{'region':12}{'metric':13}{'n':>5}{'difference':>12}{'95 % interval':>21}{'better/worse':>14}"

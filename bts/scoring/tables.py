@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from bts.errors import UsageError
 from bts.labels import REGIONS
 from bts.parquet import check_plain
-from bts.report.page import Scored
 from bts.scoring import statistics
+from bts.scoring.scores import Scored
 from bts.storage import read_file
 
 KNOWN = ("patient", "maker", "flags", "truth_ml", "expected", "rules")  # of a case, in the file's metadata

@@ -13,8 +13,9 @@ from bts.colours import Colours
 from bts.errors import UsageError
 from bts.report import gallery, page
 from bts.report.curves import draw_bars
-from bts.report.page import Picture, Scored, choose, means
+from bts.report.page import Picture, choose
 from bts.results.match import Pair
+from bts.scoring.scores import Scored, means
 from bts.storage import Store
 from jobs.driver.cluster import one_task_each
 from jobs.driver.here import UseRay, fits_here

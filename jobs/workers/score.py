@@ -8,10 +8,10 @@ import json
 from bts.colours import Colours
 from bts.labels import regions_of
 from bts.report import case_page, slices
-from bts.report.page import Scored
 from bts.results.match import Labels, Pair, read_images, read_pair
 from bts.scoring import metrics
 from bts.scoring.rules import rules_of
+from bts.scoring.scores import Scored
 from bts.storage import Store
 
 

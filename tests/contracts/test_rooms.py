@@ -52,8 +52,6 @@ def allowed(path: Path, module: str) -> bool:
     folder = rest[0] if rest and (ROOT / package / rest[0]).is_dir() else ""
     if path in FACE:
         return package == "bts"
-    if room == "scoring" and module.startswith("bts.report.page"):
-        return True  # Scored, which is to move to bts.scoring
     if top == "bts":
         return package == "bts" and (not folder or folder == room or folder in ROOMS.get(room, ()))
     if package == "bts" or not room:

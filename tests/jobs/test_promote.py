@@ -7,8 +7,8 @@ import pytest
 
 from bts.labels import REGIONS
 from bts.model.header import digest
-from bts.report.page import Scored
 from bts.scoring import tables
+from bts.scoring.scores import Scored
 from bts.storage import Store
 from bts.tracking import Tracker
 from jobs import promote

@@ -19,9 +19,9 @@ import pytest
 from bts.cases.layouts import find_cases
 from bts.errors import UsageError
 from bts.report import viewer
-from bts.report.page import Scored
 from bts.report.viewer import CaseIndex, Server
 from bts.scoring import tables
+from bts.scoring.scores import Scored
 from bts.storage import Store
 from jobs import view
 from tests.builders import NAMES_2021, affine, case_files, nifti, put_all, voxels

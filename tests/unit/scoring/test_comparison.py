@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from bts.errors import UsageError
-from bts.report.page import Scored
 from bts.scoring import comparison, tables
 from bts.scoring.comparison import compare, rank, table, write
 from bts.scoring.metrics import METRICS
+from bts.scoring.scores import Scored
 
 
 def scored(name: str, dice: float, hd95: float = 1.0, error: float = 0.0, **more: object) -> Scored:

@@ -12,8 +12,8 @@ from bts.cases.read import fetch, load_case, read_role
 from bts.errors import CaseError, UsageError
 from bts.images.nifti import write_labelmap
 from bts.labels import from_internal, to_internal
-from bts.report.page import Scored
 from bts.scoring import tables
+from bts.scoring.scores import Scored
 from bts.shards.catalogue import read_catalogue
 from bts.shards.format import SCHEMA, read_volume, write_shard
 from bts.storage import Store
