@@ -11,6 +11,7 @@ DICOM SEG carries the identity of its scans, for it goes where they came from.
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from bts.cases import worklist
@@ -64,7 +65,7 @@ def main(settings: Settings) -> Outcome:
     counts = {"cases": len(listing.cases), "unchanged": work.done, "left_aside": len(work.aside)}
     if settings.dry_run:
         reasons = incremental.explain(
-            work, lambda one: made_of(one.case, settings), lambda key: read_made_of(output, key)
+            work, lambda one: made_of(one.case, settings), partial(incremental.made_of_record, output)
         )
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
@@ -113,12 +114,6 @@ def made_of(case: Case, settings: Settings) -> dict:
     """All that makes a delivered labelmap."""
     options = {"space": settings.space, "dicom_seg": settings.dicom_seg}
     return {"inputs": case.versions, **options, "format": FORMAT}
-
-
-def read_made_of(output: Store, key: str) -> dict:
-    """What made an older one, by its record. Raises OSError, ValueError or KeyError."""
-    record = json.loads(output.read(key))
-    return {"inputs": record["inputs"], **record["options"], "format": record["versions"]["format"]}
 
 
 def plan(cases: list[Case], there: set[str], settings: Settings) -> worklist.Work:

@@ -12,6 +12,7 @@ requirements-intake.txt and requirements-brain.txt.
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Literal
 
 from bts.cases import worklist
@@ -79,7 +80,9 @@ def main(settings: Settings) -> Outcome:
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside), "other_files": others}
     if settings.dry_run:
         reasons = incremental.explain(
-            work, lambda one: made_of(studies[one.case.id], options), lambda key: read_made_of(output, key)
+            work,
+            lambda one: made_of(studies[one.case.id], options),
+            partial(incremental.made_of_record, output),
         )
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
@@ -143,12 +146,6 @@ def list_studies(
 def made_of(study: Study, options: Options) -> dict:
     """All that makes a case."""
     return {"inputs": inputs_of(study), **asdict(options), "format": FORMAT}
-
-
-def read_made_of(output: Store, key: str) -> dict:
-    """What made an older case, by its record. Raises OSError, ValueError or KeyError."""
-    record = json.loads(output.read(key))
-    return {"inputs": record["inputs"], **record["options"], "format": record["versions"]["format"]}
 
 
 def inputs_of(study: Study) -> dict[str, str]:

@@ -32,8 +32,8 @@ from bts.results.layout import (
 )
 from bts.storage import Entry, Store
 from jobs.driver import drivers, incremental, predicting
-from jobs.driver.figshare_index import index_figshare, set_unfit_aside
-from jobs.driver.listing import list_cases
+from jobs.driver.figshare_index import index_figshare
+from jobs.driver.listing import list_cases, set_unfit_aside
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.progress import say
 from jobs.workers.write import FORMAT, Write

@@ -76,20 +76,16 @@ def main(settings: Settings, system: str) -> Outcome:
         plans.let_go(settings, asked, plan.run)
         say(f"nothing to do: {name}.safetensors is the model of these shards and settings")
         return Outcome(models, summary(models, name, trained, epochs=0))
+    return train(settings, plan, asked)
+
+
+def train(settings: Settings, plan: Plan, asked: str) -> Outcome:
+    """Make the model, with its curves and pictures, and register it. asked: fingerprint of the command."""
     from jobs.workers.rank import Job  # with torch, which --help does without
 
-    alone = trains_here(settings, plan)
+    name, models, alone = settings.preset.name, Store(settings.models), trains_here(settings, plan)
     tracker = Tracker()  # first: it fails early where it cannot be reached
-    fit: Callable[..., dict]
-    if alone:
-        from jobs.driver import training_here
-
-        fit = training_here.fit
-    else:
-        from jobs.driver import training
-
-        training.start_ray()
-        fit = training.fit
+    fit = fit_here() if alone else fit_by_ray()
     params = {**flatten(to_dict(plan.preset)), "fold": plan.fold, "workers": settings.workers}
     provenance = plan.provenance()
     tags = {"data": plan.data, "commit": provenance["commit"], "shards": without_login(settings.shards)}
@@ -122,6 +118,21 @@ def main(settings: Settings, system: str) -> Outcome:
     say(final_table(result["validations"]))
     details = {"losses": result["losses"], "validations": result["validations"]}
     return Outcome(models, summary(models, name, data, len(result["losses"])), details=details)
+
+
+def fit_here() -> Callable[..., dict]:
+    """What trains in this process; with torch, which --help does without."""
+    from jobs.driver import training_here
+
+    return training_here.fit
+
+
+def fit_by_ray() -> Callable[..., dict]:
+    """What trains by Ray, which is up by then."""
+    from jobs.driver import training
+
+    training.start_ray()
+    return training.fit
 
 
 def trains_here(settings: Settings, plan: Plan) -> bool:

@@ -15,13 +15,13 @@ from bts.cases import figshare
 from bts.cases.figshare import IndexRow
 from bts.cases.layouts import Listing, unsafe_key
 from bts.cases.read import fetch
-from bts.errors import CaseError, Failure, UsageError
+from bts.errors import CaseError, Failure
 from bts.fingerprint import fingerprint
 from bts.parquet import check_plain
 from bts.storage import Entry, Store
 from jobs.driver.cluster import start_ray
 from jobs.driver.here import UseRay, fits_here
-from jobs.driver.progress import examples, say
+from jobs.driver.progress import say
 from jobs.workers.tries import tried, worker_deaths
 
 SLICES_A_CASE = 64  # that take as long to read as one case of BraTS
@@ -55,29 +55,6 @@ def refuse_shared_ids(listing: Listing) -> None:
     for case_id in (case_id for case_id, n in times.items() if n > 1):
         problem = "a patient of figshare and another case have this name"
         listing.problems.append(CaseError(problem, mend="rename the other case", case=case_id, stage="list"))
-
-
-def set_unfit_aside(listing: Listing, for_figshare: bool, source: Store, who: str) -> list[str]:
-    """Take what a model is not for out of the listing, and name it: figshare's slices, or all but those.
-
-    `who` is the model, for the message. Raises UsageError if nothing is left.
-    """
-    others = [case.id for case in listing.cases] + [problem.case for problem in listing.problems]
-    slices = [entry.key for entry in listing.slices]
-    fit, unfit = (slices, others) if for_figshare else (others, slices)
-    what, other = "NIfTI cases", "figshare slices"
-    if for_figshare:
-        what, other = other, what
-    if not fit:
-        raise UsageError(f"{who} is for {what}; {source.uri} holds none, only {other} ({len(unfit)})")
-    if for_figshare:
-        listing.cases, listing.problems = [], []
-    else:
-        listing.slices = []
-    if unfit:
-        named = f"{other} not segmented: {len(unfit)} ({examples(unfit)})"
-        say(f"{who} is for {what}; {named}")
-    return unfit
 
 
 def read_index(

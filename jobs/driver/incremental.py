@@ -213,6 +213,13 @@ def explain(
         yield case_id, f"left aside: {key}"
 
 
+def made_of_record(output: Store, key: str) -> dict:
+    """What made an older result, for `explain`, by the JSON of its record. Raises OSError, ValueError or
+    KeyError."""
+    record = json.loads(output.read(key))
+    return {"inputs": record["inputs"], **record["options"], "format": record["versions"]["format"]}
+
+
 def foresee(work: Work, allow_missing: Collection[str], *, truth: bool) -> list[Failure]:
     """Failures of the cases to do that the listing foretells."""
     errors = (foreseen(one.case, allow_missing, truth=truth) for one in work.todo)

@@ -64,6 +64,26 @@ def describe(listing: Listing) -> Iterator[str]:
         yield "  patient of its own; if some are visits of one patient, give --patients"
 
 
+def set_unfit_aside(listing: Listing, for_figshare: bool, source: Store, who: str) -> list[str]:
+    """Take what a model is not for out of the listing, and name it: figshare's slices, or all but those.
+
+    `who` is the model, for the message. Raises UsageError if nothing is left.
+    """
+    cases = [case.id for case in listing.cases] + [problem.case for problem in listing.problems]
+    slices = [entry.key for entry in listing.slices]
+    if for_figshare:
+        wanted, fit, unwanted, unfit = "figshare slices", slices, "NIfTI cases", cases
+        listing.cases, listing.problems = [], []
+    else:
+        wanted, fit, unwanted, unfit = "NIfTI cases", cases, "figshare slices", slices
+        listing.slices = []
+    if not fit:
+        raise UsageError(f"{who} is for {wanted}; {source.uri} holds none, only {unwanted} ({len(unfit)})")
+    if unfit:
+        say(f"{who} is for {wanted}; {unwanted} not segmented: {len(unfit)} ({examples(unfit)})")
+    return unfit
+
+
 def _kind(case: Case) -> str:
     """Its images, its set and what is known of its truth."""
     reader = reader_of(case)

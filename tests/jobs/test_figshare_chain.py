@@ -23,7 +23,7 @@ from bts.scoring.metrics import METRICS
 from bts.settings import Budget, Layers, Loss, Normalisation, Preset
 from bts.storage import Entry, Store
 from jobs import evaluate, segment
-from jobs.driver.figshare_index import set_unfit_aside
+from jobs.driver.listing import set_unfit_aside
 from jobs.driver.outcome import Outcome
 from tests.builders import case_files, nifti, put_all
 
