@@ -26,7 +26,7 @@ from benchmarks.table import peer, timed
 from bts.cases.case import CaseVolume
 from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
-from bts.inference.postprocess import tidy, tidy_within
+from bts.inference.postprocess import postprocess, postprocess_box
 from bts.inference.segmenter import Segmenter
 from bts.model import device
 from bts.model.file import BOX, Model
@@ -171,10 +171,10 @@ def volume_steps(volume: CaseVolume) -> Iterator[tuple[str, float]]:
             yield f"{name}, CPU time", time.process_time() - before
 
 
-def tidied(volume: CaseVolume) -> Iterator[tuple[str, float]]:
+def postprocessing(volume: CaseVolume) -> Iterator[tuple[str, float]]:
     """Rules of fast3d on the ground truth, which has the extent of a labelmap."""
     rules = FAST3D.inference
-    for name, rule in (("in the tumour's box", tidy), ("on the whole crop", tidy_within)):
+    for name, rule in (("in the tumour's box", postprocess), ("on the whole crop", postprocess_box)):
         yield f"postprocessing {name}", seconds(lambda rule=rule: rule(volume.mask, rules, 1.0))
 
 
@@ -215,7 +215,7 @@ EACH = (
     traced,
     openvino,
     volume_steps,
-    tidied,
+    postprocessing,
     gunzip,
     labelmap_gzip,
     row_groups,

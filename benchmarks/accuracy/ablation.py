@@ -46,7 +46,7 @@ def scores_of(
     for name, (flips, settings) in VARIANTS.items():
         segmenter = segmenters[flips]
         segmenter.settings = replace(PRESETS[segmenter.models[0].card.name].inference, **settings)
-        labels = segmenter.tidied(volume, segmenter.decoded(probable[flips]))
+        labels = segmenter.labels(volume, probable[flips])
         for year in years:
             rules = rules_of(volume.dataset, year)
             scores = metrics.measure(volume.mask, labels, REGIONS, {}, spacing=volume.grid.zooms, rules=rules)

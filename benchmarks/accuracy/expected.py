@@ -35,7 +35,7 @@ def held_out(file: Path, shards: Store) -> list[tuple[str, dict[str, float], dic
     segmenter = Segmenter([model])
     for volume in volumes_held_out(model, shards):
         probable = segmenter.probabilities(volume)
-        labels = segmenter.tidied(volume, segmenter.decoded(probable))
+        labels = segmenter.labels(volume, probable)
         scores = metrics.score(volume.mask, labels)
         dice = {region: of["dice"] for region, of in scores.items()}
         found.append((volume.case_id, segmenter.agreement(volume, probable, labels), dice))

@@ -45,14 +45,14 @@ class Finish:
         """Whether labels and probabilities outside the brain are taken away."""
         return self.brain_only and volume.traits.stripped
 
-    def tidied(self, volume: CaseVolume, labels_DHW: np.ndarray) -> np.ndarray:
+    def postprocessed(self, volume: CaseVolume, labels_DHW: np.ndarray) -> np.ndarray:
         """What labels voxel by voxel amount to, seen as a whole, as uint8 (D, H, W)."""
-        from bts.inference.postprocess import tidy  # SciPy, which planning does without
+        from bts.inference.postprocess import postprocess  # SciPy, which planning does without
 
         if not self.within_brain(volume):
             return labels_DHW
         brain = volume.brain
-        return tidy(labels_DHW * brain, self.settings, float(np.prod(volume.grid.zooms))) * brain
+        return postprocess(labels_DHW * brain, self.settings, float(np.prod(volume.grid.zooms))) * brain
 
     def expected_dice(
         self, probabilities_KDHW: np.ndarray, labels_DHW: np.ndarray, totals: Sequence[float]
@@ -74,13 +74,13 @@ class Finish:
         volume: as `seen`, of whose voxels only its brain is looked at. noise: its `quality.of_noise`.
         """
         inside = volume.cut(said.box)
-        within = self.tidied(inside, said.labels)
+        within = self.postprocessed(inside, said.labels)
         labels = np.zeros(volume.images.shape[1:], np.uint8)
         labels[said.box] = within
         found = quality.of_labels(labels, volume)
         if volume.traits.stripped:
             found += quality.of_doubt(said.labels, within, inside)
-        found += quality.of_ensemble([self.tidied(inside, one) for one in said.members])
+        found += quality.of_ensemble([self.postprocessed(inside, one) for one in said.members])
         found += [*noise, *quality.of_place(volume)]
         for card in self.cards:
             found += quality.of_missing(volume, card.modalities) + quality.of_input(volume, card.inputs)

@@ -10,19 +10,19 @@ from bts.boxes import filled_box
 from bts.settings import Inference
 
 
-def tidy(labels_DHW: np.ndarray, settings: Inference, voxel_mm3: float) -> np.ndarray:
+def postprocess(labels_DHW: np.ndarray, settings: Inference, voxel_mm3: float) -> np.ndarray:
     """The labels after all that the settings ask for.
 
     No rule looks beyond the tumour: within its bounding box they take a fraction of the time.
     """
-    box, tidied = filled_box(labels_DHW), np.zeros_like(labels_DHW)
+    box, found = filled_box(labels_DHW), np.zeros_like(labels_DHW)
     if labels_DHW[box].size:
-        tidied[box] = tidy_within(labels_DHW[box], settings, voxel_mm3)
-    return tidied
+        found[box] = postprocess_box(labels_DHW[box], settings, voxel_mm3)
+    return found
 
 
-def tidy_within(labels_DHW: np.ndarray, settings: Inference, voxel_mm3: float) -> np.ndarray:
-    """`tidy` of a box that holds the whole tumour."""
+def postprocess_box(labels_DHW: np.ndarray, settings: Inference, voxel_mm3: float) -> np.ndarray:
+    """`postprocess` of a box that holds the whole tumour."""
     for parts, least_ml, becomes in (
         ((1, 2, 3), settings.min_tumour_ml, 0),
         ((3,), settings.min_et_piece_ml, 1),

@@ -68,16 +68,16 @@ class Segmenter:
 
         Raises CaseError when the case lacks a modality that a model needs.
         """
-        return self.tidied(self.seen(volume), self.decoded(self.probabilities(volume)))
+        return self.labels(self.seen(volume), self.probabilities(volume))
 
     def seen(self, volume: CaseVolume) -> CaseVolume:
         """The case on the grid of its results: the crop to the brain, or the whole where a model of another
         tool labels what lies around the brain too."""
         return self.finish.seen(volume)
 
-    def tidied(self, volume: CaseVolume, labels_DHW: np.ndarray) -> np.ndarray:
-        """What `decoded` labels amount to, seen as a whole, as uint8 (D, H, W)."""
-        return self.finish.tidied(volume, labels_DHW)
+    def labels(self, volume: CaseVolume, probabilities_KDHW: torch.Tensor) -> np.ndarray:
+        """Probabilities of a case as `seen` → its labels, postprocessed, as uint8 (D, H, W)."""
+        return self.finish.postprocessed(volume, self.decoded(probabilities_KDHW))
 
     def decoded(self, probabilities_KDHW: torch.Tensor) -> np.ndarray:
         """The likeliest labels voxel by voxel, before anything is known of the whole, as uint8 (D, H, W)."""

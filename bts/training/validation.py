@@ -31,7 +31,7 @@ def score_case(segmenter: Segmenter, volume: CaseVolume) -> dict[str, float]:
     targets = segmenter.predicts.targets
     assert volume.mask is not None, LABELLED
     probable, truth = segmenter.probabilities(volume), volume.mask
-    prediction = segmenter.tidied(volume, segmenter.decoded(probable))
+    prediction = segmenter.labels(volume, probable)
     if targets == "tumour":
         truth = (truth > 0).view(np.uint8)
     scores = metrics.score(truth, prediction, *regions_predicted(targets))

@@ -142,6 +142,5 @@ def draw(segmenter: Segmenter, volumes: Iterable[CaseVolume], preset: Preset) ->
     pictures: dict[str, bytes] = {}
     for volume in itertools.islice(volumes, SHOWN):
         found = segmenter.probabilities(volume)
-        labels = segmenter.tidied(volume, segmenter.decoded(found))
-        pictures |= gallery.draw(volume, found.numpy(), labels, preset)
+        pictures |= gallery.draw(volume, found.numpy(), segmenter.labels(volume, found), preset)
     return pictures

@@ -94,7 +94,7 @@ def test_exclusive_labels_join_an_ensemble_of_regions(case):
     ncr, ed, et = alone[1]
     expected = (alone[0] + torch.stack([ncr + ed + et, ncr + et, et])) / 2
     assert both.predicts == REGIONAL and torch.allclose(both.probabilities(case), expected)
-    assert not both.tidied(case, both.decoded(both.probabilities(case)))[~case.brain].any()
+    assert not both.labels(case, both.probabilities(case))[~case.brain].any()
 
 
 @pytest.mark.parametrize(

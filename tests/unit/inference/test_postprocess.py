@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bts.boxes import filled_box
-from bts.inference.postprocess import drop_small_et, drop_small_pieces, fill_core, tidy
+from bts.inference.postprocess import drop_small_et, drop_small_pieces, fill_core, postprocess
 from bts.settings import Inference
 
 TUMOUR = (1, 2, 3)
@@ -44,9 +44,9 @@ def test_small_pieces_go_and_the_largest_stays():
 def test_small_pieces_of_core_become_oedema_and_of_enhancing_tumour_necrosis():
     labels = np.array([[[3, 1, 1, 2, 2, 1, 2, 2, 3, 2, 3, 3]]], np.uint8)
     core = Inference(min_core_ml=0.002)
-    assert tidy(labels, core, 1.0).tolist() == [[[3, 1, 1, 2, 2, 2, 2, 2, 2, 2, 3, 3]]]
+    assert postprocess(labels, core, 1.0).tolist() == [[[3, 1, 1, 2, 2, 2, 2, 2, 2, 2, 3, 3]]]
     enhancing = Inference(min_et_piece_ml=0.002)
-    assert tidy(labels, enhancing, 1.0).tolist() == [[[1, 1, 1, 2, 2, 1, 2, 2, 1, 2, 3, 3]]]
+    assert postprocess(labels, enhancing, 1.0).tolist() == [[[1, 1, 1, 2, 2, 1, 2, 2, 1, 2, 3, 3]]]
 
 
 def test_what_a_core_encloses_in_a_slice_is_core():
@@ -59,19 +59,19 @@ def test_what_a_core_encloses_in_a_slice_is_core():
 
 @given(LABELS)
 def test_nothing_asked_nothing_changed(labels):
-    assert np.array_equal(tidy(labels, Inference(), 1.0), labels)
+    assert np.array_equal(postprocess(labels, Inference(), 1.0), labels)
 
 
 @given(LABELS, st.floats(0, 0.02), st.floats(0, 0.9))
 def test_tumour_core_only_grows_and_enhancing_tumour_stays_whole_or_goes(labels, least_ml, share):
     before = labels.copy()
-    after = tidy(labels, Inference(min_et_ml=least_ml, min_et_share=share, fill_core=True), 1.0)
+    after = postprocess(labels, Inference(min_et_ml=least_ml, min_et_share=share, fill_core=True), 1.0)
     assert np.array_equal(labels, before)
     core = np.isin(labels, (1, 3))
     assert np.isin(after, (1, 3))[core].all()
     assert np.array_equal(after == 3, labels == 3) or not (after == 3).any()
     assert np.array_equal(after[after != 1], labels[after != 1])
-    assert np.array_equal(tidy(after, Inference(fill_core=True), 1.0), after)
+    assert np.array_equal(postprocess(after, Inference(fill_core=True), 1.0), after)
 
 
 @given(
@@ -80,7 +80,7 @@ def test_tumour_core_only_grows_and_enhancing_tumour_stays_whole_or_goes(labels,
     st.tuples(*[st.sampled_from([0, 0.002, 0.004])] * 4),
     st.booleans(),
 )
-def test_a_tumour_is_tidied_alike_wherever_it_lies(labels, around, least_ml, fill):
+def test_a_tumour_is_postprocessed_alike_wherever_it_lies(labels, around, least_ml, fill):
     names = ("min_tumour_ml", "min_et_piece_ml", "min_core_ml", "min_et_ml")
     settings = Inference(fill_core=fill, **dict(zip(names, least_ml, strict=True)))
     whole = np.pad(labels, around)
@@ -90,7 +90,7 @@ def test_a_tumour_is_tidied_alike_wherever_it_lies(labels, around, least_ml, fil
         expected = drop_small_pieces(expected, parts, least, 1.0, becomes) if least else expected
     expected = fill_core(expected) if fill else expected
     expected = drop_small_et(expected, settings, 1.0)
-    found = tidy(whole, settings, 1.0)
+    found = postprocess(whole, settings, 1.0)
     assert found.dtype == expected.dtype and np.array_equal(found, expected)
 
 
