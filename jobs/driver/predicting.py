@@ -71,13 +71,16 @@ def predict_here(
     rows: list[dict], read: Read, write: Write, models: list[tuple[str, bytes]], settings: Asked
 ) -> Iterator[dict]:
     """In this process, with the threads that an actor would have."""
+    from bts.model.adopted import is_adopted
     from bts.model.device import pick_device
     from jobs.workers.predict import Predict
 
     gpus = wanted_gpus(may_use(settings), int(pick_device(None).type == "cuda"), alone=True)
     cores = machine.cores()
     _, threads, _ = pool([cores], gpus)
-    together = GPU_CASES if gpus else side_by_side(cores, machine.memory(), threads, settings.engine)
+    theirs = any(is_adopted(data, name) for name, data in models)
+    room = side_by_side(cores // threads, machine.memory(), theirs, settings.engine)
+    together = GPU_CASES if gpus else room
     how = (lambda: models, None if gpus else "cpu", threads, write.options)
     for some, memory in by_size(rows):
         predict = Stage("predict", Predict, how, at_once=1 if memory else together)
@@ -85,15 +88,17 @@ def predict_here(
         yield from stream("segment", some, stages, "no", write.output)
 
 
-def side_by_side(cores: int, memory: int, threads: int, engine: Engine) -> int:
-    """Cases that this process predicts at a time, each with so many threads: two, for no network keeps even
-    two cores busy all the time, and more where there are more cores. memory: bytes that there are.
+def side_by_side(room: int, memory: int, theirs: bool, engine: Engine) -> int:
+    """Cases that this process predicts at a time.
 
-    A case alone has as many threads as one of many: on them depends the last digit of some sums.
+    room: for how many there are threads; a case alone has no more of them, for on their number depends the
+    last digit of some sums. memory: bytes that there are. theirs: whether a model is another tool's.
     """
     if engine != "torch":
         return 1  # OpenVINO's network is at one case at a time
-    return max(1, min(max(2, cores // threads), memory // MEMORY_A_CASE))
+    if not theirs:  # one of our networks leaves even two cores idle now and then, and takes little memory
+        room = max(2, room)
+    return max(1, min(room, memory // MEMORY_A_CASE))
 
 
 def predict_by_actors(

@@ -52,17 +52,18 @@ def test_one_actor_a_gpu():
 
 
 @pytest.mark.parametrize(
-    ("cores", "gibibytes", "engine", "cases"),
+    ("room", "gibibytes", "theirs", "engine", "cases"),
     [
-        (2, 24, "torch", 2),
-        (16, 64, "torch", 4),
-        (16, 24, "torch", 3),
-        (4, 8, "torch", 1),
-        (2, 24, "openvino", 1),
+        (1, 24, False, "torch", 2),
+        (1, 24, True, "torch", 1),
+        (4, 64, True, "torch", 4),
+        (4, 24, False, "torch", 3),
+        (1, 8, False, "torch", 1),
+        (4, 64, False, "openvino", 1),
     ],
 )
-def test_one_process_predicts_as_many_cases_as_fit(cores, gibibytes, engine, cases):
-    assert side_by_side(cores, gibibytes << 30, min(cores, 4), engine) == cases
+def test_one_process_predicts_as_many_cases_as_fit(room, gibibytes, theirs, engine, cases):
+    assert side_by_side(room, gibibytes << 30, theirs, engine) == cases
 
 
 def test_gpus_are_asked_for():
