@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from bts import tracking
+from bts.cases.case import Case
+from bts.cases.sidecars import told_beside
 from bts.colours import Colours
 from bts.errors import Failure, RunError, UsageError
 from bts.report import case_page, page
@@ -50,7 +52,8 @@ class Settings:
     brats.csv."""
     labels: str = "auto"
     """Label convention of ground truth and labelmaps; auto: by the name of each case. A labelmap of
-    jobs.segment carries its own. Or a name or pairs, as jobs.preprocess takes them."""
+    jobs.segment carries its own, nnU-Net's dataset.json names that of the labelmaps beside it. Or a name or
+    pairs, as jobs.preprocess takes them."""
     roles: tuple[str, ...] = ()
     """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
     takes them."""
@@ -79,7 +82,7 @@ def main(settings: Settings) -> Outcome:
     others = {name: folders[name] for name in names}
     listing = list_cases(source, settings.labels, settings.roles)
     failed = index_figshare(listing, source, output, settings.ray, keep=not settings.dry_run)
-    matched = match(listing.cases, labelmaps.list(), rules=settings.rules)
+    matched = matched_with(labelmaps, listing.cases, settings)
     say_matched(matched, source, labelmaps, unread=len(failed))
     failed += [Failure.of(problem) for problem in listing.problems + matched.problems]
     cache = ScoreCache(output)
@@ -90,7 +93,7 @@ def main(settings: Settings) -> Outcome:
     scored, unscored = score(matched.pairs, todo, scorer, cache, settings.ray)
     failed += unscored
     failed.sort(key=lambda failure: failure.case_id)
-    theirs = {n: match(listing.cases, f.list(), rules=settings.rules) for n, f in others.items()}
+    theirs = {name: matched_with(folder, listing.cases, settings) for name, folder in others.items()}
     found = {ours: matched, **theirs}
     scores = {ours: scored}
     for name, folder in others.items():
@@ -114,6 +117,13 @@ def main(settings: Settings) -> Outcome:
     print_results(ours, contents, output)
     track(contents, output, files)
     return outcome(output, contents, listing.strays, settings.max_failed)
+
+
+def matched_with(labelmaps: Store, cases: Sequence[Case], settings: Settings) -> Matched:
+    """The cases with a folder's labelmaps. Raises UsageError."""
+    entries = labelmaps.list()
+    told = told_beside(labelmaps, entries, settings.labels)
+    return match(cases, entries, rules=settings.rules, labels=told)
 
 
 def contents_of(scores: dict[str, list[Scored]], matched: Matched, **known: Any) -> page.Contents:

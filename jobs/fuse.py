@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.datasets import identify
+from bts.cases.sidecars import told_beside
 from bts.errors import CaseError, Failure, UsageError
 from bts.inference.fusion import MOST, Method
 from bts.labels import UNKNOWN, spelt
@@ -45,8 +46,9 @@ class Settings(incremental.Flags):
     """majority: more than half. simple: weighted by agreement, poor ones left out (from four on). staple: by
     each one's sensitivity and specificity. Each of WT, TC and ET by itself."""
     labels: str = "auto"
-    """Label convention of labelmaps that jobs.segment did not write; auto is what the name of each case
-    tells; or a name or pairs, as jobs.preprocess takes them."""
+    """Label convention of labelmaps that jobs.segment did not write; auto is what nnU-Net's dataset.json
+    beside them names, else what the name of each case tells; or a name or pairs, as jobs.preprocess takes
+    them."""
 
     def check(self) -> None:
         """Raise UsageError for values that make no sense."""
@@ -72,11 +74,15 @@ def main(settings: Settings) -> Outcome:
         for case in cases_in(listings, spelt(settings.labels))
         if worklist.part_of(case.id, parts) == part
     ]
-    pairs, failed = paired(cases, folders, listings)
+    told = [
+        told_beside(folder, listing.values(), settings.labels)
+        for folder, listing in zip(folders, listings, strict=True)
+    ]
+    pairs, failed = paired(cases, folders, listings, told)
     there = output.keys()
     refuse_foreign(pairs, there, output, "give --fused another folder")
     made = [joined(case, pairs[case.id], listings) for case in cases if case.id in pairs]
-    wanted = [(case, fingerprint(case, settings.method)) for case in made]
+    wanted = [(case, fingerprint(case, settings.method, told)) for case in made]
     gone = {marker_key(case.id, mark) for case, mark in wanted if labelmap_key(case.id) not in there}
     work = left_to_do(wanted, there, gone, settings.retry_failed)
     failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
@@ -109,16 +115,19 @@ def cases_in(listings: Iterable[Listed], labels: str) -> list[Case]:
 
 
 def paired(
-    cases: Sequence[Case], folders: Sequence[Store], listings: Sequence[Listed]
+    cases: Sequence[Case], folders: Sequence[Store], listings: Sequence[Listed], told: Sequence[str]
 ) -> tuple[dict[str, list[Pair]], list[Failure]]:
-    """(case → its labelmap in each folder, failures of the cases of which one is not there)."""
+    """(case → its labelmap in each folder, failures of the cases of which one is not there).
+
+    told: the label convention that each folder names, or empty.
+    """
     found: dict[str, list[Pair]] = {case.id: [] for case in cases}
     problems: dict[str, CaseError] = {}
-    for folder, listing in zip(folders, listings, strict=True):
-        matched = match(cases, listing.values(), truths=False)
+    for folder, listing, labels in zip(folders, listings, told, strict=True):
+        matched = match(cases, listing.values(), truths=False, labels=labels)
         for pair in matched.pairs:
             found[pair.case.id].append(pair)
-            if not pair.markers and pair.case.labels == UNKNOWN:
+            if not pair.markers and UNKNOWN == pair.case.labels == pair.labels:
                 problems[pair.case.id] = CaseError(
                     "its name does not tell which labels it uses",
                     mend="say so with --labels brats2021|brats2023|…",
@@ -142,9 +151,11 @@ def joined(case: Case, pairs: Sequence[Pair], listings: Sequence[Listed]) -> Cas
     return replace(case, files=files)
 
 
-def fingerprint(case: Case, method: Method) -> str:
+def fingerprint(case: Case, method: Method, told: Sequence[str]) -> str:
     """Of all that makes a fused labelmap."""
-    options = {"fused": method, "labels": case.labels}
+    options: dict[str, object] = {"fused": method, "labels": case.labels}
+    if any(told):
+        options["labels of the folders"] = list(told)
     return worklist.case_fingerprint(case, case.files, options=options, version=FORMAT)
 
 

@@ -60,7 +60,7 @@ def main(settings: Settings) -> Outcome:
     if listing.slices:
         say(f"not shown: {len(listing.slices)} figshare slices; jobs.evaluate draws them")
     what = (listing.cases, source, labelmaps, read_dice(settings.report))
-    index = NativeIndex(*what, settings) if settings.scans else CaseIndex(*what)
+    index = NativeIndex(*what, settings) if settings.scans else CaseIndex(*what, settings.labels)
     check(settings, index, source)
     with Server(index, settings.port) as server:
         asked = f"?case={quote(settings.case)}" if settings.case else ""
@@ -77,7 +77,7 @@ class NativeIndex(CaseIndex):
     """The same cases, each on the grid of one series of its scanner."""
 
     def __init__(self, cases: Sequence[Case], source: Store, labelmaps: Store, dice, settings: Settings):
-        super().__init__(cases, source, labelmaps, dice)
+        super().__init__(cases, source, labelmaps, dice, settings.labels)
         identity, _ = read_identity(keeps_ids(case.id for case in cases))
         self.space = settings.space
         self.native = NativeView(Store(settings.scans), source, identity, settings.space)

@@ -40,6 +40,8 @@ class Listing:
     """Case without a truth → a stray in its folder that looks like one."""
     unnamed: list[str] = field(default_factory=list)
     """Cases of which nothing told the patient, so that the name stands for it."""
+    unclear: tuple[str, ...] = ()
+    """Files of the set that name labels which are not known; no truth below them has a convention."""
 
 
 @dataclass(slots=True)
@@ -79,8 +81,9 @@ def find_cases(
     patients: case → patient, empty where it does not know.
     A case in two folders, or with a file twice, becomes a problem, for guessing would drop one.
     """
-    listing, layouts = Listing(), (*layouts, *LAYOUTS)
     sidecars = sidecars or Sidecars()
+    listing = Listing(unclear=sidecars.unclear if labels == "auto" else ())
+    layouts = (*layouts, *LAYOUTS)
     found: Groups = {}
     for entry, key in data_of(entries):
         hidden = key.rpartition("/")[2].startswith(".")
@@ -113,8 +116,8 @@ def find_cases(
             listing.problems.append(problem)
         if not problem:
             truth = with_slashes(one.files["seg"][0].key) if "seg" in one.files else ""
-            told = sidecars.convention(truth) if labels == "auto" else labels
-            _add_case(case_id, folder, one, told, patients, listing)
+            said = sidecars.convention(truth) if labels == "auto" else labels
+            _add_case(case_id, folder, one, said, patients, listing)
     _look_for_truths(found, listing)
     return listing
 
@@ -197,7 +200,7 @@ def _add_case(
     case_id: str,
     folder: str,
     found: _Found,
-    labels: str,
+    labels: str | None,
     patients: Callable[[str], str] | None,
     listing: Listing,
 ) -> None:
@@ -211,7 +214,7 @@ def _add_case(
         patient=said or patient,
         dataset=dataset,
         group=grade[2] if grade else "",
-        labels=labels or convention,
+        labels=convention if labels is None else labels,
         files={role: entries[0] for role, entries in sorted(found.files.items())},
     )
     listing.cases.append(case)

@@ -14,11 +14,14 @@ from typing import Any
 
 from bts.cases.keys import with_slashes
 from bts.cases.names import role_of_channel
-from bts.labels import named_as
+from bts.errors import UsageError
+from bts.labels import UNKNOWN, named_as
 from bts.storage import Entry, Store
 
-SAYS, FIRST = ("dataset.json", "dseg.tsv"), "_0000."  # in the keys that the two below are about
-CHANNELS = re.compile(r"^(?:(?P<top>.*)/)?images(?:Tr|Ts)/[^/]+_0000\.[^/]+$", re.DOTALL)
+NNUNET = "dataset.json"
+SAYS, FIRST, TRUTHS = (NNUNET, "dseg.tsv"), "_0000.", "labelsT"  # in the keys that the two below are about
+# Images may be left out: the ground truths alone are enough to be scored against.
+TOP = re.compile(r"^(?:(?P<top>.*)/)?(?:images(?:Tr|Ts)/[^/]+_0000\.|labels(?:Tr|Ts)/)[^/]+$", re.DOTALL)
 # Of a whole set, not of one subject: 100,000 subjects' would be 100,000 requests before anything is done.
 TABLE = re.compile(r"^(?:(?P<top>.*)/)?(?!sub-)(?:[^/]*_)?dseg\.tsv$", re.DOTALL)
 MOST_BYTES = 64 << 20  # a dataset.json that lists a million cases has as much
@@ -34,16 +37,19 @@ class Sidecars:
     channels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Folder of nnU-Net → number of a channel (0000) → role, empty of another kind of image."""
     conventions: Mapping[str, str] = field(default_factory=dict)
-    """Folder → label convention of the truths below it."""
+    """Folder → label convention of the truths below it; UNKNOWN where the names of its labels are not known:
+    what the name of a case tells would be a guess there."""
+    unclear: tuple[str, ...] = ()
+    """Keys of the files that name labels which are not known."""
 
-    def convention(self, key: str) -> str:
-        """Label convention of a truth, as the nearest folder above it says; empty where none does."""
+    def convention(self, key: str) -> str | None:
+        """Label convention of a truth, as the nearest folder above it says; None where none does."""
         folder = key if self.conventions else ""
         while folder:
             folder = folder.rpartition("/")[0]
-            if found := self.conventions.get(folder):
+            if (found := self.conventions.get(folder)) is not None:
                 return found
-        return ""
+        return None
 
 
 def read_sidecars(source: Store, entries: Iterable[Entry]) -> Sidecars:
@@ -53,17 +59,40 @@ def read_sidecars(source: Store, entries: Iterable[Entry]) -> Sidecars:
     for entry in entries:  # a look at a key's end costs a tenth of a match, and nearly all have neither
         if entry.key.endswith(SAYS):
             said[with_slashes(entry.key)] = entry
-        elif FIRST in entry.key and (found := CHANNELS.match(with_slashes(entry.key))):
+        elif (FIRST in entry.key or TRUTHS in entry.key) and (found := TOP.match(with_slashes(entry.key))):
             tops.add(found["top"] or "")
-    channels, conventions = {}, {}
+    channels: dict[str, dict[str, str]] = {}
+    conventions: dict[str, str] = {}
+    unclear = []
     for top in sorted(tops):
-        if (key := f"{top}/dataset.json".lstrip("/")) in said:
+        if (key := f"{top}/{NNUNET}".lstrip("/")) in said:
             data = _read(source, said[key])
-            channels[top], conventions[top] = channels_of(data), labels_of(data)
+            channels[top], told = channels_of(data), labels_of(data)
+            if told is not None:
+                conventions[top] = told
+                unclear += [key] if told == UNKNOWN else []
     for key in sorted(said):
         if (found := TABLE.match(key)) and not re.search(r"(^|/)sub-", key):
-            conventions[found["top"] or ""] = labels_of_table(_read(source, said[key]))
-    return Sidecars(channels, conventions)
+            top, told = found["top"] or "", labels_of_table(_read(source, said[key]))
+            if told or (told is not None and top not in conventions):
+                conventions[top] = told
+            unclear += [key] if told == UNKNOWN else []
+    return Sidecars(channels, conventions, tuple(unclear))
+
+
+def told_beside(labelmaps: Store, entries: Iterable[Entry], asked: str) -> str:
+    """Label convention of the labelmaps at a folder's top, as a dataset.json there names it: nnU-Net leaves
+    its own beside what it predicts. Empty where none does, and where --labels (`asked`) tells it. Raises
+    UsageError where its names are not known.
+    """
+    said = next((entry for entry in entries if entry.key == NNUNET and asked == "auto"), None)
+    told = labels_of(_read(labelmaps, said)) if said else None
+    if told == UNKNOWN:
+        raise UsageError(
+            f"{labelmaps.uri}/{NNUNET}: names labels that are not known, so the labelmaps beside it "
+            "would be guessed at; name them background, NCR, ED and ET there, or say --labels"
+        )
+    return told or ""
 
 
 def _read(source: Store, entry: Entry) -> bytes:
@@ -83,18 +112,20 @@ def channels_of(data: bytes) -> dict[str, str]:
         return {}
 
 
-def labels_of(data: bytes) -> str:
+def labels_of(data: bytes) -> str | None:
     """Label convention that a dataset.json names (nnU-Net 2: name → value, or values of a region; nnU-Net 1
-    and the Decathlon: value → name); empty where it does not, or not every name is known."""
+    and the Decathlon: value → name); UNKNOWN where not every name is known, None where it names none."""
     try:
         said = json.loads(data).get("labels") or {}
+        if not said.keys() - {"background", "0"}:
+            return None
         if any(isinstance(values, list) for values in said.values()):
             return named_as(_of_regions(said))
         first = all(name.isdecimal() for name in said)
         named = {int(name if first else value): str(value if first else name) for name, value in said.items()}
         return named_as({value: name for value, name in named.items() if value})
     except NONSENSE:
-        return ""
+        return None
 
 
 def _of_regions(named: Mapping[str, Any]) -> dict[int, str]:
@@ -112,10 +143,12 @@ def _of_regions(named: Mapping[str, Any]) -> dict[int, str]:
     return tissue | dict.fromkeys(found["TC"], "NCR") | dict.fromkeys(found["ET"], "ET")
 
 
-def labels_of_table(data: bytes) -> str:
-    """Label convention that a BIDS table names, its columns index and name; empty where it does not."""
+def labels_of_table(data: bytes) -> str | None:
+    """Label convention that a BIDS table names, its columns index and name; UNKNOWN where not every name is
+    known, None where it names none."""
     try:
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig")), delimiter="\t"))
-        return named_as({int(row["index"]): row["name"] for row in rows if int(row["index"])})
+        named = {int(row["index"]): row["name"] for row in rows if int(row["index"])}
+        return named_as(named) if named else None
     except NONSENSE:
-        return ""
+        return None

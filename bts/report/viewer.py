@@ -24,6 +24,7 @@ import numpy as np
 
 from bts.cases.case import Case
 from bts.cases.read import reader_of
+from bts.cases.sidecars import told_beside
 from bts.colours import LABEL_COLOURS
 from bts.errors import CaseError, UsageError
 from bts.images.grid import Volume
@@ -82,12 +83,19 @@ class CaseIndex:
     """The modality on whose native grid all is shown; empty where cases are shown as they are."""
 
     def __init__(
-        self, cases: Sequence[Case], source: Store, labelmaps: Store, dice: Mapping[str, Mapping[str, float]]
+        self,
+        cases: Sequence[Case],
+        source: Store,
+        labelmaps: Store,
+        dice: Mapping[str, Mapping[str, float]],
+        labels: str = "auto",
     ):
-        """dice: of regions, by case; empty where nothing has been scored. Raises RunError."""
+        """dice: of regions, by case; empty where nothing has been scored. labels: as --labels says them.
+        Raises RunError, and UsageError where nnU-Net's dataset.json beside the labelmaps is not understood.
+        """
         self.source, self.labelmaps = source, labelmaps
         entries = labelmaps.list()
-        matched = match(cases, entries, truths=False)
+        matched = match(cases, entries, truths=False, labels=told_beside(labelmaps, entries, labels))
         pairs = _waiting(cases, entries) | {pair.case.id: pair for pair in matched.pairs}
         notes = {problem.case: str(problem) for problem in matched.problems}
         with ThreadPoolExecutor(READERS) as threads:

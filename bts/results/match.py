@@ -41,6 +41,8 @@ class Pair:
     size and mtime."""
     rules: str = ""
     """Year of the rules of BraTS that score it; empty for figshare, which has none."""
+    labels: str = ""
+    """Label convention that its folder names (bts.cases.sidecars.told_beside); empty: that of the case."""
 
     @property
     def fingerprint(self) -> str:
@@ -50,18 +52,22 @@ class Pair:
         options = {"labelmap": self.version, "markers": self.markers, "labels": self.case.labels}
         if self.rules not in ("", "2023"):  # scores kept before there were others are of 2023
             options["rules"] = self.rules
+        if self.labels:
+            options["labels of the labelmap"] = self.labels
         return case_fingerprint(self.case, roles, options=options, version=metrics.FORMAT)
 
     def to_row(self) -> dict:
         """For a Ray dataset."""
         named = {"labelmap": self.labelmap, "version": self.version, "rules": self.rules}
+        named["labels"] = self.labels
         named["markers"] = json.dumps(self.markers)
         return {"case_id": self.case.id, "case": self.case.to_json(), **named}
 
     @classmethod
     def from_row(cls, row: dict) -> "Pair":
         markers = tuple(json.loads(row["markers"]))
-        return cls(Case.from_json(row["case"]), row["labelmap"], markers, row["version"], row["rules"])
+        told = (row["version"], row["rules"], row["labels"])
+        return cls(Case.from_json(row["case"]), row["labelmap"], markers, *told)
 
 
 class Labels(NamedTuple):
@@ -115,12 +121,17 @@ def by_case(keys: Iterable[str], pattern: re.Pattern = LABELMAP) -> dict[str, li
 
 
 def match(
-    cases: Iterable[Case], entries: Iterable[Entry], *, truths: bool = True, rules: str = "auto"
+    cases: Iterable[Case],
+    entries: Iterable[Entry],
+    *,
+    truths: bool = True,
+    rules: str = "auto",
+    labels: str = "",
 ) -> Matched:
     """Pair the cases with the labelmaps at a folder's top: CASE.nii.gz, CASE-seg.nii, …
 
     `truths`: only the cases that have a truth; figshare's slices hold theirs. `rules`: the year whose rules
-    score them, auto for that of each data set.
+    score them, auto for that of each data set. `labels`: the convention that the folder itself names.
     """
     # An ETag is of the bytes; size and date (with a plus) are not.
     versions = {e.key: f"{e.version} {e.modified}" if "+" in e.version else e.version for e in entries}
@@ -144,7 +155,7 @@ def match(
             own = markers.get(case.id, []) if keys[0] == f"{case.id}.nii.gz" else []
             year = year_of(case.dataset, case.labels) if rules == "auto" else rules
             year = year if case.traits.spaced else ""
-            matched.pairs.append(Pair(case, keys[0], tuple(own), versions[keys[0]], year))
+            matched.pairs.append(Pair(case, keys[0], tuple(own), versions[keys[0]], year, labels))
     matched.without_truth = sorted(key for keys in labelmaps.values() for key in keys)
     return matched
 
@@ -238,9 +249,10 @@ def read_markers(pair: Pair, labelmaps: Store) -> list[Marker]:
 
 
 def written_in(pair: Pair, markers: Sequence[Marker]) -> str:
-    """Label convention of the labelmap: what its marker says, else the case's own. Raises CaseError."""
+    """Label convention of the labelmap: what its marker says, else its folder, else the case's own. Raises
+    CaseError."""
     if not pair.markers:
-        return pair.case.labels
+        return pair.labels or pair.case.labels
     said = {marker.labels for marker in markers}
     if len(said) != 1 or not all(map(is_known, said)):
         raise CaseError(

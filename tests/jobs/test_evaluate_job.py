@@ -95,6 +95,19 @@ def test_scores_report_and_failures(five, capsys):
     assert f"{'WT':8}{(1 + median) / 3:10.4f}{median:10.4f}{3:7}" in said and "index.html" in said
 
 
+def test_labelmaps_of_nnunet_are_in_the_labels_of_its_dataset_json(tmp_path, capsys):
+    labelmaps, cases, report = folders(str(tmp_path))
+    cases.put(f"{PERFECT}/{PERFECT}-seg.nii.gz", nifti(TRUTH, RAS))
+    labelmaps.put(f"{PERFECT}.nii.gz", nifti(np.array([0, 2, 1, 3], np.uint8)[TRUTH], RAS))
+    names = {"background": 0, "edema": 1, "necrosis": 2, "enhancing tumor": 3}
+    labelmaps.put("dataset.json", json.dumps({"labels": names}).encode())
+    _, _, details = run(capsys, labelmaps, cases, report)
+    assert details["dice"] == {"WT": 1, "TC": 1, "ET": 1}
+    labelmaps.put("dataset.json", json.dumps({"labels": {"background": 0, "a": 1}}).encode())
+    code, said, _ = run(capsys, labelmaps, cases, report)
+    assert code == 2 and "dataset.json: names labels that are not known" in said
+
+
 def test_other_folders_are_scored_beside_and_drawn(five, tmp_path, capsys):
     other = Store(str(tmp_path / "vnet"))
     other.put(f"{PERFECT}.nii.gz", nifti(MOVED, RAS))

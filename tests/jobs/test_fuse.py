@@ -67,6 +67,19 @@ def test_a_labelmap_of_each_case_with_its_marker(place, method):
         assert any(flag.startswith("disagreement") for flag in marker["flags"])
 
 
+def test_a_folder_of_nnunet_is_read_in_the_labels_of_its_dataset_json(place):
+    for case in CASES:
+        path = place / "c" / f"{case}-seg.nii.gz"
+        path.write_bytes(builders.nifti(np.array([0, 2, 1, 3], np.uint8)[values(place / f"b/{case}.nii.gz")]))
+    names = {"background": 0, "edema": 1, "necrosis": 2, "enhancing": 3}
+    (place / "c" / "dataset.json").write_text(json.dumps({"labels": names}))
+    assert not run(labelmaps=("b", "c"), method="majority").failed
+    for case in CASES:
+        np.testing.assert_array_equal(
+            values(place / "fused" / f"{case}.nii.gz"), values(place / f"b/{case}.nii.gz")
+        )
+
+
 def test_only_what_is_new_or_changed_is_done(place):
     run()
     again = run().counts

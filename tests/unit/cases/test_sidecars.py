@@ -6,6 +6,7 @@ import pytest
 
 from bts.cases.said import list_folder
 from bts.cases.sidecars import channels_of, labels_of, labels_of_table
+from bts.labels import UNKNOWN
 from bts.storage import Store
 from tests import builders
 
@@ -28,11 +29,14 @@ AFTER = {"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}
         ({"0": "background", "1": "ET", "2": "NET", "3": "cyst", "4": "peritumoral edema"}, "ped2024"),
         ({"background": 0, "necrotic core": 7, "oedema": 8, "enhancing": 9}, "7=NCR,8=ED,9=ET"),
         ({"background": 0, "tumor": 1}, ""),
+        ({"background": 0, "WT": 1, "TC": 2, "ET": 3}, ""),
+        ({**REGIONS, "cavity": [4]}, ""),
         ({"background": 0, "core": [1], "spots": [2]}, ""),
         ({"background": 0, "edema": 300}, ""),
-        ({"background": 0, "edema": "one"}, ""),
-        ([1, 2], ""),
-        ({}, ""),
+        ({"background": 0, "edema": "one"}, None),
+        ({"background": 0}, None),
+        ([1, 2], None),
+        ({}, None),
     ],
 )
 def test_labels_by_their_names(labels, convention):
@@ -56,7 +60,7 @@ NONSENSE = {
 @pytest.mark.parametrize("what", NONSENSE)
 def test_what_says_nothing_that_is_known_says_nothing(what):
     data = NONSENSE[what]
-    assert labels_of(data) == "" and labels_of_table(data) == "" and channels_of(data) == {}
+    assert labels_of(data) is None and labels_of_table(data) is None and channels_of(data) == {}
 
 
 def raw_of_nnunet(case_id: str, **more: object) -> dict[str, bytes]:
@@ -75,9 +79,40 @@ def test_nnunets_own_values_count_more_than_the_name(tmp_path):
     assert case.labels == "brats2023", "--labels counts more"
 
 
-def test_without_names_of_labels_the_name_of_the_case_tells(tmp_path):
-    builders.put_all(Store(tmp_path), raw_of_nnunet("BraTS-GLI-00001-000", labels={"tumor": 1}))
-    assert list_folder(Store(tmp_path)).cases[0].labels == "brats2023"
+@pytest.mark.parametrize("labels", [{}, {"background": 0}, 7])
+def test_without_names_of_labels_the_name_of_the_case_tells(tmp_path, labels):
+    builders.put_all(Store(tmp_path), raw_of_nnunet("BraTS-GLI-00001-000", labels=labels))
+    listing = list_folder(Store(tmp_path))
+    assert listing.cases[0].labels == "brats2023" and not listing.unclear
+
+
+@pytest.mark.parametrize("labels", [{"tumor": 1}, {"background": 0, "WT": 1, "TC": 2, "ET": 3}])
+def test_labels_whose_names_are_not_known_are_not_guessed_by_the_case(tmp_path, labels):
+    """A whole tumour as 1, or oedema as 1, would become necrosis without a word."""
+    builders.put_all(Store(tmp_path), raw_of_nnunet("BraTS-GLI-00001-000", labels=labels))
+    listing = list_folder(Store(tmp_path))
+    assert listing.cases[0].labels == UNKNOWN and listing.unclear == ("D/dataset.json",)
+    said = list_folder(Store(tmp_path), "brats2023")
+    assert said.cases[0].labels == "brats2023" and not said.unclear
+
+
+def test_ground_truths_without_their_images_are_told_by_dataset_json_too(tmp_path):
+    files = raw_of_nnunet("BraTS-GLI-00001-000", labels=REGIONS)
+    truths = {key: data for key, data in files.items() if "images" not in key}
+    builders.put_all(Store(tmp_path), truths)
+    (case,) = list_folder(Store(tmp_path)).cases
+    assert (list(case.files), case.labels) == (["seg"], "msd")
+
+
+def test_a_table_of_something_else_hides_no_table_of_the_labels(tmp_path):
+    truth = {"derivatives/sub-1/anat/sub-1_dseg.nii.gz": b"x"}
+    tables = {
+        "derivatives/desc-aseg_dseg.tsv": b"index\tname\n1\tthalamus\n",
+        "derivatives/desc-tumour_dseg.tsv": b"index\tname\n1\tnecrotic core\n2\tedema\n4\tenhancing\n",
+        "derivatives/desc-veins_dseg.tsv": b"index\tname\n1\tvein\n",
+    }
+    builders.put_all(Store(tmp_path), truth | tables)
+    assert list_folder(Store(tmp_path)).cases[0].labels == "brats2021"
 
 
 def test_a_table_of_a_bids_set_tells_its_labels(tmp_path):

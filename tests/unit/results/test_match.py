@@ -10,7 +10,8 @@ import pytest
 
 from bts.cases.layouts import find_cases
 from bts.cases.read import read_role
-from bts.errors import CaseError
+from bts.cases.sidecars import told_beside
+from bts.errors import CaseError, UsageError
 from bts.images.nifti import write_labelmap
 from bts.results.marker import digest
 from bts.results.match import Labels, Pair, match, read_images, read_markers, read_pair, read_prediction
@@ -91,6 +92,33 @@ def test_labels_are_read_in_the_case_s_convention(stores):
     )
     assert np.array_equal(labels, prediction) and np.array_equal(labels, truth.T)
     assert labels.dtype == prediction.dtype == np.uint8
+
+
+REGIONS = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3}
+
+
+def test_the_dataset_json_that_nnunet_leaves_beside_its_labelmaps_tells_their_labels(stores):
+    """Its values have no gap, and 1 is oedema: a case without enhancing tumour would be swapped unsaid."""
+    source, labelmaps = stores
+    truth = np.where(voxels()[1] == 3, 1, voxels()[1])
+    source.put(f"{ONE}/{ONE}_seg.nii.gz", nifti(truth))
+    labelmaps.put(f"{ONE}.nii.gz", nifti(np.array([0, 2, 1], np.uint8)[truth]))
+    labelmaps.put("dataset.json", json.dumps({"labels": REGIONS}).encode())
+    told = told_beside(labelmaps, labelmaps.list(), "auto")
+    (pair,) = match(find_cases(source.list()).cases, labelmaps.list(), labels=told).pairs
+    again = Pair.from_row(pair.to_row())
+    labels, prediction, _, convention, _ = read_pair(again, *stores)
+    assert convention == "msd" and np.array_equal(labels, prediction)
+    assert pair.fingerprint != replace(pair, labels="").fingerprint
+    assert told_beside(labelmaps, labelmaps.list(), "brats2021") == ""
+
+
+def test_a_dataset_json_of_unknown_labels_stops_the_scoring(stores):
+    _, labelmaps = stores
+    assert told_beside(labelmaps, labelmaps.list(), "auto") == ""
+    labelmaps.put("dataset.json", json.dumps({"labels": {"background": 0, "tumor": 1}}).encode())
+    with pytest.raises(UsageError, match=r"dataset\.json: names labels that are not known"):
+        told_beside(labelmaps, labelmaps.list(), "auto")
 
 
 def test_a_marker_is_believed_over_the_case(stores):
