@@ -17,7 +17,7 @@ from jobs.driver.progress import examples, say
 
 
 class Asked(Protocol):
-    """Of a training's settings, those that say what it learns from."""
+    """The settings of jobs.train: what a training learns from, and what it runs on."""
 
     @property
     def shards(self) -> str: ...
@@ -26,13 +26,16 @@ class Asked(Protocol):
     def models(self) -> str: ...
 
     @property
-    def workers(self) -> int | tuple[int, int]: ...
-
-    @property
     def fold(self) -> int: ...
 
     @property
     def preset(self) -> Preset: ...
+
+    @property
+    def gpu(self) -> str: ...
+
+    @property
+    def workers(self) -> int | tuple[int, int]: ...
 
     @property
     def least_workers(self) -> int: ...

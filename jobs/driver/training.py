@@ -4,7 +4,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.train import LoggingConfig
@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bts.errors import RunError, UsageError
 from bts.storage import Store
 from jobs.driver import cluster
+from jobs.driver.plans import Asked
 from jobs.driver.progress import hand_over, say
 from jobs.workers.rank import Job, OnReport
 from jobs.workers.train import work
@@ -27,25 +28,6 @@ else:
     from ray.train.torch import TorchTrainer
 
 MAX_FAILURES = 3  # restarts from the last epoch after a worker died; reclaimed nodes are not counted
-
-
-class Asked(Protocol):
-    """Of a training's settings, those that say what it runs on."""
-
-    @property
-    def models(self) -> str: ...
-
-    @property
-    def gpu(self) -> str: ...
-
-    @property
-    def workers(self) -> int | tuple[int, int]: ...
-
-    @property
-    def least_workers(self) -> int: ...
-
-    @property
-    def most_workers(self) -> int: ...
 
 
 def open_queue() -> Queue:

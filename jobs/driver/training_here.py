@@ -1,7 +1,6 @@
 """A training without Ray: one worker, in this process. Not a command."""
 
 from functools import partial
-from typing import Protocol
 
 import torch
 
@@ -10,18 +9,12 @@ from bts.model.device import pick_device
 from bts.storage import Store
 from bts.training.state import Progress, furthest
 from jobs.driver import machine
+from jobs.driver.plans import Asked
 from jobs.driver.progress import hand_over
 from jobs.workers import rank
 from jobs.workers.feed import Feed, read_here
 
 NEWEST = 2  # checkpoints of Ray's that are looked at: it may have been killed while it wrote the last
-
-
-class Asked(Protocol):
-    """Of a training's settings, those that say what it runs on."""
-
-    @property
-    def gpu(self) -> str: ...
 
 
 def fit(job: rank.Job, settings: Asked, checkpoints: Store, on_report: rank.OnReport) -> dict:

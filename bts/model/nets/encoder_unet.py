@@ -83,7 +83,7 @@ def load_encoder(network: EncoderUNet, data: bytes) -> None:
 
 def _create(name: str, inputs: int) -> nn.Module:
     """timm's network of that name, cut down to its features, with random weights."""
-    timm = _timm()
+    timm = import_timm()
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
@@ -102,7 +102,7 @@ def _create(name: str, inputs: int) -> nn.Module:
     return encoder
 
 
-def _timm():
+def import_timm():
     """The module timm, which this file alone needs."""
     try:
         try:
@@ -136,5 +136,5 @@ def _adapt(found: torch.Tensor | None, wanted: torch.Tensor) -> torch.Tensor | N
     if found is None:
         return wanted if wanted.ndim == 0 else None
     if found.ndim == 4 and found.shape[1] == 3 != wanted.shape[1]:
-        return _timm().models.adapt_input_conv(wanted.shape[1], found)
+        return import_timm().models.adapt_input_conv(wanted.shape[1], found)
     return found

@@ -35,11 +35,11 @@ class SegNet(nn.Module):
             x = level(x)
         *deeper, last = self.decoder
         for level in deeper:
-            x = _unpool(level(x), places.pop())
+            x = unpool(level(x), places.pop())
         return self.head(last(x))
 
 
-def _unpool(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def unpool(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """(B, C, …) → (B, C, … × 2): each value at its place, zeros elsewhere; bfloat16 included."""
     size = [2 * side for side in x.shape[2:]]
     empty = x.new_zeros(*x.shape[:2], math.prod(size))

@@ -16,10 +16,10 @@ from bts.model.device import SAFE_SIDE, autocast, channels_last
 from bts.model.nets import FAMILIES, build
 from bts.model.nets.attention import Gate
 from bts.model.nets.blocks import INSTANCE, Parts, PreActivation
-from bts.model.nets.encoder_unet import EncoderUNet, _timm, load_encoder
+from bts.model.nets.encoder_unet import EncoderUNet, import_timm, load_encoder
 from bts.model.nets.folding import folded
 from bts.model.nets.own_statistics import with_own_statistics
-from bts.model.nets.segnet import _unpool
+from bts.model.nets.segnet import unpool
 from bts.model.nets.unet import fold, unfold
 from bts.presets import PRESETS
 from bts.settings import (
@@ -228,7 +228,7 @@ def test_attention_weighs_each_pixel_of_the_skip_from_0_to_1():
 def test_unpooling_puts_maxima_back(dims):
     x, pool = images(dims), {2: functional.max_pool2d, 3: functional.max_pool3d}[dims]
     maxima, places = pool(x, 2, return_indices=True)
-    back = _unpool(maxima, places)
+    back = unpool(maxima, places)
     assert torch.equal(back[back != 0], x[back != 0]) and (back != 0).sum() == maxima.numel()
 
 
@@ -370,7 +370,7 @@ SIX = (4, 4, 4, 8, 8, 8)
 @pytest.fixture(scope="module")
 def timm():
     try:
-        return _timm()
+        return import_timm()
     except UsageError as error:
         pytest.skip(str(error))
 
