@@ -10,8 +10,6 @@ from typing import Literal
 NETWORKS = Literal[
     "unet", "residual_unet", "isensee", "attention_unet", "fcn", "segnet", "vnet", "encoder_unet"
 ]
-
-
 LARGEST = 4096
 """Voxels of a side, or samples of a batch: more is a mistake, or a model file made to fill the memory."""
 TAKERS = {

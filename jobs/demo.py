@@ -67,6 +67,7 @@ def steps(settings: Settings, place: str) -> list[tuple[str, Callable[[], Outcom
 
 
 def next_steps(place: str) -> str:
+    """What to look at, and the commands for cases of one's own."""
     return f"""
 The report is {place}/reports/demo/index.html; open it in a browser. In three planes:
   python -m jobs.view --cases {place}/unseen --labelmaps {place}/labelmaps --report {place}/reports/demo

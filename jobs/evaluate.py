@@ -188,6 +188,7 @@ def score_other(name: str, matched: Matched, scorer: Score, cache: ScoreCache, r
 
 
 def outcome(output: Store, contents: page.Contents, strays: list[str], max_failed: str) -> Outcome:
+    """The counts of the last line, and what the run report names beside them."""
     scored, failed = contents.scored, contents.failed
     dice = {r: round(summarise(scored, r, "dice")["mean"], 4) for r in regions_of(scored)}
     counts = {

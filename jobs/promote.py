@@ -183,6 +183,7 @@ def patients_of(tracker: Tracker, version: Version) -> tuple[set[str], set[str]]
 
 
 def figures(paired: Paired, metric: str, holder: Version) -> str:
+    """The comparison in one line, for a person and for the version's tag."""
     return (
         f"mean {metric} {paired.first:.4f}, of {holder.uri} {paired.second:.4f} (difference "
         f"{paired.difference:+.4f}, 95 % {paired.low:+.4f} to {paired.high:+.4f}), better in {paired.better} "

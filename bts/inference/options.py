@@ -31,7 +31,6 @@ class SegmentOptions:
     hold_flagged: bool = False
     """Write labelmaps with quality warnings (empty, very large, unlike the training's, …) to _held/, for
     review."""
-
     engine: Engine = "torch"
     """What runs the networks: PyTorch (onnxruntime for ONNX models), or OpenVINO, on CPUs alone: faster for
     models of other tools, and a few voxels get other labels. Install requirements-openvino.txt for it."""

@@ -42,10 +42,12 @@ def versions_of(case: Case) -> dict[str, str]:
 
 
 def labelmap_key(case_id: str) -> str:
+    """Where a labelmap lies that nobody has to review."""
     return f"{case_id}.nii.gz"
 
 
 def marker_key(case_id: str, fingerprint: str) -> str:
+    """Where the marker lies that vouches for it; `MARKER` matches it."""
     return f"_done/{case_id}.{fingerprint}.json"
 
 
@@ -66,10 +68,12 @@ def left_to_do(
 
 
 def mask_folder(case_id: str) -> str:
+    """Where the masks of a figshare patient's slices lie."""
     return f"masks/{case_id}/"
 
 
 def probability_key(case_id: str, target: str) -> str:
+    """Where the probabilities of a target lie."""
     return f"_probabilities/{case_id}.{target}.nii.gz"
 
 

@@ -122,6 +122,7 @@ def _ends(chunk: pa.BinaryArray) -> tuple[int, int]:
 
 
 def table_of(volume: CaseVolume) -> pa.Table:
+    """A row of SCHEMA for each slice of the crop, in order of z; without the file's metadata."""
     depth, height, width = volume.images.shape[1:]
     z0, y0, x0 = volume.origin
     images = dict(zip(volume.modalities, volume.images, strict=True))

@@ -18,6 +18,7 @@ from jobs.driver import flags
 from jobs.driver.progress import examples, say
 
 ALIKE = 3  # failures of one cause that are named one by one
+SHOWN = 20  # failed cases that are named where a run report has all of them
 DONE, COULD_NOT_RUN, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
 
 
@@ -120,12 +121,12 @@ def failures_by_cause(failed: Sequence[Failure]) -> list[str]:
 
 def _close(name: str, outcome: Outcome, seconds: float) -> None:
     """Write the run report, name the failed cases, print the last line."""
-    shown = outcome.failed[:20] if outcome.output else outcome.failed  # without a run report, all of them
+    shown = outcome.failed[:SHOWN] if outcome.output else outcome.failed
     each = (f"failed at {case.stage}: {case.message}" for case in shown)
     for failure in failures_by_cause(shown) if outcome.output or outcome.dry_run else each:
         say(failure)
     if len(outcome.failed) > len(shown):
-        say(f"… and {len(outcome.failed) - 20} more, all in the run report")
+        say(f"… and {len(outcome.failed) - SHOWN} more, all in the run report")
     ending = {"failed": len(outcome.failed), "seconds": round(seconds, 2)}
     line: dict[str, Any] = {"job": name, **outcome.counts, **ending}
     if outcome.dry_run:

@@ -66,6 +66,7 @@ def fit(name: str, trials: list[Trial], settings: Asked, reports: Queue) -> list
 
 
 def number_of(result: tune.Result) -> int:
+    """Of its trial."""
     assert result.config is not None, "run_trial has one"
     return result.config["number"]
 
