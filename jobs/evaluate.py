@@ -61,9 +61,9 @@ class Settings:
     """Year of BraTS whose rules score: what counts as a lesion, the regions, the surface Dice. auto is the
     year that each case's data set or label convention tells: 2024 from 2024 on, else 2023."""
     against: tuple[str, ...] = ()
-    """Other folders of labelmaps of the same cases (other networks, other tools): scored too, compared case
-    by case with these (comparison.csv), ranked from two others on, and drawn in comparison.png and
-    comparison-CASE.png."""
+    """Other folders of labelmaps of the same cases (other networks, other tools). They are scored too, and
+    compared case by case with these: comparison.csv, comparison.png, comparison-CASE.png. With two others or
+    more, all are ranked."""
     colours: Colours = "field"
     """Of the labels in pictures. field: red, green and yellow; colour-blind those of Okabe and Ito 2008."""
     dry_run: bool = False

@@ -60,13 +60,13 @@ class Settings(incremental.Flags, SegmentOptions):
     """Predicting actors to ask for, each with one GPU (or --gpu-share of one) or a few CPU cores; they start
     as room for them comes, also by an autoscaler. None: as many as there is room for now."""
     gpu_share: float = 1.0
-    """Of a GPU, for each predicting actor: 0.5 puts two on each, where a network does not fill it."""
+    """Share of a GPU for each predicting actor: 0.5 puts two actors on one GPU that one does not fill."""
     drivers: int = 1
-    """On a cluster: submit this command so many times, each with --part I/N of the cases and its share of the
-    predictors, and join their reports. For more cases a second than one driver hands out."""
+    """On a cluster: submit this command so many times, each with --part I/N and its share of the predictors,
+    and join their reports. One driver hands out only some hundred cases a second."""
     overwrite: bool = False
-    """Replace labelmaps that jobs.segment did not make, too. Otherwise one of them ends the run before it
-    starts."""
+    """Replace labelmaps that jobs.segment did not make, too. Without this flag a run that would replace one
+    ends before it starts."""
 
     def check(self) -> None:
         """Raise UsageError for values that make no sense."""

@@ -41,9 +41,9 @@ class Settings:
     models: str
     """Folder or s3://bucket/prefix for the model, NAME.safetensors, and the run's checkpoints."""
     workers: int | tuple[int, int] = 1
-    """DDP workers, each with one GPU or an equal part of its machine's CPU cores; two numbers: at least
-    and at most, as many as there is room for, changing while it runs. A step has as many batches as
-    there may be workers, however many there are."""
+    """DDP workers, each with one GPU or an equal part of its machine's CPU cores. Two numbers: at least and
+    at most; how many there are follows the room on the cluster while it runs. A step always has as many
+    batches as the larger number."""
     gpu: Literal["auto", "yes", "no"] = "auto"
     """auto: GPUs if the cluster has them now; yes: ask for them, also of an autoscaler that has none yet."""
     fold: Literal[0, 1, 2, 3, 4] = 0
