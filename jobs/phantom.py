@@ -18,6 +18,7 @@ from bts.errors import Failure, RunError, UsageError
 from bts.phantom.case import LEAST, SIZE, case_keys, write_case
 from bts.phantom.study import make_study, write_dicom, write_nifti
 from bts.storage import Store
+from jobs.driver.here import UseRay
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.pipeline import Stage, stream
 from jobs.driver.progress import say
@@ -41,6 +42,9 @@ class Settings:
     """Draw raw studies instead of cases; `_truth/` tells the pose of each series."""
     raw_format: Literal["dicom", "nifti"] = "dicom"
     """Files of raw studies: DICOM, a file a slice, or NIfTI under dcm2niix's names."""
+    ray: UseRay = "auto"
+    """auto: without a cluster and with few cases (eight) this process draws them itself, without Ray. no:
+    never start Ray. yes: always. The cases are the same."""
 
 
 def main(settings: Settings) -> Outcome:
@@ -99,13 +103,13 @@ class MakeCase:
 
 
 def run(todo: list[int], settings: Settings, output: Store) -> Iterator[int]:
-    """Bytes of each case as it is done: Ray draws them in parallel, one task a case."""
+    """Bytes of each case as it is done, one task a case."""
     if not todo:
         say("nothing to do: every case is there")
         return
     make = MakeStudy if settings.raw else MakeCase
     rows = [{"case_id": f"phantom {index}", "item": index} for index in todo]
-    for result in stream("phantom", rows, [Stage("draw", make(settings, output))]):
+    for result in stream("phantom", rows, [Stage("draw", make(settings, output))], settings.ray, output):
         if result["failure"]:
             raise RunError(Failure.from_json(result["failure"]).message)
         yield result["bytes"]

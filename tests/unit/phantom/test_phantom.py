@@ -16,6 +16,7 @@ from bts.cases.read import load_case
 from bts.phantom.case import KINDS, case_keys, make_case, to_nifti, write_case
 from bts.storage import Store
 from jobs import phantom as phantom_job
+from jobs.driver.here import UseRay
 from tests.conftest import ROOT
 
 SIZE = (64, 64, 48)
@@ -141,16 +142,17 @@ def test_the_project_reads_them_as_they_were_drawn(tmp_path):
 
 @pytest.mark.slow
 def test_job_writes_what_is_missing_and_no_more(ray_local, bucket):
-    def made(count: int) -> tuple[int, int]:
-        settings = phantom_job.Settings(cases=bucket.uri, seed=5, size=SIZE, count=count)
+    def made(count: int, ray: UseRay) -> tuple[int, int]:
+        settings = phantom_job.Settings(cases=bucket.uri, seed=5, size=SIZE, count=count, ray=ray)
         counts = phantom_job.main(settings).counts
         return counts["written"], counts["unchanged"]
 
-    assert made(2) == (2, 0)
+    assert made(2, "yes") == (2, 0)
     written = {key: (bucket.directory / key).read_bytes() for key in case_keys(1).values()}
     Store(bucket.uri).delete(case_keys(0)["seg"])
-    assert made(3) == (2, 1)
+    assert made(3, "no") == (2, 1)
     assert {key: (bucket.directory / key).read_bytes() for key in written} == written
+    assert all((bucket.directory / key).exists() for n in (0, 2) for key in case_keys(n).values())
     assert drawn_elsewhere(5, 1) == written
 
 
