@@ -133,12 +133,17 @@ def _set_aside(entry: Entry, key: str, listing: Listing) -> None:
 def _join_said(found: Groups) -> None:
     """Files that go to the case of their name, wherever it is; where it is in several folders, it is said."""
     homes: dict[str, list[str]] = {}
+    away: dict[str, list[str]] = {}
     for folder, case_id in found:
-        if folder != ANYWHERE:
-            homes.setdefault(case_id, []).append(folder)
-    for folder, case_id in [place for place in found if place[0] == ANYWHERE]:
-        if len(homes.get(case_id, ())) == 1:
-            found[homes[case_id][0], case_id].add(found.pop((folder, case_id)))
+        (away if folder.startswith(ANYWHERE) else homes).setdefault(case_id, []).append(folder)
+    for case_id, folders in away.items():
+        there = homes.get(case_id) or [ANYWHERE]
+        # Cases are folders here, and those of one name in other folders are others.
+        if len(there) > 1 or len([folder for folder in folders if folder != ANYWHERE]) > 1:
+            continue
+        for folder in folders:
+            joined = found.pop((folder, case_id))
+            found.setdefault((there[0], case_id), _Found()).add(joined)
 
 
 def _join_truths(found: Groups) -> None:
@@ -268,9 +273,10 @@ def _garbles(text: str) -> bool:
 
 def _twice(case_id: str, folders: list[str], files: dict[str, list[Entry]]) -> CaseError | None:
     if len(folders) > 1:
+        shown = sorted(folder.removeprefix(ANYWHERE) or "." for folder in folders)
         return CaseError(
-            f"this case lies in {len(folders)} folders: {', '.join(sorted(f or '.' for f in folders)[:3])}",
-            mend="keep one, or give the others a name of their own",
+            f"this case lies in {len(folders)} folders: {', '.join(shown[:3])}",
+            mend="keep one, or give the others a name of their own (--roles with a CSV file names cases)",
             case=case_id,
             stage="list",
         )

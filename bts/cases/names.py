@@ -31,7 +31,7 @@ IMAGE = re.compile(FILE, re.IGNORECASE)
 CHANNEL = re.compile(r"\d{4}")
 ROLES = ("t1", "t1ce", "t2", "flair", "seg", "image")
 
-ANYWHERE = "*"  # folder of a file that goes to the case of its name, wherever that is
+ANYWHERE = "*"  # folder of a file that goes to the case of its name, wherever that is; a folder may follow
 
 
 class Place(NamedTuple):
@@ -62,7 +62,7 @@ class Layout:
     """Of keys, `/` between folders. Group `id` is the case; the one group of ROLES that matches tells the
     role, or the text of group `channel`. The groups `folder` and `below`, joined, tell cases of one name
     apart; without them the file's own folder does. With a group `anywhere` the file goes to the case of that
-    name, wherever it is."""
+    name, wherever it is, but not to one whose `folder` and `below` are others."""
     sign: str = ""
     """In every such key, in small letters: a key without it need not be matched."""
     dataset: str = OTHER.name
@@ -74,13 +74,13 @@ class Layout:
         if not found:
             return None
         named = self.keys.groupindex
-        if "anywhere" in named:
-            folder = ANYWHERE
-        elif "folder" in named:
+        if "folder" in named:
             below = found["below"] if "below" in named else None
             folder = "/".join(filter(None, (found["folder"], below)))
         else:
-            folder = key.rpartition("/")[0]
+            folder = "" if "anywhere" in named else key.rpartition("/")[0]
+        if "anywhere" in named:
+            folder = ANYWHERE + folder
         role = found.lastgroup  # in most layouts the role is what a name ends with
         if role not in ROLES:
             role = next((role for role in ROLES if role in named and found[role] is not None), None)

@@ -6,17 +6,18 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bts.cases.case import MODALITIES
 from bts.cases.datasets import OTHER
+from bts.cases.keys import data_of, with_slashes
 from bts.cases.layouts import Listing, find_cases
 from bts.cases.names import ANYWHERE, Layout, Place, layout
 from bts.cases.sidecars import read_sidecars
-from bts.errors import UsageError
+from bts.errors import CaseError, UsageError
 from bts.labels import spelt
-from bts.storage import Store, read_file
+from bts.storage import Entry, Store, read_file
 
 SAYABLE = (*MODALITIES, "seg")
 
@@ -31,7 +32,11 @@ def list_folder(
     convention, layouts, patient_of = spelt(labels), layouts_of(roles), patients_of(patients)
     entries = source.list()
     sidecars = read_sidecars(source, entries)
-    return find_cases(entries, convention, layouts=layouts, sidecars=sidecars, patients=patient_of)
+    found = find_cases(entries, convention, layouts=layouts, sidecars=sidecars, patients=patient_of)
+    for table in layouts:
+        if isinstance(table, Table):
+            _refuse_absent(table, entries, found)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,26 @@ class Table:
 
     def place(self, key: str) -> Place | None:
         return self.places.get(key)
+
+
+def _refuse_absent(table: Table, entries: Iterable[Entry], listing: Listing) -> None:
+    """Turn the cases of which the table names a file that is not there into problems: a ground truth, or a
+    case, would be gone without a word."""
+    keys = {key for _, key in data_of(entries)}
+    absent: dict[str, str] = {}
+    for key, place in table.places.items():
+        if key not in keys:
+            absent.setdefault(place.case_id, key)
+    known = {problem.case for problem in listing.problems}
+    listing.cases = [case for case in listing.cases if case.id not in absent]
+    listing.problems += [
+        CaseError(
+            "--roles names this file, and it is not there",
+            mend="give its key below --cases as the listing has it, such as a/P1_t1.nii.gz",
+            case=case_id, file=key, stage="list",
+        )
+        for case_id, key in absent.items() if case_id not in known
+    ]  # fmt: skip
 
 
 def layouts_of(roles: Sequence[str]) -> list[Layout | Table]:
@@ -68,7 +93,12 @@ def _pattern(said: str) -> Layout:
     expressions = [_expression(part) for part in parts]
     before, _, after = parts[starred[-1]].partition("*")
     expressions[starred[-1]] = f"(?P<id>{_expression(before)}[^/]+?){_expression(after)}"
-    return layout(f"--roles {said}", rf"^(?P<anywhere>)(?:.*/)?(?P<{role}>){'/'.join(expressions)}$")
+    above = "(?:.*/)?"
+    if starred[-1] < len(parts) - 1:  # cases are folders: those of one name in other folders are others
+        above = "(?:(?P<folder>.*)/)?"
+        if len(starred) > 1:
+            expressions[starred[-2]] = f"(?P<below>{expressions[starred[-2]]})"
+    return layout(f"--roles {said}", rf"^(?P<anywhere>){above}(?P<{role}>){'/'.join(expressions)}$")
 
 
 def _expression(glob: str) -> str:
@@ -78,11 +108,14 @@ def _expression(glob: str) -> str:
 
 def _table(uri: str) -> Table:
     rows = _rows(uri, {"case"})
-    places = {}
+    places: dict[str, Place] = {}
     for row in rows:
         for role in SAYABLE:
             if key := (row.get(role) or "").strip():
-                places[key.replace("\\", "/")] = Place(ANYWHERE, row["case"].strip(), role)
+                key = with_slashes(key)
+                if key in places:
+                    raise UsageError(f"{uri}: {key} is named twice; each file is of one case and one role")
+                places[key] = Place(ANYWHERE, row["case"].strip(), role)
     if not places:
         raise UsageError(f"{uri}: names no file; give columns case, t1, t1ce, t2, flair, seg")
     return Table(places)

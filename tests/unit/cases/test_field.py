@@ -157,6 +157,43 @@ def test_roles_are_said_by_pattern_or_table(tmp_path):
             layouts_of([wrong])
 
 
+def test_a_table_that_names_what_is_not_there_fails_its_cases(tmp_path):
+    """A key with the folder of the cases in front, or a slip: the truth, or the case, was gone unsaid."""
+    files = {f"d/P{n}_{role}.nii.gz": b"x" for n in (1, 2) for role in ("a", "b", "c", "d", "s")}
+    builders.put_all(Store(tmp_path / "cases"), files)
+    rows = [f"P{n}," + ",".join(f"d/P{n}_{role}.nii.gz" for role in "abcd") for n in (1, 2)]
+    table = tmp_path / "roles.csv"
+    for end, gone in (("d/P2_seg.nii.gz\nP3,./d/P1_a.nii.gz,,,,", ["P2", "P3"]), ("d/P2_s.nii.gz", [])):
+        text = f"case,t1,t1ce,t2,flair,seg\n{rows[0]},d/P1_s.nii.gz\n{rows[1]},{end}\n"
+        table.write_text(text)
+        listing = list_folder(Store(tmp_path / "cases"), "brats2021", [str(table)])
+        assert [problem.case for problem in listing.problems] == gone
+        assert [case.id for case in listing.cases] == [name for name in ("P1", "P2") if name not in gone]
+        assert all("names this file, and it is not there" in str(problem) for problem in listing.problems)
+    table.write_text("case,t1,seg\nP1,d/P1_a.nii.gz,d/P1_s.nii.gz\nP2,d/P2_a.nii.gz,d/P1_s.nii.gz\n")
+    with pytest.raises(UsageError, match=r"d/P1_s\.nii\.gz is named twice"):
+        layouts_of([str(table)])
+
+
+@pytest.mark.parametrize("visit", ["*", "Patient-*/*"])
+def test_folders_of_one_name_are_not_joined_as_one_case(visit):
+    """Two patients of LUMIERE have a week-044; where each lacks what the other has, they would fit."""
+    names = {"t1": "T1", "t1ce": "CT1", "t2": "T2", "flair": "FLAIR", "seg": "seg"}
+    said = layouts_of([f"{role}={visit}/{name}.nii.gz" for role, name in names.items()])
+    *images, truth = (f"Imaging/Patient-001/week-044/{name}.nii.gz" for name in names.values())
+    assert roles(listed(*images, truth, layouts=said)) == {"week-044": WHOLE}
+    listing = listed(*images, truth.replace("001", "002"), layouts=said)
+    assert not listing.cases
+    assert "lies in 2 folders: Imaging/Patient-001, Imaging/Patient-002" in str(*listing.problems)
+
+
+def test_folders_that_the_patterns_name_are_of_one_case():
+    said = layouts_of(["t1=images/*/T1.nii.gz", "seg=labels/*/mask.nii.gz"])
+    assert roles(listed("d/images/P1/T1.nii.gz", "d/labels/P1/mask.nii.gz", layouts=said)) == {
+        "P1": ["seg", "t1"]
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
