@@ -108,7 +108,7 @@ DATASETS = (
         cases=r"(?P<p>PatientID_\d+)_Timepoint_\d+(_brain)?",
         patient=r"MU-\g<p>",
     ),
-    Dataset(name="fets2022", cases=r"FeTS20\d\d_\d+", convention="fets2022"),
+    Dataset(name="fets2022", cases=r"FeTS20\d\d_\d+|FeTS21_(Training|Validation)_\d+", convention="fets2022"),
     Dataset(
         name="brats2023-{c}",
         cases=r"(?P<p>BraTS-(?P<c>GLI|SSA|MEN|PHANTOM)-\d+)-\d+",

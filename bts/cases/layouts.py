@@ -22,7 +22,9 @@ OURS = {"_runs", "_index", "_done", "_failed", "_held", "_scores", "_labels", "_
 OURS |= {"_masks", "_checks"}
 SLICE = re.compile(r"(^|/)\d+\.mat$")  # of figshare
 GRADE = re.compile(r"(^|/)(HGG|LGG)(/|$)")
-TRUTH = re.compile(r"seg|mask|label|truth|gtv|roi|annot|lesion", re.IGNORECASE)  # in names of truths
+# In names of truths, or of their folders; GlistrBoost made those of TCGA-GBM and -LGG.
+TRUTH = re.compile(r"seg|mask|label|truth|gtv|roi|annot|lesion|glistr", re.IGNORECASE)
+BRAIN = re.compile(r"brain.?(parenchyma.?)?(seg|mask)|skull", re.IGNORECASE)  # a mask of something else
 SEPARATORS = "_-."
 PROCESSED = ("brain",)  # what the images' names have behind the case's, and the truth's may lack
 
@@ -185,20 +187,22 @@ def _shorter(name: str) -> Iterable[str]:
 
 
 def _look_for_truths(found: Groups, listing: Listing) -> None:
-    """Of cases without a truth: a stray of their folder, or with their name, that looks like one."""
+    """Of cases without a truth: a stray of their folder, or with their name, that looks like one. Where there
+    are several, a corrected one."""
     without = {case.id for case in listing.cases if case.files and not {"seg"} & case.files.keys()}
     by_folder: dict[str, list[str]] = {}
     for folder, case_id in found:
         by_folder.setdefault(folder, []).append(case_id)
     for key in listing.strays:
         folder, _, name = with_slashes(key).rpartition("/")
-        if not (IMAGE.search(name) and TRUTH.search(name)):
+        looks = TRUTH.search(f"{folder.rpartition('/')[2]}/{name}")
+        if not (IMAGE.search(name) and looks) or BRAIN.search(name):
             continue
-        alone = by_folder.get(folder, [])
-        named = next((h for h in _shorter(IMAGE.sub("", name)) if h in without), "")
+        alone, stem = by_folder.get(folder, []), IMAGE.sub("", name)
+        named = next((h for h in (stem, *_shorter(stem)) if h in without), "")
         case_id = named or (alone[0] if len(alone) == 1 else "")
-        if case_id in without:
-            listing.truth_like.setdefault(case_id, key)
+        if case_id in without and ("corrected" in name.lower() or case_id not in listing.truth_like):
+            listing.truth_like[case_id] = key
 
 
 def _add_case(

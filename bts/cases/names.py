@@ -17,7 +17,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "t1ce": ("t1ce", "t1c", "t1gd", "T1CE_to_SRI_brain"),
     "t2": ("t2", "t2w", "T2_to_SRI_brain"),
     "flair": ("flair", "t2f", "FL_to_SRI_brain", "FLAIR_to_SRI_brain"),
-    "seg": ("seg", "seg-label", "gtv", "tumor_segmentation", "tumorMask", "tumorMask_brain"),
+    "seg": ("seg", "final_seg", "seg-label", "gtv", "tumor_segmentation", "tumorMask", "tumorMask_brain"),
 }
 # What else a channel of nnU-Net is called in its dataset.json; letters and digits alone.
 CHANNELS: dict[str, tuple[str, ...]] = {
@@ -59,10 +59,11 @@ class Layout:
 
     name: str
     keys: re.Pattern
-    """Of keys, `/` between folders. Group `id` is the case; the one group of ROLES that matches tells the
-    role, or the text of group `channel`. The groups `folder` and `below`, joined, tell cases of one name
-    apart; without them the file's own folder does. With a group `anywhere` the file goes to the case of that
-    name, wherever it is, but not to one whose `folder` and `below` are others."""
+    """Of keys, `/` between folders. Group `id` is the case, with `more` behind it where there is that group;
+    the one group of ROLES that matches tells the role, or the text of group `channel`. The groups `folder`
+    and `below`, joined, tell cases of one name apart; without them the file's own folder does. With a group
+    `anywhere` the file goes to the case of that name, wherever it is, but not to one whose `folder` and
+    `below` are others."""
     sign: str = ""
     """In every such key, in small letters: a key without it need not be matched."""
     dataset: str = OTHER.name
@@ -84,7 +85,8 @@ class Layout:
         role = found.lastgroup  # in most layouts the role is what a name ends with
         if role not in ROLES:
             role = next((role for role in ROLES if role in named and found[role] is not None), None)
-        return Place(folder, found["id"], role or found["channel"])
+        more = found["more"] if "more" in named else None
+        return Place(folder, found["id"] + (more or ""), role or found["channel"])
 
 
 def layout(name: str, keys: str, *, sign: str = "", dataset: str = OTHER.name) -> Layout:
@@ -101,7 +103,8 @@ def any_role(spellings: Mapping[str, Iterable[str]]) -> str:
 TOP = r"^(?:(?P<folder>.*)/)?"
 ROLE = any_role(SPELLINGS)
 SEGM = any_role({**SPELLINGS, "seg": ("segm",)})
-SUBJECT = r"sub-[^_/]+(?:_ses-[^_/]+)?(?:_(?:acq|run|rec|space|desc|label|res)-[^_/]+)*"
+ENTITIES = r"(?:_(?:acq|run|rec|space|desc|label|res)-[^_/]+)*"
+SUBJECT = rf"sub-[^_/]+(?:_ses-[^_/]+)?{ENTITIES}"
 # The first that knows a key has it.
 LAYOUTS = (
     layout(
@@ -134,7 +137,8 @@ LAYOUTS = (
     ),
     layout(
         "BIDS",
-        rf"^(?!(?:.*/)?derivatives/)(?:.*/)?(?P<id>{SUBJECT})_(?:(?P<t1ce>ce-[^_/]+_T1w)|(?P<t1>T1w)){FILE}",
+        rf"^(?!(?:.*/)?derivatives/)(?:.*/)?(?P<id>{SUBJECT})_"
+        rf"(?:(?P<t1ce>ce-[^_/]+(?P<more>{ENTITIES})_T1w)|(?P<t1>T1w)){FILE}",
         sign="sub-",
     ),
     layout(  # of the derived images only truths; the folder is that of the case's own images

@@ -3,7 +3,7 @@
 A reader tells what a case's files hold and decodes them; everything after it is the same for all cases.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from bts.cases import figshare
@@ -14,8 +14,8 @@ from bts.images.checks import MAX_BYTES
 from bts.images.grid import Volume
 from bts.images.metaimage import read_mha
 from bts.images.nifti import read_nifti
-from bts.images.nrrd import read_nrrd
-from bts.labels import EXAMPLE, UNKNOWN
+from bts.images.nrrd import names_of, read_nrrd
+from bts.labels import EXAMPLE, STRUCTURES, UNKNOWN, meaning, named_as, structure, values_of
 from bts.storage import Store, trouble
 
 MSD_CHANNELS = ("flair", "t1", "t1ce", "t2")  # order of the fourth axis of MSD Task01's images
@@ -185,11 +185,32 @@ def read_role(case: Case, store: Store, role: str, *, channels: int = 0) -> Volu
         if key.lower().endswith(".mha"):  # never one of several channels: only MSD has them, in NIfTI
             return read_mha(data, key)
         if key.lower().endswith(".nrrd"):
+            if role == "seg":
+                refuse_other_names(names_of(data, key), case.labels, key)
             return read_nrrd(data, key)
         return read_nifti(data, key, channels=channels)
     except CaseError as error:
         error.case, error.stage = case.id, "read"
         raise
+
+
+def refuse_other_names(names: Mapping[int, str], convention: str, file: str) -> None:
+    """Raise CaseError where a segmentation calls a value otherwise than its convention does: 3D Slicer
+    numbers segments as they were made, whatever data set the case is of."""
+    if convention == UNKNOWN:
+        return
+    known = values_of(convention)
+    for value, name in sorted(names.items()):
+        label = structure(name)
+        if label and known.get(value) != STRUCTURES[label]:
+            told = named_as(names)
+            said = f"say so with --labels {told}" if told else f"spell them out: --labels {EXAMPLE}"
+            raise CaseError(
+                f"its segment of value {value} is named {name[:40]!r}; the convention {convention} has "
+                f"{meaning(convention)}",
+                mend=f"{said}, or rename the segments",
+                file=file,
+            )
 
 
 def fetch(key: str, store: Store, size: int = 0) -> bytes:

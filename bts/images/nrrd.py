@@ -2,8 +2,8 @@
 
 A .nrrd file is a magic, lines of `field: value` and `key:=value`, an empty line, and then the voxels, x
 fastest, raw or in gzip. The grid is kept as a NIfTI header, so that labelmaps are written as for any case.
-A segmentation of Slicer may be a part of the image's grid (its extent), and its segments may carry names:
-the labels are its own values, and several layers are refused, for they may overlap.
+A segmentation of Slicer may be a part of the image's grid (its extent), and its segments may carry names
+(`names_of`): the labels are its own values, and several layers are refused, for they may overlap.
 """
 
 import math
@@ -59,6 +59,17 @@ def read_nrrd(data: bytes, name: str) -> Volume:
     voxels = np.frombuffer(body, dtype).reshape(shape[::-1]).astype(dtype.newbyteorder("="))
     check_finite(voxels, name)
     return Volume(grid.to_canonical(voxels), grid)
+
+
+def names_of(data: bytes, name: str) -> dict[int, str]:
+    """Value → what 3D Slicer calls its segment; nothing where the header tells none. Raises CaseError."""
+    fields, _ = _read_header(data, name)
+    found = {}
+    for key, value in fields.items():
+        number = re.fullmatch(r"segment(\d+)_labelvalue", key)
+        if number and value.isdecimal() and (called := fields.get(f"segment{number[1]}_name")):
+            found[int(value)] = called
+    return found
 
 
 def _read_header(data: bytes, name: str) -> tuple[dict[str, str], int]:

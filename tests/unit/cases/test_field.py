@@ -16,7 +16,7 @@ from bts.cases.layouts import Listing, find_cases
 from bts.cases.read import foreseen, load_case, reader_of
 from bts.cases.said import layouts_of, list_folder, patients_of
 from bts.cases.sidecars import channels_of
-from bts.errors import Failure, UsageError
+from bts.errors import CaseError, Failure, UsageError
 from bts.images.nifti import read_nifti
 from bts.inference import quality
 from bts.results.match import match, read_pair
@@ -26,6 +26,7 @@ from bts.training.splits import split_patients
 from jobs.driver.listing import describe
 from jobs.driver.outcome import failures_by_cause
 from tests import builders
+from tests.unit.images.test_nrrd import nrrd
 
 FIELD = Path(__file__).resolve().parents[4] / "shared" / "field"
 WHOLE = sorted((*MODALITIES, "seg"))
@@ -81,8 +82,15 @@ def as_dict(case: Case) -> dict:
         [f"P/P-{role}.nii.gz" for role in ("t1n", "t1c", "t2w", "t2f")] + ["P/P-seg-label.nii.gz"],
         [f"P\\P-{role}.nii.gz" for role in ("t1n", "t1c", "t2w", "t2f", "seg")],
         [f"P/{role}_to_SRI_brain.nii.gz" for role in ("T1", "T1CE", "T2", "FL")] + ["P/P_seg.nii.gz"],
+        [*(f"P/P_brain_{role}.nii.gz" for role in ("t1", "t1gd", "t2", "flair")), "P/P_final_seg.nii.gz"],
+        [f"sub-1/anat/sub-1_{role}.nii.gz" for role in (
+            "acq-3d_run-1_T1w", "acq-3d_ce-gd_run-1_T1w", "acq-3d_run-1_T2w", "acq-3d_run-1_FLAIR",
+            "acq-3d_run-1_dseg")],
+        [*(f"sub-1/anat/sub-1_space-SRI_{role}.nii.gz" for role in ("T1w", "T2w", "FLAIR", "dseg")),
+         "sub-1/anat/sub-1_ce-gadolinium_space-SRI_T1w.nii.gz"],
     ],
-    ids=["ucsf-pdgm", "upenn-gbm", "mu", "bids", "kaggle", "slicer", "slicer label", "backslash", "captk"],
+    ids=["ucsf-pdgm", "upenn-gbm", "mu", "bids", "kaggle", "slicer", "slicer label", "backslash", "captk",
+         "fets tool", "bids, entities behind ce", "bids, in another space"],
 )  # fmt: skip
 def test_names_of_public_sets(keys):
     listing = listed(*keys)
@@ -141,6 +149,15 @@ def test_a_truth_that_is_not_read_is_named_with_its_case():
     assert listed(*images, "P/W39_Segm.nii").truth_like == {"P": "P/W39_Segm.nii"}
     assert not listed(*images, "P/P-seg.nii.gz", "P/P_my_mask.nii.gz").truth_like
     assert not listed(*images, "P/notes_on_mask.txt").truth_like
+    assert listed(*images, "labels/P.nii.gz").truth_like == {"P": "labels/P.nii.gz"}
+    brains = [
+        "P/P_brain_segmentation.nii.gz",
+        "P/P_brain_parenchyma_segmentation.nii.gz",
+        "P/brainMask_SRI.nii",
+    ]
+    assert not listed(*images, *brains).truth_like
+    tcga = [f"P/P_GlistrBoost{end}.nii.gz" for end in ("", "_ManuallyCorrected")]
+    assert listed(*images, *tcga).truth_like == {"P": tcga[1]}
 
 
 def test_roles_are_said_by_pattern_or_table(tmp_path):
@@ -257,6 +274,46 @@ def test_ped_of_2024_by_name_or_pairs(labels):
 @pytest.mark.parametrize("cases", ["cases", "sound"])
 def test_scaled_labels_are_read_as_whole_ones(cases):
     assert all(value == 1 for case in scored("scaled_labels", cases, "auto") for value in case.values())
+
+
+def slicer(names: dict[int, str]) -> bytes:
+    """A truth as 3D Slicer saves it, with the names of its segments."""
+    said = "".join(
+        f"Segment{n}_ID:=Segment_{n}\nSegment{n}_LabelValue:={value}\nSegment{n}_Name:={name}\n"
+        for n, (value, name) in enumerate(names.items())
+    )
+    truth = builders.voxels()[1].astype(np.uint8)
+    return nrrd(truth).replace(b"NRRD0005\n", b"NRRD0005\n" + said.encode())
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "refused"),
+    [
+        ({1: "Segment_1", 2: "Segment_2", 3: "Segment_3"}, "auto", ""),
+        ({1: "necrotic core", 2: "edema", 3: "enhancing tumor"}, "auto", ""),
+        (
+            {1: "ET", 2: "NCR", 3: "Edema"},
+            "auto",
+            "value 1 is named 'ET'.*--labels 1=ET,2=NCR,3=ED, or rename",
+        ),
+        ({1: "ET", 2: "NCR", 3: "Edema"}, "1=ET,2=NCR,3=ED", ""),
+        ({1: "lesion", 2: "enhancing"}, "auto", "value 2 is named 'enhancing'.*spell them out"),
+    ],
+)
+def test_segments_that_slicer_names_are_not_read_as_others(tmp_path, names, labels, refused):
+    """Slicer numbers segments in the order in which they were made."""
+    files = builders.case_files("BraTS-GLI-00001-000", truth=False)
+    builders.put_all(
+        Store(tmp_path), {**files, "BraTS-GLI-00001-000/BraTS-GLI-00001-000.seg.nrrd": slicer(names)}
+    )
+    (case,) = list_folder(Store(tmp_path), labels).cases
+    if refused:
+        with pytest.raises(CaseError, match=refused) as caught:
+            load_case(case, Store(tmp_path))
+        assert caught.value.file.endswith(".seg.nrrd") and caught.value.case == case.id
+        assert load_case(case, Store(tmp_path), truth=False).mask is None
+    else:
+        assert load_case(case, Store(tmp_path)).mask.any()
 
 
 # --- patients ---------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ OLD, NEW = ("t1", "t1ce", "t2", "flair", "seg"), ("t1n", "t1c", "t2w", "t2f", "s
         ("LGG/Brats18_B_0_1", "Brats18_B_0_1", "_", OLD, "brats2018", "brats2021", "Brats17_B_0", "LGG"),
         ("a", "BraTS20_Training_001", "_", OLD, "brats2020", "brats2021", "BraTS20_Training_001", ""),
         ("BraTS2021_00000", "BraTS2021_00000", "_", OLD, "brats2021", "brats2021", "BraTS-GLI-00000", ""),
+        ("a", "FeTS21_Training_001", "_", OLD, "fets2022", "fets2022", "FeTS21_Training_001", ""),
+        ("a", "FeTS2022_00001", "_", OLD, "fets2022", "fets2022", "FeTS2022_00001", ""),
         ("a", "BraTS-GLI-00000-000", "-", NEW, "brats2023-gli", "brats2023", "BraTS-GLI-00000", ""),
         ("a", "BraTS-GLI-02064-101", "-", NEW, "brats2024-gli", "brats2024", "BraTS-GLI-02064", ""),
         ("a", "BraTS-SSA-00002-000", "-", NEW, "brats2023-ssa", "brats2023", "BraTS-SSA-00002", ""),
