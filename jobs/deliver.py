@@ -56,13 +56,15 @@ def main(settings: Settings) -> Outcome:
     for name in ("SimpleITK", *(("pydicom", "highdicom") if settings.dicom_seg else ())):
         tools.load(name)
     there = output.keys()
-    listing = Listing(list(list_cases(labelmaps, cases)))
-    if not listing.cases:
+    found, waiting = list_cases(labelmaps, cases)
+    listing = Listing(found)
+    if not listing.cases and not waiting:
         raise UsageError(f"{labelmaps.uri}: no labelmap of a case that jobs.intake made ({cases.uri}/_done/)")
     incremental.keep_part(listing, settings)
     work = plan(listing.cases, there, settings)
     failed = incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     counts = {"cases": len(listing.cases), "unchanged": work.done, "left_aside": len(work.aside)}
+    counts["held"] = waiting
     if settings.dry_run:
         reasons = incremental.explain(
             work, lambda one: made_of(one.case, settings), partial(incremental.made_of_record, output)
@@ -77,23 +79,29 @@ def main(settings: Settings) -> Outcome:
     return Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
 
 
-def list_cases(labelmaps: Store, cases: Store) -> Iterator[Case]:
-    """Each labelmap with the record of its case, and its own; those of other cases are counted."""
+def list_cases(labelmaps: Store, cases: Store) -> tuple[list[Case], int]:
+    """(each labelmap with its record and that of its case; how many wait for review). It says how many are
+    of other cases."""
     records, markers = _by_case(cases), _by_case(labelmaps)
-    others = 0
+    found, others, waiting = [], 0, 0
     for entry in labelmaps.list():
         named = RESULT.fullmatch(entry.key)
-        if not named or not named["case"] or entry.key.startswith("_held/"):
+        if not named or not (case_id := named["case"]):
             continue
-        case_id = named["case"]
         if case_id not in records:
             others += 1
             continue
+        if entry.key.startswith("_held/"):
+            waiting += 1
+            continue
         files = {"labelmap": entry, **_numbered("record", records[case_id])}
         files |= _numbered("marker", markers.get(case_id, ()))
-        yield Case(case_id, case_id, "scans", "", "", files)
+        found.append(Case(case_id, case_id, "scans", "", "", files))
     if others:
         say(f"{labelmaps.uri}: {others} labelmaps are not of cases that jobs.intake made")
+    if waiting:
+        say(f"{labelmaps.uri}: {waiting} labelmaps wait for review in _held/ and are not delivered")
+    return found, waiting
 
 
 def _by_case(store: Store) -> dict[str, list[Entry]]:
@@ -160,8 +168,9 @@ def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> d
         try:
             record = json.loads(cases.read(one.case.files["record"].key))
             told["uri"] = settings.scans or record["scans"]
-            uid = record["series"].get(settings.space, {}).get("uid", "")
-            told["nifti"] = not uid
+            series = record["series"].get(settings.space, {"uid": "", "files": 0})
+            uid, count = (record["study_uid"], series["uid"]), series["files"]
+            told["nifti"] = not series["uid"]
         except (OSError, ValueError, KeyError) as error:
             told["problem"] = f"the record of jobs.intake cannot be read ({type(error).__name__})"
             found[one.case.id] = json.dumps(told)
@@ -170,9 +179,12 @@ def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> d
             entries = Store(told["uri"]).list()
             listed[told["uri"]] = {identity.opaque(entry.key): entry.key for entry in entries}
         there = listed[told["uri"]]
-        told["keys"] = [there[file] for file in rows.get(uid, ()) if file in there] if uid else []
-        if uid and len(told["keys"]) < max(1, len(rows.get(uid, ()))):
-            told["keys"] = []
+        keys = [] if told["nifti"] else [there[file] for file in rows.get(uid, ()) if file in there]
+        if len(keys) == count:
+            told["keys"] = keys
+        elif len(keys) > count:
+            told["problem"] = "its source series has more files now than when it was taken in"
+        else:
             told["problem"] = "its source series is not there any more, or was indexed under another key"
         found[one.case.id] = json.dumps(told)
     return found

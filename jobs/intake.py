@@ -132,8 +132,8 @@ def list_studies(
         maybe, source, output, there, identity, rules, settings.ray, keep=not settings.dry_run
     )
     found = find_studies(niftis, dicoms, headers, identity, rules, settings.allow_missing)
-    others += sum(not header.study for header in headers)
-    images = len(niftis) + sum(bool(header.study) for header in headers)
+    others += sum(not header.what for header in headers)  # no MR images
+    images = len(niftis) + sum(bool(header.what) for header in headers)
     say(f"{source.uri}: {len(found.studies) + len(found.problems)} studies in {images} files of images")
     if not (found.studies or found.problems or failed):
         raise UsageError(

@@ -1,13 +1,14 @@
 """Labels on a series' own slices → one DICOM SEG that refers to them: BINARY, coded names, placed frames.
 
 Identity comes from the source's headers, as the standard wants: a SEG belongs into the PACS that the scans
-came
-from. UIDs depend on study, series and model alone, so that the same result is the same object.
+came from. UIDs depend on study, series, model and labels alone: the same result is the same object. Another
+result is another object, which a PACS does not drop as one that it has.
 """
 
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,11 @@ CATEGORY = ("SCT", "49755003", "Morphologically Altered Structure")
 FAMILY = ("DCM", "123109", "Artificial Intelligence")
 MAKER = "bts"
 SERIES_NUMBER = 9000  # plus the source's: beyond a scanner's own
+# What the standard wants in a header, if only empty; anonymised scans lack some.
+WANTED = [
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "SliceThickness"),
+]
 MEND = "deliver without --dicom-seg, or look at the source series"
 
 
@@ -38,6 +44,10 @@ def read_source(files: Sequence[bytes]) -> list[Any]:
         raise CaseError(
             f"a source file cannot be read ({type(error).__name__})", mend=MEND, stage="seg"
         ) from None
+    for one in datasets:
+        for name in WANTED:
+            if name not in one:
+                setattr(one, name, None)
     if len(datasets) == 1:
         return datasets
     first = datasets[0]
@@ -78,24 +88,27 @@ def write_seg(datasets: Sequence[Any], labels: Image, places: np.ndarray, model:
     tools.load("highdicom.seg")
     first = datasets[0]
     wanted = (str(first.StudyInstanceUID), str(first.SeriesInstanceUID), model, version)
+    found = hashlib.blake2b(np.ascontiguousarray(labels.voxels), digest_size=16).hexdigest()
     try:
-        seg = hd.seg.Segmentation(
-            source_images=list(datasets),
-            pixel_array=np.ascontiguousarray(labels.voxels[places]),
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=_segments(hd, model, version),
-            series_instance_uid=_uid("series", *wanted),
-            series_number=SERIES_NUMBER + int(first.get("SeriesNumber", 0) or 0),
-            sop_instance_uid=_uid("instance", *wanted),
-            instance_number=1,
-            manufacturer=MAKER,
-            manufacturer_model_name=MAKER,
-            software_versions=version[:64],
-            device_serial_number="0",
-            content_label="TUMOUR",
-            content_description="Brain tumour segmentation, not for diagnosis",
-            omit_empty_frames=bool(labels.voxels.any()),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote names of patients, which no log may hold
+            seg = hd.seg.Segmentation(
+                source_images=list(datasets),
+                pixel_array=np.ascontiguousarray(labels.voxels[places]),
+                segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=_segments(hd, model, version),
+                series_instance_uid=_uid("series", *wanted),
+                series_number=SERIES_NUMBER + int(first.get("SeriesNumber", 0) or 0),
+                sop_instance_uid=_uid("instance", *wanted, found),
+                instance_number=1,
+                manufacturer=MAKER,
+                manufacturer_model_name=MAKER,
+                software_versions=version[:64],
+                device_serial_number="0",
+                content_label="TUMOUR",
+                content_description="Brain tumour segmentation, not for diagnosis",
+                omit_empty_frames=bool(labels.voxels.any()),
+            )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         problem = f"no SEG can refer to this series ({type(error).__name__})"
         raise CaseError(problem, mend=MEND, stage="seg") from error

@@ -51,12 +51,14 @@ def indexed(output: Store, keys: Iterable[str]) -> dict[tuple[str, str], Header]
     return {(row.file, row.version): row for key in keys for row in _rows(output, key)}
 
 
-def series_files(output: Store, there: Iterable[str]) -> dict[str, list[str]]:
-    """Series Instance UID → what stands for the keys of its files, of all kept indexes."""
-    found: dict[str, dict[str, None]] = {}
+def series_files(output: Store, there: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+    """(Study, Series Instance UID) → what stands for the keys of its files, by all kept indexes, whose files
+    may lie there no more. Anonymised scans may have one Series Instance UID in many studies.
+    """
+    found: dict[tuple[str, str], dict[str, None]] = {}
     for key in there:
         for row in _rows(output, key):
-            found.setdefault(row.series, {})[row.file] = None
+            found.setdefault((row.study, row.series), {})[row.file] = None
     return {series: list(files) for series, files in found.items()}
 
 

@@ -38,8 +38,8 @@ class NativeView:
         self.entries = sort_entries(scans.list())
 
     @cached_property
-    def dicoms(self) -> dict[str, list[str]]:
-        """Series Instance UID → keys of its files."""
+    def dicoms(self) -> dict[tuple[str, str], list[str]]:
+        """(Study, Series Instance UID) → keys of its files."""
         keys = {self.identity.opaque(entry.key): entry.key for entry in self.entries[1]}
         rows = series_files(self.cases, self.there)
         return {uid: [keys[file] for file in files if file in keys] for uid, files in rows.items()}
@@ -56,7 +56,13 @@ class NativeView:
         self._told(record, role, case_id)
         uid = record["series"][role].get("uid", "")
         study = self.niftis.get(case_id)
-        keys = self.dicoms.get(uid, []) if uid else [e.key for e in study.files[role]] if study else []
+        keys = (
+            self.dicoms.get((record["study_uid"], uid), [])
+            if uid
+            else [e.key for e in study.files[role]]
+            if study
+            else []
+        )
         try:
             files = [self.scans.read(key) for key in keys]
         except OSError:

@@ -106,6 +106,11 @@ def find_studies(
     found = Found()
     for files in _by_folder(niftis).values():
         _add(found, lambda files=files: _nifti_study(files, identity, rules, missing_allowed))
+    headers = list(headers)
+    if lost := sum(bool(header.what and not header.study) for header in headers):
+        problem = f"{lost} MR images have no Study Instance UID, so that they are of no study"
+        error = CaseError(problem, mend="export them again", case="without a study", stage="choose")
+        found.problems.append(error)
     for uid, series in series_of.group(h for h in headers if h.study).items():
         _add(found, lambda uid=uid, s=series: _dicom_study(uid, s, dicoms, rules, missing_allowed))
     _refuse_twins(found)

@@ -23,8 +23,10 @@ def scanned(scans: Store, cases: Store, there: Set[str]) -> tuple[set[str], int]
     niftis, maybe, _ = sort_entries(scans.list())
     rows = indexed(cases, filter(INDEX.fullmatch, there))
     identity, _ = read_identity(keeps_ids(marked_cases(there)))
-    new = sum((identity.opaque(entry.key), entry.version) not in rows for entry in maybe)
-    studies = {case_id(row.patient, row.visit) for row in rows.values() if row.study}
+    files = [(identity.opaque(entry.key), entry.version) for entry in maybe]
+    new = sum(file not in rows for file in files)
+    known = (rows[file] for file in files if file in rows)
+    studies = {case_id(row.patient, row.visit) for row in known if row.study}
     return studies | nifti_cases(niftis, identity), new
 
 

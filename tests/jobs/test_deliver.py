@@ -11,11 +11,12 @@ import pytest
 from bts.intake import identity
 from bts.phantom.study import encode, make_study, slice_dataset
 from bts.storage import Store
-from jobs import deliver, intake, segment
+from jobs import deliver, intake, segment, status
 from tests import builders
 
 for name in ("SimpleITK", "pydicom", "dcm2niix", "highdicom"):
     pytest.importorskip(name, reason="requirements-intake.txt is not installed")
+pydicom = pytest.importorskip("pydicom")
 pytestmark = pytest.mark.slow
 NUMBERS = {"t1": 2, "t2": 5, "flair": 6, "t1ce": 7}
 Scans = dict[str, list]
@@ -137,3 +138,64 @@ def test_a_study_that_cannot_be_worked_on_is_named(tmp_path):
     put(tmp_path, flat)
     (failure,) = take_in(tmp_path).failed
     assert failure.message.startswith(f"case {failure.case_id}, t2: all its voxels are equal")
+
+
+def test_labelmaps_that_wait_for_review_are_said(place, capfd):
+    (labelmap,) = (place / "labelmaps").glob("Scan-*.nii.gz")
+    (place / "labelmaps/_held").mkdir()
+    labelmap.rename(place / "labelmaps/_held" / labelmap.name)
+    done = delivered(place)
+    assert (done.exit_code, done.counts["held"], done.counts["written"]) == (0, 1, 0)
+    assert "1 labelmaps wait for review in _held/ and are not delivered" in capfd.readouterr().err
+
+
+def test_studies_with_the_same_series_uids_get_a_seg_each(tmp_path):
+    """As some programs anonymise: only the Study Instance UID tells one from the other."""
+    for index in (3, 5):
+        scans = scans_of(index)
+        for role, slices in scans.items():
+            for data in slices:
+                data.SeriesInstanceUID = f"1.2.3.{NUMBERS[role]}"
+        put(tmp_path, scans, f"patient{index}")
+    assert take_in(tmp_path).counts["written"] == segmented(tmp_path).counts["written"] == 2
+    done = delivered(tmp_path, dicom_seg=True)
+    assert (done.counts["written"], done.failed) == (2, [])
+    segs = [pydicom.dcmread(path) for path in (tmp_path / "results").rglob("*.dcm")]
+    assert len({seg.PatientID for seg in segs}) == 2
+
+
+def test_a_series_that_was_moved_is_found_whatever_older_indexes_say(place):
+    """An index is of one set of rules; that of others still lists the files of before."""
+    (place / "rules.toml").write_text("[[rule]]\nis = 'localiser'\ntext = 'made up'\n")
+    (place / "scans/one").rename(place / "scans/archive")
+    assert take_in(place, rules=f"{place}/rules.toml").counts["unchanged"] == 1
+    assert len([*(place / "cases/_index").iterdir()]) == 2
+    assert delivered(place, dicom_seg=True, scans=f"{place}/scans").counts["written"] == 1
+
+
+def test_a_file_that_was_resent_beside_the_old_one_is_said(place):
+    first = place / "scans/one/t1ce/0000.dcm"
+    (place / "scans/again.dcm").write_bytes(first.read_bytes())
+    (failure,) = take_in(place).failed
+    assert "there twice" in failure.message
+    (failure,) = delivered(place, dicom_seg=True, scans=f"{place}/scans").failed
+    assert "more files now" in failure.message
+
+
+def test_images_without_a_study_are_said(tmp_path):
+    put(tmp_path, scans_of(1))
+    lost = {"t1": scans_of(3)["t1"]}
+    for data in lost["t1"]:
+        data.StudyInstanceUID = ""
+    put(tmp_path, lost, "two")
+    done = take_in(tmp_path)
+    assert (done.exit_code, done.counts["written"], done.counts["other_files"]) == (3, 1, 0)
+    assert f"{len(lost['t1'])} MR images have no Study Instance UID" in done.failed[0].message
+
+
+def test_a_study_that_was_taken_away_is_counted_no_more(place):
+    put(place, scans_of(3), "two")
+    assert take_in(place).counts["written"] == 1
+    shutil.rmtree(place / "scans/two")
+    told = status.main(status.Settings(f"{place}/labelmaps", f"{place}/cases", f"{place}/scans"))
+    assert (told.counts["studies"], told.counts["new_files"]) == (1, 0)

@@ -1,8 +1,10 @@
+import copy
 import gzip
 import io
 import json
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +21,7 @@ from bts.phantom.head import make_head
 from bts.phantom.study import CANARY, write_series
 from tests.unit.intake.conftest import SIZE
 
+pydicom = pytest.importorskip("pydicom", reason="requirements-intake.txt is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("itk")]
 pytest.importorskip("dcm2niix", reason="requirements-intake.txt is not installed")
 OPTIONS = Options(strip="none", atlas="none")
@@ -155,6 +158,55 @@ def test_a_dicom_seg_reads_back_exactly(siemens, taken, role):
     # The NIfTI on dcm2niix's grid and the SEG on the slices hold the same voxels.
     native = to_native(labels, taken.record, role)
     assert dice(resample(native, lattice, np.eye(4), labels=True) > 0, on_slices.voxels > 0) > 0.999
+
+
+@pytest.fixture(scope="module")
+def t2(siemens):
+    """(slices of T2 as pydicom Datasets, labels on their grid with a box of enhancing tumour, order)."""
+    pytest.importorskip("highdicom", reason="requirements-intake.txt is not installed")
+    datasets = dicom_seg.read_source(scans_of(siemens)["t2"])
+    lattice, places = dicom_seg.lattice_of(datasets)
+    voxels = np.zeros(lattice.shape, np.uint8)
+    voxels[4:8, 30:40, 30:40] = 3
+    return datasets, Image(voxels, lattice), places
+
+
+def test_another_result_of_the_same_model_is_another_object(t2):
+    """A PACS drops an object that it has already: a study that was completed would keep its first SEG."""
+    datasets, labels, places = t2
+    more = labels.voxels.copy()
+    more[4:8, 40:50, 30:40] = 2
+    one, other = (
+        pydicom.dcmread(io.BytesIO(dicom_seg.write_seg(datasets, image, places, "fast", "0123")))
+        for image in (labels, Image(more, labels.lattice))
+    )
+    assert one.SOPInstanceUID != other.SOPInstanceUID
+    assert one.SeriesInstanceUID == other.SeriesInstanceUID
+
+
+def test_no_name_of_a_patient_is_in_a_warning(t2):
+    datasets, labels, places = t2
+    named = copy.deepcopy(datasets)
+    for data in named:
+        data.PatientName = f"{CANARY} John"  # without ^, as many hospitals write names
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        seg = dicom_seg.write_seg(named, labels, places, "fast", "0123")
+    assert CANARY.encode() in seg and not [one for one in caught if CANARY in str(one.message)]
+
+
+def test_an_anonymised_study_that_lacks_tags_gets_its_seg(siemens, t2):
+    _, labels, places = t2
+    bare = []
+    for file in scans_of(siemens)["t2"]:
+        data = pydicom.dcmread(io.BytesIO(file))
+        for name in dicom_seg.WANTED:
+            data.pop(name, None)
+        sink = io.BytesIO()
+        data.save_as(sink)
+        bare.append(sink.getvalue())
+    seg = dicom_seg.write_seg(dicom_seg.read_source(bare), labels, places, "fast", "0123")
+    assert pydicom.dcmread(io.BytesIO(seg)).NumberOfFrames == 4
 
 
 def test_labels_are_written_as_they_are(taken):
