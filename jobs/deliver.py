@@ -42,7 +42,7 @@ class Settings(incremental.Flags):
     results: str
     """Folder or s3://bucket/prefix for what goes back to the scanner's side."""
     space: Literal["t1ce", "t1", "t2", "flair"] = "t1ce"
-    """The series whose grid the labels are put on."""
+    """The series whose grid the labels are put on; give each its own --results."""
     dicom_seg: bool = False
     """Also write a DICOM SEG; the scans must still lie where jobs.intake found them. A study that came as
     NIfTI gets its NIfTI and counts as failed, for no DICOM SEG can refer to it."""

@@ -57,7 +57,7 @@ def _best(series: Sequence[Any], rules: Rules, role: str, case_id: str, names: C
     if len(left) > 1:
         raise CaseError(
             f"{len(left)} series may be {role}: {_list(left)}",
-            mend=f"name one in --rules: {_how(names, role, left[-1])}",
+            mend=f"name one in --rules: {_how(names, role, left[-1].uid or str(left[-1].number))}",
             case=case_id,
             stage="choose",
         )
@@ -68,16 +68,18 @@ def _lacking(series: Sequence[Any], role: str, case_id: str, names: Collection[s
     broken = [one for one in series if one.what == role]
     others = broken or series
     what = f"no sound series of {role}" if broken else f"no series of {role}"
+    # An example that names one of these series would be pasted, and make a FLAIR the T1ce.
+    mend = f"if one of them is it, name it in --rules: {_how(names, role, 'ITS NUMBER OR UID')}"
     return CaseError(
         f"{what}; there are {_list(others)}",
-        mend=f"name it in --rules, {_how(names, role, others[-1])}, or let it lack: --allow-missing {role}",
+        mend=mend if role == "t1ce" else f"{mend}; or let it lack: --allow-missing {role}",
         case=case_id,
         stage="choose",
     )
 
 
-def _how(names: Collection[str], role: str, example: Any) -> str:
-    return f'[study."{list(names)[-1]}"] {role} = "{example.uid or example.number}"'
+def _how(names: Collection[str], role: str, example: str) -> str:
+    return f'[study."{list(names)[-1]}"] {role} = "{example}"'
 
 
 def _list(series: Iterable[Any]) -> str:

@@ -40,6 +40,14 @@ def warnings(series: Mapping[str, Measures], brain_ml: float | None, overlap: fl
     ]
 
 
+def of_order(numbers: Mapping[str, int]) -> list[str]:
+    """Sentences about when series were taken, by their numbers, which scanners count up."""
+    t1, t1ce = numbers.get("t1", 0), numbers.get("t1ce", 0)
+    if not 0 < t1ce < t1:
+        return []
+    return [f"t1 is series {t1}, taken after t1ce (series {t1ce}): it may show contrast agent too"]
+
+
 def _of_brain(brain_ml: float | None, overlap: float | None) -> Iterator[str]:
     low, high = BRAIN_ML
     if brain_ml is not None and not low <= brain_ml <= high:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from bts.cases.case import Case
 from bts.errors import CaseError, Failure
 from bts.images.checks import MAX_BYTES
+from bts.intake import quality
 from bts.intake.identity import Identity
 from bts.intake.index import read_row
 from bts.intake.rules import Rules
@@ -58,7 +59,9 @@ class MakeCase:
         except RuntimeError as error:  # of ITK or torch, on images that nobody foresaw
             problem = f"its images could not be worked on ({str(error).strip().splitlines()[-1][:200]})"
             raise CaseError(problem, mend="look at the scans", stage="intake") from error
-        hold = self.hold and taken.warnings
+        numbers = {role: told["number"] for role, told in study["series"].items()} if study["uid"] else {}
+        warnings = [*quality.of_order(numbers), *taken.warnings]
+        hold = self.hold and warnings
         files = {
             held(key) if hold and not key.startswith("_") else key: data for key, data in taken.files.items()
         }
@@ -77,11 +80,12 @@ class MakeCase:
             "scans": self.source.uri,
             "study_uid": study["uid"],
             "inputs": study["inputs"],
+            "flags": warnings,
             "held": bool(hold),
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         self.output.put(marker_key(case.id, row["fingerprint"]), json.dumps(record, indent=1).encode())
-        return {"flags": json.dumps(taken.warnings)}
+        return {"flags": json.dumps(warnings)}
 
     def fetch(self, case: Case) -> dict[str, list[bytes]]:
         """{modality: its files}. Raises CaseError without their keys."""

@@ -1,5 +1,6 @@
 """jobs.deliver: a labelmap goes back only where its case is the one that it was made of."""
 
+import copy
 import gzip
 import shutil
 from pathlib import Path
@@ -199,3 +200,21 @@ def test_a_study_that_was_taken_away_is_counted_no_more(place):
     shutil.rmtree(place / "scans/two")
     told = status.main(status.Settings(f"{place}/labelmaps", f"{place}/cases", f"{place}/scans"))
     assert (told.counts["studies"], told.counts["new_files"]) == (1, 0)
+
+
+def test_a_t1_after_contrast_agent_without_a_word_of_it_is_flagged(tmp_path):
+    """It has more slices than the T1 of before, and would be taken for it without a word."""
+    scans = scans_of(1)
+    scans["after"] = [copy.deepcopy(data) for data in scans["t1ce"]]
+    scans["t1"] = scans["t1"][:-3]
+    for n, data in enumerate(scans["after"]):
+        data.SeriesNumber, data.SeriesInstanceUID, data.SeriesDescription = 9, "1.2.9", "Ax T1 FSE"
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = f"1.2.9.{n}"
+        del data.ContrastBolusAgent
+    put(tmp_path, scans)
+    done = take_in(tmp_path, hold_flagged=True)
+    (warnings,) = done.details["flagged_cases"].values()
+    assert warnings[0].startswith("t1 is series 9, taken after t1ce (series 7)")
+    assert [*(tmp_path / "cases/_held").iterdir()]
+    (record,) = (tmp_path / "cases/_done").iterdir()
+    assert warnings[0] in record.read_text()

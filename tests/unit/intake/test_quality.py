@@ -31,3 +31,10 @@ def test_warnings_of_the_brain():
     assert "700 ml" in quality.warnings({}, 700, 0.95)[0]
     assert "0.60" in quality.warnings({}, 1300, 0.6)[0]
     assert quality.warnings({}, None, None) == []
+
+
+def test_a_t1_that_was_taken_after_t1ce_is_flagged():
+    """One after contrast agent that no tag or name tells may be taken for the T1 of before."""
+    assert quality.of_order({"t1": 2, "t1ce": 7}) == quality.of_order({"t1": 9}) == quality.of_order({}) == []
+    (line,) = quality.of_order({"t1": 9, "t1ce": 7})
+    assert "t1 is series 9, taken after t1ce (series 7)" in line

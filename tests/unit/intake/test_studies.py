@@ -81,6 +81,7 @@ def test_a_missing_modality_is_named_or_allowed(ge_files):
     without = {key: data for key, data in ge_files.items() if "SE000006" not in key}
     (problem,) = find(without).problems
     assert "no series of flair" in str(problem) and "--allow-missing flair" in str(problem)
+    assert 'flair = "ITS NUMBER OR UID"' in str(problem), "no other series is proposed for it"
     (study,) = find(without, allowed=("flair",)).studies
     assert set(study.files) == {"t1", "t1ce", "t2"}
 
