@@ -4,13 +4,15 @@ DICOM goes through dcm2niix, which knows the vendors' ways; only its volume is k
 hold names, are never written.
 """
 
+import errno
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from bts.errors import CaseError
+from bts.errors import CaseError, RunError
 from bts.images.grid import Volume
 from bts.images.nifti import read_nifti
 from bts.intake import tools
@@ -35,39 +37,55 @@ def convert(files: list[bytes], what: str, *, dicom: bool) -> Image:
 
 
 def from_dicom(files: list[bytes], what: str) -> Volume:
-    """The slices, or the one multi-frame file, of a series through dcm2niix."""
-    with tempfile.TemporaryDirectory(prefix="bts-") as folder:
-        source, made = Path(folder, "in"), Path(folder, "out")
-        source.mkdir()
-        made.mkdir()
-        for n, data in enumerate(files):
-            (source / f"{n:05d}.dcm").write_bytes(data)
-        # No side file (-b n), no compression, no crop or rotation, voxels as they are stored (-l o).
-        how = [
-            "-b",
-            "n",
-            "-z",
-            "n",
-            "-x",
-            "n",
-            "-l",
-            "o",
-            "-m",
-            "y",
-            "-f",
-            "volume",
-            "-o",
-            str(made),
-            str(source),
-        ]
-        done = _run([tools.load("dcm2niix").bin, *how], what)
-        found = sorted(made.glob("*.nii"))
-        if done.returncode or len(found) != 1:
-            raise CaseError(
-                f"dcm2niix made {len(found)} volumes of its {len(files)} files (exit code {done.returncode})",
-                mend=MEND, file=what, stage="convert",
-            )  # fmt: skip
-        return read_nifti(found[0].read_bytes(), what)
+    """The slices, or the one multi-frame file, of a series through dcm2niix. Raises CaseError; RunError where
+    the disk for temporary files is full, for which no scan is to blame."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="bts-") as folder:
+            try:
+                return _by_dcm2niix(Path(folder), files, what)
+            except CaseError:
+                if shutil.disk_usage(folder).free < sum(map(len, files)):
+                    raise OSError(errno.ENOSPC, "No space left on device") from None
+                raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{tempfile.gettempdir()}: {error.strerror}"
+        raise RunError(f"{where}; make room for temporary files, or set TMPDIR to another disk") from None
+
+
+def _by_dcm2niix(folder: Path, files: list[bytes], what: str) -> Volume:
+    source, made = folder / "in", folder / "out"
+    source.mkdir()
+    made.mkdir()
+    for n, data in enumerate(files):
+        (source / f"{n:05d}.dcm").write_bytes(data)
+    # No side file (-b n), no compression, no crop or rotation, voxels as they are stored (-l o).
+    how = [
+        "-b",
+        "n",
+        "-z",
+        "n",
+        "-x",
+        "n",
+        "-l",
+        "o",
+        "-m",
+        "y",
+        "-f",
+        "volume",
+        "-o",
+        str(made),
+        str(source),
+    ]
+    done = _run([tools.load("dcm2niix").bin, *how], what)
+    found = sorted(made.glob("*.nii"))
+    if done.returncode or len(found) != 1:
+        raise CaseError(
+            f"dcm2niix made {len(found)} volumes of its {len(files)} files (exit code {done.returncode})",
+            mend=MEND, file=what, stage="convert",
+        )  # fmt: skip
+    return read_nifti(found[0].read_bytes(), what)
 
 
 def _run(command: list[str], what: str) -> subprocess.CompletedProcess:

@@ -88,7 +88,7 @@ def write_seg(datasets: Sequence[Any], labels: Image, places: np.ndarray, model:
     tools.load("highdicom.seg")
     first = datasets[0]
     wanted = (str(first.StudyInstanceUID), str(first.SeriesInstanceUID), model, version)
-    found = hashlib.blake2b(np.ascontiguousarray(labels.voxels), digest_size=16).hexdigest()
+    found = hashlib.blake2b(labels.voxels.tobytes(), digest_size=16).hexdigest()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote names of patients, which no log may hold

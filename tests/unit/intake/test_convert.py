@@ -1,7 +1,10 @@
+import subprocess
+import tempfile
+
 import numpy as np
 import pytest
 
-from bts.errors import CaseError
+from bts.errors import CaseError, RunError
 from bts.intake.convert import convert
 from bts.phantom.study import encode, slice_dataset, write_series
 
@@ -56,3 +59,19 @@ def test_an_empty_series_is_refused(ge):
         files.append(encode(data))
     with pytest.raises(CaseError, match="equal"):
         convert(files, "t2", dicom=True)
+
+
+@pytest.mark.parametrize("share", [0.7, 1.2])
+def test_a_full_disk_for_temporary_files_is_not_the_scan_s_fault(ge, tmp_path, monkeypatch, share):
+    """It ends the run; as failures of their studies, some nights of it would leave all of them aside."""
+    series = next(one for one in ge.series if one.number == 5)
+    files = list(write_series(ge, series))
+    size = f"size={int(share * sum(map(len, files))) // 1024}k"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", tmp_path], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here (needs root)")
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        with pytest.raises(RunError, match="No space left on device; make room"):
+            convert(files, "t2", dicom=True)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
