@@ -19,7 +19,7 @@ from bts.errors import CaseError, UsageError
 from bts.labels import spelt
 from bts.storage import Entry, Store, read_file
 
-SAYABLE = (*MODALITIES, "seg")
+FILE_ROLES = (*MODALITIES, "seg")
 
 
 def list_folder(
@@ -85,9 +85,9 @@ def _pattern(said: str) -> Layout:
     role, _, pattern = said.partition("=")
     parts = pattern.strip("/").split("/")
     starred = [n for n, part in enumerate(parts) if "*" in part]
-    if role not in SAYABLE or not starred:
+    if role not in FILE_ROLES or not starred:
         raise UsageError(
-            f"--roles {said}: give ROLE=PATTERN with ROLE one of {', '.join(SAYABLE)}; a * stands for "
+            f"--roles {said}: give ROLE=PATTERN with ROLE one of {', '.join(FILE_ROLES)}; a * stands for "
             "the case: t1ce=*_POST.nii.gz, seg=*/mask.nii.gz; or a CSV file with columns case, t1, t1ce, …"
         )
     expressions = [_expression(part) for part in parts]
@@ -110,7 +110,7 @@ def _table(uri: str) -> Table:
     rows = _rows(uri, {"case"})
     places: dict[str, Place] = {}
     for row in rows:
-        for role in SAYABLE:
+        for role in FILE_ROLES:
             if key := (row.get(role) or "").strip():
                 key = with_slashes(key)
                 if key in places:

@@ -18,7 +18,7 @@ from bts.model.file import Model
 from bts.model.frame import place_in_frame
 from bts.model.nets.folding import folded
 from bts.model.nets.own_statistics import with_own_statistics
-from bts.model.normalise import NOTHING, by_slice, constants, finish, normalise
+from bts.model.normalise import NOTHING, by_slice, constants, fill_background, normalise
 from bts.model.resample import resize_images, resize_probabilities
 from bts.model.spacing import working_size
 from bts.model.targets import probabilities, targets_of
@@ -89,12 +89,13 @@ class OwnPredictor(Predictor):
             tiny = left + width + right == above + height + below == least
             if tiny and preset.layers.norm == "instance":
                 right += least  # at its deepest it would norm single values, which PyTorch refuses
-            # Before `finish`: what is added is background, as in training; so are slices beyond the ends.
+            # Before the background is filled: what is added is background, as in training, and slices beyond
+            # the ends are.
             beyond = (near - (first - around.start), near - (around.stop - last))
             images = functional.pad(images, (left, right, above, below, 0, 0, *beyond))
             known = functional.pad(known_DC4[around], (0, 0, 0, 0, *beyond))
             images, known = _with_neighbours(images, near), _with_neighbours(known, near)
-            images = finish(images, known, settings)
+            images = fill_background(images, known, settings)
             probable = self._forward(images)[..., above : above + height, left : left + width]
             found[(slice(None), slice(first, last), *box)] = probable.transpose(0, 1)
         return found
@@ -117,7 +118,7 @@ class OwnPredictor(Predictor):
             boxes = [tuple(slice(a, a + side) for a, side in zip(at, size, strict=True)) for at in some]
             cuts = torch.stack([images[(slice(None), *box)] for box in boxes])
             deep = torch.stack([known[:, box[0]] for box in boxes])
-            cuts = finish(normalise(cuts, deep), deep, settings)
+            cuts = fill_background(normalise(cuts, deep), deep, settings)
             for box, found in zip(boxes, self._forward(cuts), strict=True):
                 total[(slice(None), *box)] += found.mul_(weight)
                 weights[box] += weight

@@ -94,14 +94,15 @@ def limits(brain_N: np.ndarray, zeros: int) -> tuple[float, float]:
 def normalise(images: torch.Tensor, constants: torch.Tensor) -> torch.Tensor:
     """Raw pixels (B, C, …, H, W) and constants (B, C, …, 4) → float32, background (0) still 0.
 
-    So the background neither depends on the scanner nor shifts with the mean; `finish` sets its last value.
+    So the background neither depends on the scanner nor shifts with the mean; `fill_background` sets its
+    last value.
     """
     low, high, shift, scale = constants[..., None, None, :].unbind(-1)
     found = images.float().clamp(low, high).sub_(shift).div_(scale.clamp(min=1e-6))
     return found.masked_fill_(images == 0, 0.0)
 
 
-def finish(images: torch.Tensor, constants: torch.Tensor, settings: Normalisation) -> torch.Tensor:
+def fill_background(images: torch.Tensor, constants: torch.Tensor, settings: Normalisation) -> torch.Tensor:
     """Normalised (and augmented) images with the background that the network sees."""
     if settings.background is not None:
         return torch.where(images != 0, images, settings.background)

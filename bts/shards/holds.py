@@ -23,7 +23,7 @@ def release(shards: Store, run: str) -> None:
     shards.delete(f"{FOLDER}/{run}.json")
 
 
-def held(shards: Store) -> set[str]:
+def held_keys(shards: Store) -> set[str]:
     """Keys of the shards that trainings hold. Raises RunError where the store does not tell."""
     found: set[str] = set()
     for entry in shards.list(FOLDER):
@@ -39,7 +39,7 @@ def held(shards: Store) -> set[str]:
 
 def retire(shards: Store, keys: Collection[str]) -> None:
     """Delete shards that have been replaced; mark those that a training holds. Raises RunError."""
-    kept = held(shards) if keys else set()
+    kept = held_keys(shards) if keys else set()
     for key in keys:
         if key in kept:
             shards.put(_mark(key), b"")

@@ -17,7 +17,7 @@ from torch import nn
 from bts.errors import CaseError, RunError
 from bts.inference.segmenter import Segmenter
 from bts.model.device import autocast, channels_last, pick_device
-from bts.model.normalise import finish, normalise
+from bts.model.normalise import fill_background, normalise
 from bts.model.targets import encode
 from bts.settings import Preset
 from bts.training.augment import augment
@@ -200,7 +200,7 @@ def batch_loss(preset: Preset, stepper: nn.Module, batch: dict, generator) -> to
     batch = _to(next(stepper.parameters()).device, batch)
     images = normalise(batch["images"], batch["constants"])
     images, mask = vary(images, batch["mask"], preset, generator)
-    images = finish(images, batch["constants"], preset.normalisation)
+    images = fill_background(images, batch["constants"], preset.normalisation)
     deepest = min(preset.size) // preset.layers.multiple if preset.volumetric else None
     with autocast(images.device, learned_side=deepest):
         logits = stepper(images.contiguous(memory_format=channels_last(images.ndim - 2)))

@@ -12,7 +12,7 @@ from bts.cases.layouts import find_cases
 from bts.errors import UsageError
 from bts.presets import PRESETS
 from bts.shards.catalogue import read_catalogue
-from bts.shards.holds import held
+from bts.shards.holds import held_keys
 from bts.storage import Store
 from bts.training import pin
 from jobs import train
@@ -67,7 +67,7 @@ def test_a_training_that_was_cut_off_goes_on_with_its_shards_and_a_new_one_takes
     other = replace(settings, fold=1)
     assert pin.asked_for(other.preset, other.fold, Store(other.shards)) != asked
     plans.forget(settings, asked, plan.run)  # --fresh
-    assert not held(Store(place / "shards"))
+    assert not held_keys(Store(place / "shards"))
     _, _, anew = begin(place)
     assert anew.run != plan.run and newer in anew.keys and older not in anew.keys
 

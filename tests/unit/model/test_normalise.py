@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bts.model.normalise import constants, finish, normalise
+from bts.model.normalise import constants, fill_background, normalise
 from bts.settings import Normalisation
 
 
@@ -49,7 +49,7 @@ def test_background_has_the_value_that_its_kind_says_and_brain_is_left_alone(set
     raw[:, :, 1:3, 1:3] = torch.tensor([[15.0, 25.0], [30.0, 100.0]])
     known = torch.from_numpy(constants(raw.numpy(), np.full(2, 25.0), np.full(2, 7.0), settings))
     normal = normalise(raw, known)
-    seen = finish(normal, known, settings)
+    seen = fill_background(normal, known, settings)
     assert (seen[raw == 0] == background).all()
     assert torch.equal(seen[raw != 0], normal[raw != 0])
 
@@ -59,4 +59,4 @@ def test_a_slice_without_brain_is_all_background():
     for kind in ("slice_zscore", "slice_minmax"):
         settings = Normalisation(kind=kind, background=-9)
         known = torch.from_numpy(constants(blank, np.ones(1), np.ones(1), settings))
-        assert (finish(normalise(torch.from_numpy(blank), known), known, settings) == -9).all()
+        assert (fill_background(normalise(torch.from_numpy(blank), known), known, settings) == -9).all()

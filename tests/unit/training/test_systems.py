@@ -16,7 +16,7 @@ from bts.cases.read import load_case
 from bts.inference.segmenter import Segmenter
 from bts.model.file import Model
 from bts.model.nets import build
-from bts.model.normalise import constants, finish, normalise
+from bts.model.normalise import constants, fill_background, normalise
 from bts.model.resample import resize_labels, resize_probabilities
 from bts.presets import PRESETS
 from bts.settings import Normalisation
@@ -179,7 +179,7 @@ def trained_on(store: Store, preset) -> torch.Tensor:
     rng = np.random.default_rng(0)
     batch = collate(samples_of(table, preset, rng), preset, rng)
     images, known = (torch.from_numpy(batch[name]) for name in ("images", "constants"))
-    return finish(normalise(images, known), known, preset.normalisation)
+    return fill_background(normalise(images, known), known, preset.normalisation)
 
 
 def segmented(store: Store, preset) -> torch.Tensor:
@@ -251,7 +251,7 @@ def test_a_slice_of_hardly_any_brain_is_all_background_to_a_frame():
     image[..., 3, 3] = 500
     settings = Normalisation(kind="slice_zscore", percentiles="frame", background=-9)
     known = torch.from_numpy(constants(image, np.ones(1), np.ones(1), settings, (240, 240)))
-    assert (finish(normalise(torch.from_numpy(image), known), known, settings) == -9).all()
+    assert (fill_background(normalise(torch.from_numpy(image), known), known, settings) == -9).all()
 
 
 @pytest.mark.slow
