@@ -82,6 +82,12 @@ def test_its_jobs_take_the_flags_that_it_gives(document):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_its_benchmarks_are_there(document):
+    named = re.findall(r"\bbenchmarks(?:\.\w+)+", document.read_text("utf-8"))
+    assert [name for name in named if not importlib.util.find_spec(name)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_it_is_for_readers_who_have_this_repository_alone(document):
     """No folder beside it, and no commit but in the log."""
     text = document.read_text("utf-8")
