@@ -44,9 +44,15 @@ NAMES = {
     "figshare_tumour": {1: "tumour"},
     "menrt": {3: "GTV"},
 }
-# How sets write them out, letters alone; the first that is found in a name counts.
-WORDS = {"RC": "CAVITY", "CYST": "CYST", "SNFH": "FLAIR|SNFH", "NCR": "NECRO|NONENHANCING|NCR", "ED": "EDEMA"}
-WORDS |= {"ET": "ENHANC"}
+# How sets and tools write them out, letters alone; the first that is found in a name counts.
+WORDS = {
+    "RC": "CAVITY",
+    "CYST": "CYST",
+    "SNFH": "FLAIR|SNFH",
+    "NCR": "NECRO|NONENHANCING|NCR|NETC|^NEC$",
+    "ED": "EDEMA|INFILTRAT",
+    "ET": "ENHANC|ACTIVETUMO|^AT$",
+}
 WRITTEN = {1, 2, 3}  # labels that a labelmap of ours may hold
 EXAMPLE = "1=ET,2=NCR,3=NCR,4=ED"
 # Of a whole number: saved from floats with a scale in the header, not a mixture of labels.

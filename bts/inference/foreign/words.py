@@ -1,22 +1,13 @@
 """What other tools call modalities and labels, in our words; and regions told by which lies in which."""
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 
 from bts.cases.case import MODALITIES
 from bts.cases.names import role_of_channel
 from bts.errors import UsageError
 from bts.inference.foreign.source import Asked
-from bts.labels import PAINT, REGIONS, values_of
-
-# Letters of a label's name that tell it, the first that is found: "non-enhancing" before "enhancing".
-LABEL_WORDS = (
-    (1, ("nonenhancing", "necro", "netc", "ncr", "nec", "cyst")),
-    (2, ("oedema", "edema", "snfh", "flairhyper", "infiltrat")),
-    (3, ("enhanc", "activetumo")),
-)
-LABEL_NAMES = {"net": 1, "cc": 1, "ed": 2, "et": 3, "at": 3, "gdenhancingtumor": 3}
+from bts.labels import PAINT, REGIONS, STRUCTURES, structure, values_of
 
 
 def modalities_of(names: Sequence[str], asked: Asked) -> tuple[str, ...]:
@@ -40,7 +31,7 @@ def labels_of(names: Mapping[str, int], asked: Asked) -> dict[int, int]:
     if asked.labels:
         found = {value: values_of(asked.labels).get(value, 0) for value in names.values()}
     else:
-        found = {value: _label(name) for name, value in names.items()}
+        found = {value: STRUCTURES.get(structure(name), 0) for name, value in names.items()}
     shown = ", ".join(f"{value} {name}" for name, value in names.items())
     if not all(label in (1, 2, 3) for label in found.values()):
         raise UsageError(
@@ -75,11 +66,3 @@ def regions_of(regions: Sequence[frozenset[int]], painted: Sequence[int]) -> tup
             )
     whole, core, enhancing = order
     return whole, core, enhancing
-
-
-def _label(name: str) -> int:
-    """Label of the project that a name means, 0 where it tells none."""
-    letters = re.sub(r"[^a-z]", "", name.casefold())
-    if letters in LABEL_NAMES:
-        return LABEL_NAMES[letters]
-    return next((label for label, words in LABEL_WORDS if any(word in letters for word in words)), 0)
