@@ -42,6 +42,8 @@ def fit(name: str, trials: list[Trial], settings: Asked, reports: Queue) -> list
     work = tune.with_parameters(run_trial, jobs=jobs, reports=reports, cpus=asked["CPU"], device=device)
     work = tune.with_resources(work, asked)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # MLflow has the figures
+    # Ctrl-C ends the command. Tune would end the sweep, as if its trials were all that they could be.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     folder, filesystem = models.path("_sweeps"), models.arrow_fs()
     place = f"{folder}/{name}"
     if tune.Tuner.can_restore(place, storage_filesystem=filesystem):

@@ -2,7 +2,12 @@
 
 import json
 import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,7 +18,7 @@ from bts.training.search_space import to_flags
 from jobs import train, tune
 from jobs.driver import preset_flags
 from tests import builders
-from tests.clusters import kill_when_it_says
+from tests.clusters import kill_when_it_says, workers_below
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 TINY = ["--size", "32", "32", "--batch", "8", "--layers.widths", "8", "16"]
@@ -48,11 +53,15 @@ def test_a_sweep_is_cut_off_goes_on_and_keeps_its_best_model(
     # The first trial is through, the second has failed, the last has begun.
     command = [sys.executable, "-m", "jobs.tune", *flags, *OVER]
     assert "trial 0, 100 %" in kill_when_it_says(command, "trial 2, 50 %", tmp_path)
+    with interrupted_at_work():
+        code, _, said = run(sweep, [*flags, *OVER], capsys)
+    assert code == 1 and said.splitlines()[-1] == "jobs.tune: stopped; the same command does the rest"
+    models = Store(bucket.uri)
+    assert "fast.safetensors" not in {entry.key for entry in models.list()}, "half a sweep has no best model"
     code, line, said = run(sweep, [*flags, *OVER], capsys)
     assert code == 3 and (line["trials"], line["failed"]) == (3, 1), said
     assert "the loss became nan" in said and "optimiser.lr 1e38" in said
     assert "trial 0, 50 %" not in said and "trial 2" in said  # done before the cut
-    models = Store(bucket.uri)
     assert not any(os.environ["AWS_SECRET_ACCESS_KEY"].encode() in models.read(e.key) for e in models.list())
     model = load_model(models.read("fast.safetensors"), "fast")
     assert model.digest == line["digest"] and model.meta["epochs"] == 2
@@ -60,6 +69,24 @@ def test_a_sweep_is_cut_off_goes_on_and_keeps_its_best_model(
     # What a training with the best trial's flags would make.
     assert "nothing to do" in run(train.cli, [*flags, *line["best"].split()], capsys)[2]
     check_runs(line["digest"], line["best"])
+
+
+@contextmanager
+def interrupted_at_work() -> Iterator[None]:
+    """Ctrl-C as soon as a trial is at work."""
+
+    def interrupt() -> None:
+        while not any(workers_below(os.getpid(), "ray::ImplicitFunc")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's workers do not listen to it
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def check_runs(digest: str, best: str) -> None:
