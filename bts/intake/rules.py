@@ -14,6 +14,13 @@ from bts.errors import UsageError
 OWN = Path(__file__).with_name("rules.toml")
 PREFERENCES = ("complete", "finest", "latest")
 UNKNOWN = "not told by any rule"
+# A protocol's name, which all its series carry: BRAIN W/WO CONTRAST.
+BOTH = re.compile(r"\b(w(ith)? (and )?(w ?o|without)|(w ?o|without) (and )?w(ith)?)\b( (contrast|gad)\w*)?")
+# Before contrast agent, or without it: PRE GAD, W/O CONTRAST, NON-CON. Before surgery is another matter.
+BEFORE = re.compile(
+    r"\b(pre(?! ?(op\w*|surg\w*|treat\w*|rt|tx|biops\w*)\b)|pre ?(con|gad|gd|km)\w*|w ?o|without|sans|ohne|"
+    r"before|nativ|non? ?(con|gad|enh)\w*|sin con\w*|unenh\w*)\b"
+)
 CONDITIONS = {"text", "without", "image_type", "contrast", "tr", "te", "ti", "sop_class"}
 
 
@@ -75,10 +82,12 @@ def read_rules(own: bytes | None = None, name: str = "--rules") -> Rules:
 
 def plain(*texts: str) -> str:
     """Small letters and digits, all else one space, "+C" as "ce": what `text` and `without` are matched
-    with.
+    with. "With and without contrast" is left out; where it is of no contrast agent, "unenhanced" follows.
     """
     lowered = (re.sub(r"\+ ?c\b|\bc\+", " ce ", t.lower().replace("_", " ")) for t in texts)
-    return " ".join(re.sub(r"[^a-z0-9]+", " ", text).strip() for text in lowered).strip()
+    words = (re.sub(r"[^a-z0-9]+", " ", text) for text in lowered)
+    found = " ".join(" ".join(BOTH.sub(" ", text) for text in words).split())
+    return f"{found} unenhanced" if BEFORE.search(found) else found
 
 
 def _parse(data: bytes, name: str) -> Rules:

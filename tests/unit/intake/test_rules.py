@@ -5,11 +5,15 @@ from bts.intake.rules import UNKNOWN, Facts, plain, read_rules
 
 NAMES = {
     "t1": "T1_AX; t1_mprage_sag_p2_iso; Ax T1 FSE; Ax T1 FLAIR; SAG MPRAGE; t1_se_tra; BRAVO; sub-01_T1w; "
-    "x_t1n; T1W_3D_FFE; FSPGR 3D; t1_fl2d_tra",
+    "x_t1n; T1W_3D_FFE; FSPGR 3D; t1_fl2d_tra; AX T1 PRE GAD; AX T1 PRE CONTRAST; T1 precontrast; t1 nativ; "
+    "SAG T1 WO CONTRAST; AX T1 W/O CONTRAST; AX T1 WITHOUT GAD; t1_mprage_sag_pre_gd; T1 non contrast; "
+    "T1 NON-CON; T1 no contrast; T1 ohne KM; T1 sin contraste; MPRAGE PRE; "
+    "3D_AX_T1_precontrast; T1 posterior fossa; T1 preop",
     "t1ce": "MRHR_T1_AX_POST_GAD; t1_mprage_sag_p2_iso_KM; Ax T1 FSE +C; AX T1 POST; T1 POST GD; "
     "MPRAGE POST; +C Ax T1; t1ce; x_t1c; SAG T1 C+; t1_mprage_Gd; T1+C; AX T1 W/ GAD; t1_se_tra+KM; "
     "post contrast t1; "
-    "Ax T1 FLAIR +C; 3D BRAVO +C; T1W CE",
+    "Ax T1 FLAIR +C; 3D BRAVO +C; T1W CE; 3D_AX_T1_postcontrast; T1 post-contrast; T1 postgad; T1 nach KM; "
+    "AX T1 W CONTRAST; AX T1 WITH CONTRAST; T1 POST GAD PRE OP; T1 POST GAD PREOP; T1CE_native_space",
     "t2": "MRHR_T2_AX; t2_tse_tra_3mm; Ax T2 frFSE; T2W_TSE; x_t2w; T2 FS AX; t2_spc",
     "flair": "MRHR_FLAIR_AX; t2_tirm_tra_dark-fluid; Cor T2 FLAIR; 3D FLAIR; t2_space_dark-fluid_sag; x_t2f; "
     "CUBE FLAIR; T2 FLAIR POST; t2_spc_da-fl_sag",
@@ -23,6 +27,27 @@ NAMES = {
 )
 def test_descriptions_as_scanners_write_them(what, name):
     assert read_rules().what(Facts(plain(name))) == what
+
+
+@pytest.mark.parametrize("name", ["AX T1 PRE/POST GAD", "T1 pre and post contrast"])
+def test_before_and_after_contrast_agent_at_once_is_neither(name):
+    assert read_rules().what(Facts(plain(name))) not in ("t1", "t1ce")
+
+
+def test_a_name_that_denies_the_agent_of_the_tags_is_left_to_a_person():
+    """Some scanners tag every series of an examination with the agent."""
+    for name in ("AX T1 PRE GAD", "AX T1 WO CONTRAST", "MPRAGE PRE"):
+        assert read_rules().what(Facts(plain(name), contrast=True, te=3)) not in ("t1", "t1ce")
+    assert read_rules().what(Facts(plain("AX T1 POST"), contrast=True, te=3)) == "t1ce"
+    assert read_rules().what(Facts(plain("AX T2 PRE"), contrast=True, te=100)) == "t2"
+
+
+@pytest.mark.parametrize("protocol", ["BRAIN W/WO", "BRAIN W & W/O CONTRAST", "HEAD WITHOUT AND WITH GAD"])
+def test_a_protocol_with_and_without_agent_tells_nothing_of_its_series(protocol):
+    rules = read_rules()
+    assert rules.what(Facts(plain("AX T1", protocol))) == "t1"
+    assert rules.what(Facts(plain("AX T1 POST", protocol))) == "t1ce"
+    assert rules.what(Facts(plain("AX T1 PRE", protocol))) == "t1"
 
 
 def test_diffusion_susceptibility_and_angiography_are_no_modality():
