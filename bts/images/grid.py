@@ -56,6 +56,19 @@ class Grid:
         return not (self._nifti["qform_code"] or self._nifti["sform_code"])
 
     @property
+    def contradicted(self) -> str:
+        """Axis codes that the qform gives where they are others than `orientation`, which the sform gives;
+        else empty."""
+        header = self._nifti
+        if not (header["qform_code"] and header["sform_code"]):
+            return ""
+        try:
+            codes = "".join(map(str, nib.aff2axcodes(header.get_qform())))
+        except ValueError:  # no rotation: it tells nothing
+            return ""
+        return codes if codes != self.orientation else ""
+
+    @property
     def orientation(self) -> str:
         """Axis codes of the source, such as LPS or RAS."""
         return "".join(nib.aff2axcodes(self.source_affine))

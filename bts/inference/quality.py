@@ -69,7 +69,9 @@ def of_missing(volume: CaseVolume, wanted: Sequence[str]) -> list[str]:
 
 
 def of_place(volume: CaseVolume) -> list[str]:
-    """A flag if left and right of the images are a guess."""
+    """A flag if left and right of the images are a guess, or if two programs may see them differently."""
+    if codes := volume.grid.contradicted:
+        return [f"place: the header's sform says {volume.grid.orientation}, as it is read, its qform {codes}"]
     if not volume.grid.guessed:
         return []
     return [

@@ -392,6 +392,22 @@ def test_an_axis_order_does_not_change_scores():
         assert all(value == 1 for case in scored("axis_order", cases, "auto") for value in case.values())
 
 
+def test_a_header_whose_forms_contradict_each_other_is_flagged(tmp_path):
+    """Its sform is read; programs that read the qform see left as right."""
+    turned = np.diag([1.0, -1.0, 1.0, 1.0])
+    for codes, flags in ((0, 0), (1, 1)):
+        files = {}
+        for key, data in builders.case_files("BraTS-GLI-00001-000").items():
+            image = nib.Nifti1Image.from_bytes(gzip.decompress(data))
+            image.header.set_qform(turned, codes)
+            image.header["vox_offset"] = 352
+            files[key] = image.header.binaryblock + gzip.decompress(data)[348:]
+        builders.put_all(Store(tmp_path), files)
+        (case,) = list_folder(Store(tmp_path)).cases
+        found = quality.of_place(load_case(case, Store(tmp_path)))
+        assert len(found) == flags and all("sform says LPS, as it is read, its qform RPS" in f for f in found)
+
+
 # --- background -------------------------------------------------------------------------------------------
 
 
