@@ -30,12 +30,12 @@ from bts.scoring.scores import (
     BRIEF,
     TITLES,
     Scored,
+    column,
     groups_of,
     interval,
     metrics_of,
     regions_of,
     summarise,
-    values_of,
     years_of,
 )
 
@@ -148,7 +148,7 @@ def draw_charts(scored: Sequence[Scored]) -> dict[str, bytes]:
     if len(scored) < 2:
         return found
     for metric, title in (("dice", "Dice"), ("hd95", TITLES["hd95"])):
-        values = {region: values_of(scored, region, metric) for region in regions}
+        values = {region: column(scored, region, metric) for region in regions}
         if values := {region: of for region, of in values.items() if of.size}:
             spread = charts.draw_spread(values, title, share=metric == "dice")
             found[f"{title} by region"] = spread

@@ -60,7 +60,7 @@ class Scored:
     """Year of the rules of BraTS that scored it; empty for figshare."""
 
 
-def values_of(scored: Sequence[Scored], region: str, metric: str) -> np.ndarray:
+def column(scored: Sequence[Scored], region: str, metric: str) -> np.ndarray:
     """(N,) of the cases with that region and metric, in their order."""
     return np.array([s.scores[region][metric] for s in scored if metric in s.scores.get(region, ())])
 
@@ -69,7 +69,7 @@ def summarise(scored: Sequence[Scored], region: str, metric: str) -> dict[str, f
     """n, mean, sample standard deviation (NaN for one case), median and quartiles (q25, q75) over the cases
     with that region and metric; NaN where there is none.
     """
-    return statistics.describe(values_of(scored, region, metric))
+    return statistics.describe(column(scored, region, metric))
 
 
 def means(scored: Sequence[Scored], metrics: Iterable[str]) -> dict[str, float]:
@@ -79,7 +79,7 @@ def means(scored: Sequence[Scored], metrics: Iterable[str]) -> dict[str, float]:
 
 def interval(scored: Sequence[Scored], region: str, metric: str) -> tuple[float, float]:
     """Bootstrap 95 % interval of the mean of the same values; NaN for fewer than 6 of them."""
-    return statistics.mean_interval(values_of(scored, region, metric))
+    return statistics.mean_interval(column(scored, region, metric))
 
 
 def regions_of(scored: Sequence[Scored]) -> list[str]:

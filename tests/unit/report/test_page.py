@@ -117,11 +117,6 @@ def test_cases_are_sorted_by_mean_dice_and_the_failed_are_named():
 
 def test_summary():
     some = [scored("A", 0.5), scored("B", 0.7), scored("C", 0.9, RC=0.25)]
-    assert scores.summarise(some, "WT", "dice") == pytest.approx(
-        {"n": 3, "mean": 0.7, "std": 0.2, "median": 0.7, "q25": 0.6, "q75": 0.8}
-    )
-    assert scores.regions_of(some) == ["WT", "TC", "ET", "RC"]
-    assert scores.summarise(some, "WT", "hd95")["n"] == 0
     html = html_of(scored=some)
     assert "0.700 ± 0.200" in html and "resection cavity" in html
     assert "0.250 ± –" in html, "one case has no deviation"
@@ -133,8 +128,6 @@ def test_groups_are_compared_where_there_are_two():
         return Scored(f"{group} {dice}", group, "figshare", {"tumour": dict.fromkeys(metrics.METRICS, dice)})
 
     one, two = [tumour("glioma", 0.5), tumour("glioma", 0.7)], [tumour("pituitary", 0.25)]
-    assert scores.groups_of(one) == {} and scores.groups_of(two + one) == {"glioma": one, "pituitary": two}
-    assert scores.regions_of(one) == ["tumour"]
     html = html_of(scored=one + two)
     assert "0.600 ± 0.141" in html and "n 2" in html and "By tumour" not in html_of(scored=one)
     assert [name for name, _ in page.legend_of(one)] == ["tumour"]
@@ -144,11 +137,8 @@ def test_groups_are_compared_where_there_are_two():
 def test_the_interval_is_shown_from_six_cases_on():
     six = [scored(f"C{n}", 0.5 + n / 10) for n in range(6)]
     low, high = scores.interval(six, "WT", "dice")
-    assert 0.5 < low < 0.75 < high < 1
     assert f"95 % {low:.3f} to {high:.3f}" in html_of(scored=six)
     assert "<small>95 %" not in html_of(scored=six[1:])
-    assert f"{0.75:10.4f}{0.75:10.4f}{6:7}   0.1871    {low:.4f}–{high:.4f}" in scores.table(six)
-    assert "–" in scores.table(six[:1]) and "nan" not in scores.table(six[:1])
 
 
 def test_datasets_are_compared_where_there_are_two():
