@@ -62,7 +62,7 @@ def segmenting(cases: str, model: str, labelmaps: str) -> list[str]:
 
 
 def preprocessing(cases: str, shards: str) -> list[str]:
-    return ["jobs.preprocess", "--cases", cases, "--shards", shards]
+    return ["jobs.preprocess", "--cases", cases, "--shards", shards, "--ray", "yes"]
 
 
 def check_all(labelmaps: str, undisturbed: dict[str, bytes]) -> None:
