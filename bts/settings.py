@@ -24,6 +24,13 @@ TAKERS = {
 """Fields of Layers that not every network takes, and the networks that do."""
 
 
+def _refuse_negative(group: str, settings: object, *names: str) -> None:
+    """Raise ValueError where one of these numbers is negative, or none."""
+    for name in names:
+        if not (value := getattr(settings, name)) >= 0:
+            raise ValueError(f"{group}.{name} {value:g}: give at least 0")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layers:
     """How the network's levels are built; every network has widths, norm, activation and dropout."""
@@ -102,6 +109,10 @@ class Normalisation:
     """Of each modality, for global_zscore; empty: measured on the training cases, and kept in the model."""
     std: tuple[float, ...] = ()
     """Standard deviation of each modality, likewise."""
+
+    def __post_init__(self):
+        if not (self.scale > 0 and min(self.std, default=1) > 0):
+            raise ValueError("normalisation.scale and normalisation.std must be positive")
 
     @property
     def keeps_zero(self) -> bool:
@@ -188,6 +199,7 @@ class Augmentation:
             raise ValueError(f"augmentation.{', '.join(CHANCES)} are probabilities from 0 to 1")
         if not all(0 <= getattr(self, name) < 1 for name in ("zoom", "scale", "gamma", "bias")):
             raise ValueError("augmentation.zoom, scale, gamma and bias are shares of at least 0 and below 1")
+        _refuse_negative("augmentation", self, "rotate", "elastic", "shift", "noise")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +228,9 @@ class Loss:
         weights = [getattr(self, f.name) for f in fields(self) if f.name not in ("class_weights", "smooth")]
         if min(weights) < 0 or not any(weights):
             raise ValueError("loss weights (loss.dice, loss.bce, …) must not be negative, nor all zero")
+        if not min(self.class_weights, default=0) >= 0:
+            raise ValueError("loss.class_weights must not be negative")
+        _refuse_negative("loss", self, "smooth")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,8 +270,13 @@ class Optimiser:
     """Decay a step of the running average of the weights, which is validated and saved; 0: no average."""
 
     def __post_init__(self):
-        if not (self.lr > 0 and 0 <= self.ema < 1 and self.clip >= 0):
-            raise ValueError("optimiser.lr must be positive, clip not negative, optimiser.ema in [0, 1)")
+        if not (self.lr > 0 and 0 <= self.ema < 1 and 0 <= self.momentum < 1 and 0 < self.factor <= 1):
+            raise ValueError(
+                "optimiser.lr must be positive, optimiser.ema and optimiser.momentum in [0, 1), "
+                "optimiser.factor in (0, 1]"
+            )
+        _refuse_negative("optimiser", self, "clip", "weight_decay", "warmup", "patience", "cooldown", "floor")
+        _refuse_negative("optimiser", self, "power", "decay", "decay_growth")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,6 +340,8 @@ class Inference:
     def __post_init__(self):
         if not (0 <= self.overlap < 1 and 1 <= self.batch <= LARGEST):
             raise ValueError(f"inference.overlap must be in [0, 1), inference.batch from 1 to {LARGEST}")
+        if not 0 <= self.threshold < 1:
+            raise ValueError("inference.threshold is a probability of at least 0 and below 1")
         if not 0 <= self.own_statistics <= 1:
             raise ValueError("inference.own_statistics is a share from 0 to 1")
         least = (self.min_et_ml, self.min_tumour_ml, self.min_core_ml, self.min_et_piece_ml)
@@ -376,6 +398,8 @@ class Preset:
             raise ValueError("modalities must name each input once, at least one")
         if not 1 <= self.batch <= LARGEST:
             raise ValueError(f"batch must be at least 1 and at most {LARGEST}")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed}: give at least 0")
         checks = (_check_size, _check_frame, _check_network, _check_window, _check_output, _check_sampling)
         for refuse in checks:
             if problem := refuse(self):
