@@ -120,8 +120,14 @@ def main(settings: Settings) -> Outcome:
 
 
 def matched_with(labelmaps: Store, cases: Sequence[Case], settings: Settings) -> Matched:
-    """The cases with a folder's labelmaps. Raises UsageError."""
-    entries = labelmaps.list()
+    """The cases with a folder's labelmaps. Raises UsageError.
+
+    The folder may be that of the cases: their own files are no labelmaps, or a ground truth would be scored
+    against itself.
+    """
+    source = Store(settings.cases)
+    own = {source.path(entry.key) for case in cases for entry in case.files.values()}
+    entries = [entry for entry in labelmaps.list() if labelmaps.path(entry.key) not in own]
     told = told_beside(labelmaps, entries, settings.labels)
     return match(cases, entries, rules=settings.rules, labels=told)
 

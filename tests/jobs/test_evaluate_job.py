@@ -108,6 +108,16 @@ def test_labelmaps_of_nnunet_are_in_the_labels_of_its_dataset_json(tmp_path, cap
     assert code == 2 and "dataset.json: names labels that are not known" in said
 
 
+def test_a_ground_truth_is_not_scored_against_itself(tmp_path, capsys):
+    together, _, report = folders(str(tmp_path))
+    together.put(f"{PERFECT}-seg.nii.gz", nifti(TRUTH, RAS))
+    code, said, _ = run(capsys, together, together, report)
+    assert code == 2 and "nothing to score" in said
+    together.put(f"{PERFECT}.nii.gz", nifti(MOVED, RAS))
+    _, _, details = run(capsys, together, together, report)
+    assert details["scored"] == 1 and 0 < details["dice"]["WT"] < 1
+
+
 def test_other_folders_are_scored_beside_and_drawn(five, tmp_path, capsys):
     other = Store(str(tmp_path / "vnet"))
     other.put(f"{PERFECT}.nii.gz", nifti(MOVED, RAS))
