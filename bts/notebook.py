@@ -9,7 +9,7 @@ import nibabel as nib
 
 from bts.cases import figshare
 from bts.cases.case import MODALITIES, Case, CaseVolume
-from bts.cases.datasets import identify
+from bts.cases.datasets import dataset_of, identify
 from bts.cases.layouts import find_cases
 from bts.cases.read import fetch, load_case
 from bts.cases.said import list_folder
@@ -110,14 +110,20 @@ def score(
     """{region: {metric: value}} of a labelmap against the ground truth, as jobs.evaluate has it.
 
     truth, prediction: each a NIfTI file by path or URI, or a nibabel image; on one grid. labels: the label
-    convention of both; auto: that of the ground truth's file name, BraTS 2023's where it tells none.
+    convention of both; auto: that of the ground truth's file name, BraTS 2023's where it tells no data set.
     rules: year of BraTS whose rules score; auto: the one that the same name, or the convention, tells.
-    Raises CaseError where the grids differ or values are not of the convention.
+    Raises CaseError where the grids differ or values are not of the convention, UsageError where the releases
+    of the data set differ in it.
     """
     from bts.scoring import metrics
     from bts.scoring.rules import rules_of, year_of
 
     dataset, told = _told_by_name(truth)
+    if labels == "auto" and not told and (several := dataset_of(dataset).conventions):
+        raise UsageError(
+            f"{_name(truth, 'the truth')}: releases of its data set have different labels; "
+            f"say labels={' or '.join(map(repr, several))}"
+        )
     convention = spelt(labels) if labels != "auto" else told or "brats2023"
     wanted, found = _read(truth, "the truth"), _read(prediction, "the prediction")
     if not found.grid.same_place(wanted.grid):

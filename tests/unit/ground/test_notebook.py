@@ -88,6 +88,15 @@ def test_score_knows_a_perfect_labelmap_and_another_convention(cases):
     assert bts.score(unnamed, unnamed, labels="brats2021")["ET"]["dice"] == 1
 
 
+def test_score_guesses_no_labels_of_a_set_whose_releases_differ(cases, tmp_path):
+    """Since 2024 an enhancing tumour of BraTS-PED is 1; as necrosis it would be scored without a word."""
+    truth = tmp_path / "BraTS-PED-00001-000-seg.nii.gz"
+    truth.write_bytes(Store(cases.uri).read(f"{CASE}/{CASE}_seg.nii.gz"))
+    with pytest.raises(UsageError, match="labels='ped2023' or 'ped2024'"):
+        bts.score(truth, truth)
+    assert bts.score(truth, truth, labels="ped2024")["ET"]["dice"] == 1
+
+
 def test_score_refuses_another_grid(cases):
     one, other = (f"{cases.uri}/{c}/{c}_seg.nii.gz" for c in (CASE, "BraTS2021_00008"))
     with pytest.raises(CaseError, match=r"BraTS2021_00008_seg.nii.gz: its grid .* resample"):
