@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 from bts.errors import RunError
 
 ANSWER_S = 10  # until a cluster has answered
-HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
-    (0, 0, 0, 4, 0, 0, 0, 0, 0)
-)  # how a gRPC client begins
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # how a gRPC client begins
 HTTP2_SETTINGS = b"\x04"  # kind of the frame that every server of it answers first
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 SOCKET_BYTES = 107  # of a socket's path, at most

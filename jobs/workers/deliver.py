@@ -39,13 +39,8 @@ class Deliver:
     """One labelmap → its files in the scanner's space, then the result record."""
 
     def __init__(self, labelmaps: Store, cases: Store, output: Store, space: str, dicom: bool):
-        self.labelmaps, self.cases, self.output, self.space, self.dicom = (
-            labelmaps,
-            cases,
-            output,
-            space,
-            dicom,
-        )
+        self.labelmaps, self.cases, self.output = labelmaps, cases, output
+        self.space, self.dicom = space, dicom
 
     def __call__(self, row: dict) -> dict:
         """Raises CaseError."""

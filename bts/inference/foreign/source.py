@@ -9,10 +9,10 @@ from functools import cached_property
 from bts.errors import UsageError
 from bts.storage import Store, read_file, split_uri
 
-MOST_BYTES = (
-    8 << 30
-)  # of one file within a zip, unpacked: a checkpoint with its optimiser has some hundred MB
+MOST_BYTES = 8 << 30  # of a file within a zip, unpacked; a checkpoint with its optimiser has some hundred MB
 MOST_FILES = 100_000
+NO_SOUND_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError)
+"""What reading a damaged, locked or odd file within a zip raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +62,7 @@ class Source:
             )
         try:
             return self._zip.read(name)
-        except (
-            zipfile.BadZipFile,
-            NotImplementedError,
-            RuntimeError,
-            EOFError,
-            OSError,
-            ValueError,
-        ) as error:
+        except NO_SOUND_ZIP as error:
             raise UsageError(f"{self.uri}: {name} cannot be unpacked ({error}); zip it again") from None
 
     @cached_property
