@@ -6,16 +6,12 @@ from dataclasses import replace
 import pytest
 
 from bts.presets import PRESETS
-from bts.settings import Augmentation, Inference, Loss, Normalisation, Optimiser
+from bts.settings import Inference, Normalisation, Optimiser
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
     [
-        (Augmentation, "rotate", -5.0),
-        (Augmentation, "noise", math.nan),
-        (Loss, "smooth", -1.0),
-        (Loss, "class_weights", (1.0, -1.0)),
         (Optimiser, "momentum", 1.0),
         (Optimiser, "factor", 0.0),
         (Optimiser, "warmup", -1),
@@ -26,10 +22,8 @@ from bts.settings import Augmentation, Inference, Loss, Normalisation, Optimiser
     ],
 )
 def test_a_number_that_makes_no_sense_is_refused_by_name(kind, name, value):
-    usable = {"dice": 1.0} if kind is Loss else {}
-    kind(**usable)
     with pytest.raises(ValueError, match=rf"{kind.__name__.lower()}\b.*{name}"):
-        kind(**usable, **{name: value})
+        kind(**{name: value})
 
 
 def test_a_seed_is_not_negative():
