@@ -40,7 +40,8 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
         say(f"… and {len(listing.truth_like) - 3} more cases like it")
     if not found and not listing.slices:
         example = "BraTS2021_00000/BraTS2021_00000_flair.nii.gz, or figshare's 1.mat"
-        raise UsageError(f"{source.uri}: no case found; expected files such as {example}")
+        why = "" if listing.strays else ": no image is there; check the path"
+        raise UsageError(f"{source.uri}: no case found{why}; expected files such as {example}")
     return listing
 
 

@@ -286,7 +286,7 @@ def wrong(tmp_path, model: str) -> dict[str, tuple[list[str], int, str]]:
     segment = ["segment", "--cases", cases, "--labelmaps", out, "--model"]
     return {
         "missing bucket": ([*preprocess, "s3://no-such-bucket/x"], 1, "no-such-bucket"),
-        "missing folder": ([*preprocess, str(tmp_path / "no")], 2, "no case found"),
+        "missing folder": ([*preprocess, str(tmp_path / "no")], 2, "no image is there; check the path"),
         "empty folder": ([*preprocess, empty], 2, "no case found"),
         "no such model": ([*segment, str(tmp_path / "no.safetensors")], 2, "no.safetensors"),
         "text for a model": ([*segment, str(tmp_path / "text.safetensors")], 2, "no .safetensors file"),
