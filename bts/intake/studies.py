@@ -14,6 +14,7 @@ from bts.intake import series as series_of
 from bts.intake.choice import choose
 from bts.intake.headers import Header
 from bts.intake.identity import Identity, case_id
+from bts.intake.nifti_folders import by_folder, cases_named
 from bts.intake.rules import Facts, Rules, plain
 from bts.storage import Entry
 
@@ -104,7 +105,7 @@ def find_studies(
 ) -> Found:
     """Choose the series of every study. dicoms: entries by what stands for their key in a Header."""
     found = Found()
-    for files in _by_folder(niftis).values():
+    for files in by_folder(niftis).values():
         _add(found, lambda files=files: _nifti_study(files, identity, rules, missing_allowed))
     headers = list(headers)
     if lost := sum(bool(header.what and not header.study) for header in headers):
@@ -135,21 +136,9 @@ def _refuse_twins(found: Found) -> None:
     found.studies = [study for study in found.studies if seen[study.case_id] == 1]
 
 
-def _by_folder(niftis: Iterable[Entry]) -> dict[str, list[Entry]]:
-    """Study folder → its files. A folder that holds one image alone is a series of the study above."""
-    folders: dict[str, list[Entry]] = {}
-    for entry in niftis:
-        folders.setdefault(entry.key.rpartition("/")[0], []).append(entry)
-    studies: dict[str, list[Entry]] = {}
-    for folder, files in folders.items():
-        above = folder.rpartition("/")[0]
-        studies.setdefault(above if len(files) == 1 and folder else folder, []).extend(files)
-    return {folder: sorted(files, key=lambda entry: entry.key) for folder, files in sorted(studies.items())}
-
-
 def nifti_cases(niftis: Iterable[Entry], identity: Identity) -> set[str]:
     """Ids of the cases that the studies of these files would be."""
-    return {_nifti_case(files, identity)[1] for files in _by_folder(niftis).values()}
+    return {_nifti_case(files, identity)[1] for files in by_folder(niftis).values()}
 
 
 def _nifti_case(files: list[Entry], identity: Identity) -> tuple[str, str]:
@@ -163,6 +152,13 @@ def _nifti_study(
     files: list[Entry], identity: Identity, rules: Rules, missing_allowed: Collection[str]
 ) -> Study:
     patient, name = _nifti_case(files, identity)
+    if name not in rules.chosen and (count := cases_named(files)) > 1:
+        raise CaseError(
+            f"the files of its folder are named after {count} cases",
+            mend="give each examination a folder of its own, or name its series in --rules: "
+            f'[study."{name}"] t1 = "1" …',
+            case=name, stage="choose",
+        )  # fmt: skip
     series = [NiftiSeries(rules.what(_facts(entry)), entry, n) for n, entry in enumerate(files, 1)]
     chosen = choose(series, rules, name, [name], missing_allowed)
     told = {role: {"uid": "", "number": one.number, "instances": []} for role, one in chosen.items()}

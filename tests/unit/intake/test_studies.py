@@ -54,6 +54,49 @@ def test_a_folder_for_each_series():
     assert set(study.files) == {"t1", "t1ce", "t2", "flair"}
 
 
+FOUR = ("T1", "T1CE", "T2", "FLAIR")
+
+
+@pytest.mark.parametrize(
+    ("files", "allowed"),
+    [
+        ([f"scans/P{n}_{role}.nii.gz" for n in (1, 2) for role in FOUR], ()),
+        ([f"P1/v{n}_{role}.nii.gz" for n in (1, 2) for role in FOUR[n - 1 :]], ()),
+        ([f"scans/P{n}_T1CE.nii.gz" for n in (1, 2)], ("t1", "t2", "flair")),
+    ],
+    ids=["two patients", "two visits", "one modality"],
+)
+def test_files_named_after_several_cases_are_not_mixed(files, allowed):
+    """The largest file of each modality would be taken, whoever it is of."""
+    found = find({key: b"x" * (10 + 5 * n) for n, key in enumerate(files)}, allowed=allowed)
+    assert not found.studies and "named after 2 cases" in str(*found.problems)
+    assert not any(name in str(found.problems[0]) for name in ("P1", "v1", "scans"))
+    case = found.problems[0].case
+    rules = read_rules(f'[study."{case}"]\nt1 = 1\nt1ce = 2\nt2 = 3\nflair = 4\n'.encode())
+    if not allowed:
+        told = found.problems[0].mend
+        assert case in told and not find({key: b"x" for key in files}, rules).problems
+
+
+def test_series_of_one_examination_in_several_planes_are_one_study():
+    keys = [f"P1/{plane}_{role}.nii.gz" for plane in ("AX", "SAG") for role in FOUR]
+    (study,) = find({key: b"x" * (9 if "AX" in key else 5) for key in keys}).studies
+    assert all("/AX_" in entries[0].key for entries in study.files.values())
+    keys = [
+        f"sub-1/anat/sub-1_acq-{plane}_{role}.nii.gz" for plane in ("ax", "sag") for role in ("T1w", "T2w")
+    ]
+    (study,) = find(
+        {key: b"x" * (9 if "ax" in key else 5) for key in keys}, allowed=("t1ce", "flair")
+    ).studies
+    assert set(study.files) == {"t1", "t2"}
+
+
+def test_a_folder_with_one_image_that_is_named_after_it_is_an_examination():
+    keys = [f"P{n}/P{n}_t1c.nii.gz" for n in range(3)]
+    found = find({key: b"x" * (5 + 5 * n) for n, key in enumerate(keys)}, allowed=("t1", "t2", "flair"))
+    assert not found.problems and sorted(s.files["t1ce"][0].key for s in found.studies) == keys
+
+
 def test_a_tie_fails_alone_and_says_what_to_write(ge, ge_files):
     twice = {key.replace("SE000007", "SE000017"): data for key, data in ge_files.items() if "SE000007" in key}
     again = {}
