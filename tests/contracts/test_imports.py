@@ -1,3 +1,5 @@
+"""What is imported when: no Ray in bts, no torch in workers that read or write, nothing heavy for --help."""
+
 import platform
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""jobs.segment: what it refuses to replace, where its networks run, ensembles and engines."""
+
 import gzip
 import importlib.metadata
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""jobs.train as a command: what it refuses, kills and resumes, several workers, with Ray and without."""
+
 import json
 import os
 import sys

@@ -1,3 +1,5 @@
+"""bts.cases.layouts: keys of a listing become cases, by the names of every year; what is no case is said."""
+
 import pytest
 
 from bts.cases.case import MODALITIES, Case

@@ -1,3 +1,5 @@
+"""bts.cases.worklist: what is left to do, cases listed minus results listed, and cases that failed before."""
+
 from bts.cases.layouts import find_cases
 from bts.cases.worklist import Todo, case_fingerprint, changes, largest_first, part_of, plan
 from bts.fingerprint import fingerprint

@@ -1,3 +1,5 @@
+"""bts.boxes: the smallest box around what is not 0, whatever the order of memory."""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""bts.storage: list, read, put and delete, alike on a local disk and in a bucket; whose fault an error is."""
+
 import os
 import pickle
 import subprocess

@@ -1,3 +1,5 @@
+"""bts.tracking: runs, curves and registered models, in an MLflow database of the current folder."""
+
 import os
 import sqlite3
 import subprocess

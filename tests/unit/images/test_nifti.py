@@ -1,3 +1,5 @@
+"""bts.images.nifti and grid: voxels of any orientation and type, there and back; what is refused."""
+
 import gzip
 import io
 import itertools

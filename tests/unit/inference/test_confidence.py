@@ -1,3 +1,5 @@
+"""bts.inference.confidence: the soft Dice of a labelmap and its probabilities, and the Dice to expect."""
+
 import numpy as np
 import pytest
 from hypothesis import given

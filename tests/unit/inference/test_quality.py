@@ -1,3 +1,5 @@
+"""bts.inference.quality: each warning comes where it shall, and an ordinary case has none."""
+
 from dataclasses import replace
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""bts.report.curves: charts of a training, as pictures that can be decoded."""
+
 import io
 
 import numpy as np

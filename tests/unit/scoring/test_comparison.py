@@ -1,3 +1,5 @@
+"""bts.scoring.comparison and tables: folders of labelmaps compared, ranked, written and read back."""
+
 import csv
 import io
 

@@ -1,3 +1,5 @@
+"""bts.scoring.score_cache: what one run scored the next one knows; what is outdated or spoilt goes."""
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest

@@ -1,3 +1,5 @@
+"""bts.shards.catalogue: what a folder of shards holds, and which of them count."""
+
 import pytest
 
 from bts.cases.layouts import find_cases

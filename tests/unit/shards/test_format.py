@@ -1,3 +1,5 @@
+"""bts.shards.format: a case written as Parquet slices and read back, without a loss."""
+
 import io
 
 import nibabel as nib

@@ -1,3 +1,5 @@
+"""bts.training.draw: which rank gets which shards in an epoch, and which slices are drawn."""
+
 import numpy as np
 import pyarrow as pa
 import pytest

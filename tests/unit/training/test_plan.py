@@ -1,3 +1,5 @@
+"""bts.training.plan: who trains, who is held out, what is left out, and what names a training."""
+
 from dataclasses import replace
 
 import pytest

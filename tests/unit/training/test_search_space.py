@@ -1,3 +1,5 @@
+"""bts.training.search_space: axes of a sweep, and the trials that are drawn from them."""
+
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""bts.training.splits: patients, or slices, dealt to five folds."""
+
 from collections import Counter
 
 import pytest

@@ -1,3 +1,5 @@
+"""bts.training.state: of several checkpoints the one that got furthest counts."""
+
 import torch
 
 from bts.settings import Budget, Layers, Loss, Preset
