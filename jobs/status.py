@@ -71,7 +71,7 @@ def main(settings: Settings) -> Outcome:
         if listing.slices:
             print(f"{len(listing.slices)} figshare slices, whose patients, told inside, are not counted")
     if settings.results:
-        counts |= say_delivered(Store(settings.results), set(markers) - set(waiting))
+        counts |= say_delivered(Store(settings.results), set(markers) - set(waiting), output)
     say_rate(markers.values())
     return Outcome(None, counts)
 
@@ -137,10 +137,11 @@ def say_taken_in(scans: Store, cases: Store) -> dict[str, int]:
     return {**counts, "new_files": new, "cases_held": len(waiting)}
 
 
-def say_delivered(results: Store, segmented: Set[str]) -> dict[str, int]:
-    """Labelmaps that went back, and those that did not."""
+def say_delivered(results: Store, segmented: Set[str], labelmaps: Store) -> dict[str, int]:
+    """Labelmaps that went back, and those that did not; one that was made anew since is to go back again."""
     there = results.keys()
     done, failed = chain.delivered(there)
+    done -= chain.outdated(results, there, labelmaps)
     left = sorted(segmented - done - failed)
     print(f"{results.uri}: {len(done)} labelmaps delivered")
     show("to deliver", left)

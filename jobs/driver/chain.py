@@ -5,14 +5,17 @@ No scan is opened: of DICOM files the index of jobs.intake tells the studies, of
 
 import json
 from collections.abc import Iterable, Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from bts.cases.worklist import NOTE
 from bts.errors import Failure
 from bts.intake.identity import case_id, keeps_ids, read_identity
 from bts.intake.index import INDEX, indexed
 from bts.intake.studies import nifti_cases, sort_entries
-from bts.results.layout import held, marked_cases
+from bts.results.layout import MARKER, held, labelmap_key, marked_cases
 from bts.storage import Store
+from jobs.driver.incremental import READERS
 
 RUN = "_runs/"  # their names begin with their time
 
@@ -52,3 +55,18 @@ def delivered(there: Iterable[str]) -> tuple[set[str], set[str]]:
     """(cases that jobs.deliver has delivered, those that failed), of the keys of the results."""
     keys = set(there)
     return marked_cases(keys), {named["case"] for named in map(NOTE.fullmatch, keys) if named}
+
+
+def outdated(results: Store, there: Iterable[str], labelmaps: Store) -> set[str]:
+    """Cases whose labelmap is another one now than jobs.deliver has delivered."""
+    now = {entry.key: entry.version for entry in labelmaps.list()}
+    named = [(marker["case"], key) for key in sorted(there) if (marker := MARKER.fullmatch(key))]
+    known = [(case, key, now[labelmap_key(case)]) for case, key in named if labelmap_key(case) in now]
+
+    def older(case: str, key: str, version: str) -> str:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return "" if json.loads(results.read(key))["inputs"]["labelmap"] == version else case
+        return case
+
+    with ThreadPoolExecutor(READERS) as threads:
+        return set(filter(None, threads.map(older, *zip(*known, strict=True)))) if known else set()

@@ -218,3 +218,18 @@ def test_a_t1_after_contrast_agent_without_a_word_of_it_is_flagged(tmp_path):
     assert [*(tmp_path / "cases/_held").iterdir()]
     (record,) = (tmp_path / "cases/_done").iterdir()
     assert warnings[0] in record.read_text()
+
+
+def test_a_labelmap_that_was_made_anew_is_to_deliver_again(place):
+    def told() -> tuple[int, int]:
+        places = {name: f"{place}/{name}" for name in ("labelmaps", "cases", "results")}
+        counts = status.main(status.Settings(**places)).counts
+        return counts["delivered"], counts["to_deliver"]
+
+    assert told() == (0, 1)
+    delivered(place)
+    assert told() == (1, 0)
+    assert segmented(place, flips=True).counts["written"] == 1
+    assert told() == (0, 1)
+    delivered(place)
+    assert told() == (1, 0)
