@@ -13,7 +13,7 @@ from bts.intake import tools
 from bts.intake.identity import Identity
 from bts.intake.rules import Facts, Rules, plain
 
-FORMAT = 1  # raised when Header changes
+FORMAT = 2  # raised when Header changes, or how it is read
 ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"
 IMAGES = {"1.2.840.10008.5.1.4.1.1.4": "MR image", ENHANCED: "enhanced MR image"}
 MOST_FRAMES = 20_000  # of one file; the longest series of function have some 10,000

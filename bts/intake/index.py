@@ -48,7 +48,11 @@ def kept_rows(
 
 def indexed(output: Store, keys: Iterable[str]) -> dict[tuple[str, str], Header]:
     """(file, version) → row of these kept indexes. A spoilt one counts as none."""
-    return {(row.file, row.version): row for key in keys for row in _rows(output, key)}
+    found: dict[tuple[str, str], Header] = {}
+    for row in (row for key in keys for row in _rows(output, key)):
+        if row.study or (row.file, row.version) not in found:  # indexes of format 1 missed images of buckets
+            found[row.file, row.version] = row
+    return found
 
 
 def series_files(output: Store, there: Iterable[str]) -> dict[tuple[str, str], list[str]]:
@@ -90,7 +94,7 @@ def read_row(entry: Entry, file: str, source: Store, identity: Identity, rules: 
             return (
                 source.read(entry.key)
                 if count is None
-                else source.fs.cat_file(path, 0, min(count, entry.size))
+                else source.fs.cat_file(path, start=0, end=min(count, entry.size))
             )
         except Exception as error:  # each store raises its own classes
             reason = getattr(error, "strerror", None) or type(error).__name__

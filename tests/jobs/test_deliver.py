@@ -233,3 +233,32 @@ def test_a_labelmap_that_was_made_anew_is_to_deliver_again(place):
     assert told() == (0, 1)
     delivered(place)
     assert told() == (1, 0)
+
+
+def test_the_whole_chain_in_buckets(bucket, one_study):
+    """Files of usual size: more than is read of one for its tags."""
+    scans = scans_of(1)
+    for data in scans["t1ce"]:
+        data.add_new(0xFFFCFFFC, "OB", bytes(70_000))
+    for role, slices in scans.items():
+        for n, data in enumerate(slices):
+            Store(f"{bucket.uri}/scans").put(f"José 1/{role}/{n:04d}.dcm", encode(data))
+    places = {name: f"{bucket.uri}/{name}" for name in ("scans", "cases", "labelmaps", "results")}
+    model = str(one_study / "tiny.safetensors")
+
+    def night() -> list[int]:
+        how = {"cases": places["cases"], "labelmaps": places["labelmaps"], "ray": "no"}
+        taken = intake.main(
+            intake.Settings(places["scans"], places["cases"], strip="none", atlas="none", ray="no")
+        )
+        found = segment.main(segment.Settings(**how, model=(model,)))
+        back = deliver.main(deliver.Settings(**how, results=places["results"], dicom_seg=True))
+        assert not [*taken.failed, *found.failed, *back.failed]
+        return [one.counts["written"] for one in (taken, found, back)]
+
+    assert [night(), night()] == [[1, 1, 1], [0, 0, 0]]
+    assert any(entry.key.endswith(".dcm") for entry in Store(places["results"]).list())
+    told = status.main(
+        status.Settings(places["labelmaps"], places["cases"], places["scans"], places["results"])
+    )
+    assert (told.counts["studies"], told.counts["taken_in"], told.counts["delivered"]) == (1, 1, 1)
