@@ -30,7 +30,7 @@ from jobs.driver.sizes import by_size
 from jobs.workers.shard import MakeShard
 
 LIGHT = 10  # cases are preprocessed in the time in which one is segmented
-THREADS = 8  # cases at a time without Ray, at most: each takes an eighth of a gigabyte
+THREADS = 16  # cases at a time without Ray, at most: each takes a fifth of a gibibyte
 CASE_CPUS = 0.5  # two cases a core: one computes while the other waits for the store, or for Ray's next task
 
 
@@ -116,7 +116,7 @@ def run(todo: list[worklist.Todo], make: MakeShard, ray: UseRay) -> Iterator[dic
     here = fits_here(ray, math.ceil(len(rows) / LIGHT), make.output)
     for some, memory in by_size(rows):
         resources = {"num_cpus": CASE_CPUS, **memory}
-        at_once = 1 if memory else min(machine.cores(), THREADS)
+        at_once = 1 if memory else min(int(machine.cores() / CASE_CPUS), THREADS)
         stages = [Stage("read", make, resources=resources, at_once=at_once)]
         yield from stream("preprocess", some, stages, "no" if here else "yes", make.output)
 
