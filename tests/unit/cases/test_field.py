@@ -329,6 +329,11 @@ def test_segments_that_slicer_names_are_not_read_as_others(tmp_path, names, labe
         (["Patient-001_week-000-1", "Patient-001_week-044"], 1),
         (["UCSF-PDGM-0004", "UCSF-PDGM-0004_FU003d"], 1),
         (["H7_visit1", "H7_visit2", "site_visit1", "other_visit1"], 3),
+        (["RHUH-0001_0", "RHUH-0001_1", "RHUH-0002_0"], 2),
+        (["UCSD-PTGBM-0002_01", "UCSD-PTGBM-0002_02"], 1),
+        (["BraTSReg_001_00_0000", "BraTSReg_001_01_0106", "BraTSReg_002_00_0000"], 2),
+        (["YG_0001_2011-06-18", "YG_0001_2012-01-30", "AAC_0_2008.03.30_brain", "AAC_0_2008.05.01_brain"], 2),
+        (["TCGA-02-0006_1996.08.23", "TCGA-02-0009_1997.06.14"], 2),
     ],
 )
 def test_visits_of_one_patient(case_ids, patients):
