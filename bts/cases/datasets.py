@@ -124,8 +124,8 @@ DATASETS = (
 
 
 # How sets that have no record above name visits: BIDS, LUMIERE (Patient-001_week-044), plain words, and dates
-# (Yale's metastases, FeTS's tool). The patient has a digit, or `scan_visit1` and `other_visit1` of one hospital
-# would be one.
+# (Yale's metastases, FeTS's tool). The patient has a digit, or `scan_visit1` and `other_visit1` of one
+# hospital would be one.
 VISITS = (
     r"(?P<p>sub-[^_]+)_ses-[^_]+(_.*)?",
     r"(?P<p>RHUH-\d+|UCSD-PTGBM-\d+|BraTSReg_\d+)_\d+(_.*)?",
