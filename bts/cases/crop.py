@@ -14,6 +14,8 @@ from bts.images.grid import Grid, Volume
 from bts.labels import to_internal
 
 PIECE = 1 << 16  # voxels counted at a time: what a processor's cache holds
+SAMPLE = 1 << 12  # voxels of an image that are looked at first
+FEWEST = 8  # other values than 0 that an image has more of: an 8-bit scan has hundreds, a labelmap a few
 MOST_MM = 600  # of a crop's longest side; beyond, the header's spacing is of another unit, or nonsense
 MOST_BYTES = (1 << 31) - 1  # of one modality's pixels: what a column of a shard holds
 
@@ -142,7 +144,22 @@ def _statistics(image: np.ndarray, file: str) -> tuple[float, float, float, floa
         raise CaseError("every voxel is zero", mend="replace the image; it holds nothing", file=file)
     if values[1] == 0:
         raise CaseError("every brain voxel has the same value", mend="replace the image", file=file)
+    _check_image(image, file)
     return values
+
+
+def _check_image(image: np.ndarray, file: str) -> None:
+    """Raise CaseError for a labelmap or a mask where an image is due."""
+    for step in (1 + image.size // SAMPLE, 1):  # sorting a sample tells of nearly every image
+        present = np.unique(image.reshape(-1)[::step])
+        if len(present) > FEWEST + 1:
+            return
+    shown = ", ".join(f"{value:g}" for value in present[present != 0])
+    raise CaseError(
+        f"it holds the values {shown} alone: a labelmap or a mask, and no image",
+        mend="give the image; with --roles, see that the pattern fits no other files",
+        file=file,
+    )
 
 
 def _statistics_of_counts(image: np.ndarray) -> tuple[float, float, float, float] | None:

@@ -413,6 +413,19 @@ def test_a_header_whose_forms_contradict_each_other_is_flagged(tmp_path):
         assert len(found) == flags and all("sform says LPS, as it is read, its qform RPS" in f for f in found)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_labelmap_is_not_taken_for_an_image(tmp_path, dtype):
+    """A pattern of --roles that fits the mask too, or a slip in a table."""
+    files = builders.case_files("BraTS-GLI-00001-000")
+    builders.put_all(Store(tmp_path), files)
+    store, key = Store(tmp_path), "BraTS-GLI-00001-000/BraTS-GLI-00001-000-t1c.nii.gz"
+    store.put(key, builders.nifti(builders.voxels()[1].astype(dtype)))
+    (case,) = list_folder(store).cases
+    with pytest.raises(CaseError, match="holds the values 1, 2, 3 alone: a labelmap") as caught:
+        load_case(case, store)
+    assert caught.value.file == key
+
+
 # --- background -------------------------------------------------------------------------------------------
 
 
