@@ -36,6 +36,11 @@ def list_folder(
     for table in layouts:
         if isinstance(table, Table):
             _refuse_absent(table, entries, found)
+    if patient_of and found.cases and not any(patient_of(case.id) for case in found.cases):
+        raise UsageError(
+            f"--patients {patients}: tells the patient of none of the {len(found.cases)} cases, such as "
+            f"{found.cases[0].id}; each would count as a patient of its own"
+        )
     return found
 
 

@@ -34,6 +34,9 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
         say(f"{source.uri}: {len(listing.strays)} files belong to no case: {examples(listing.strays)}")
     for case_id, key in list(listing.truth_like.items())[:3]:
         say(f"case {case_id} has no ground truth; this looks like it: {key} (if so, say --roles seg=PATTERN)")
+    if patients and listing.unnamed:
+        few = examples(listing.unnamed)
+        say(f"--patients tells nothing of {len(listing.unnamed)} cases, each its own patient: {few}")
     for key in listing.unclear[:3]:
         say(f"{source.uri}/{key}: names labels that are not known; ground truth there needs --labels")
     if len(listing.truth_like) > 3:

@@ -23,7 +23,7 @@ from bts.results.match import match, read_pair
 from bts.shards.format import read_volume, write_shard
 from bts.storage import Entry, Store
 from bts.training.splits import split_patients
-from jobs.driver.listing import describe
+from jobs.driver.listing import describe, list_cases
 from jobs.driver.outcome import failures_by_cause
 from tests import builders
 from tests.unit.images.test_nrrd import nrrd
@@ -367,6 +367,18 @@ def test_patients_are_said_by_pattern_or_table(tmp_path):
     for wrong in ("no star", "(", str(tmp_path / "none.csv")):
         with pytest.raises(UsageError):
             patients_of(wrong)
+
+
+def test_patients_that_fit_no_case_are_refused(tmp_path, capsys):
+    """A slip in a pattern or in the names of a table would put visits of one patient on both sides."""
+    builders.put_all(Store(tmp_path / "cases"), {f"{name}_t1.nii.gz": b"x" for name in ("A_x", "A_y", "B")})
+    table = tmp_path / "patients.csv"
+    table.write_text("case,patient\nA-x,Ann\nA-y,Ann\n")
+    for said in ("*_visit?", str(table)):
+        with pytest.raises(UsageError, match="tells the patient of none of the 3 cases, such as A_x"):
+            list_folder(Store(tmp_path / "cases"), patients=said)
+    list_cases(Store(tmp_path / "cases"), "auto", patients="*_?")
+    assert "--patients tells nothing of 1 cases, each its own patient: B" in capsys.readouterr().err
 
 
 def test_every_case_that_has_a_truth_says_so():
