@@ -14,7 +14,7 @@ from bts.intake.native import on_case_grid, to_native, volumes_ml, write_labels
 from bts.results.layout import marker_key
 from bts.results.marker import digest
 from bts.results.match import Pair, read_vouched
-from bts.storage import Store
+from bts.storage import Store, trouble
 
 FORMAT = 1  # raised when a delivered labelmap changes for the same inputs
 
@@ -131,4 +131,5 @@ def _read(store: Store, key: str, what: str) -> bytes:
         return store.read(key)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise CaseError(f"{what} cannot be read ({reason})", mend="copy it again", stage="read") from None
+        problem = f"{what} cannot be read ({reason})"
+        raise CaseError(problem, mend="copy it again", stage="read", kind=trouble(error)) from None

@@ -18,7 +18,7 @@ from bts.intake.index import read_row
 from bts.intake.rules import Rules
 from bts.intake.study_to_case import Options, take_in
 from bts.results.layout import held, marker_key
-from bts.storage import Entry, Store
+from bts.storage import Entry, Store, trouble
 
 MOST_BYTES = 4 * MAX_BYTES  # of the series of one study
 
@@ -100,7 +100,9 @@ class MakeCase:
             except OSError as error:
                 reason = error.strerror or type(error).__name__
                 problem = f"a file of {role} cannot be read ({reason})"
-                raise CaseError(problem, mend="copy the study again", case=case.id, stage="read") from None
+                raise CaseError(
+                    problem, mend="copy the study again", case=case.id, stage="read", kind=trouble(error)
+                ) from None
         return scans
 
     def forget(self, present: Iterable[str], files: dict[str, bytes]) -> None:

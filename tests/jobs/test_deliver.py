@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bts.errors import STORE
 from bts.intake import identity
 from bts.phantom.study import encode, make_study, slice_dataset
 from bts.storage import Store
@@ -262,3 +263,15 @@ def test_the_whole_chain_in_buckets(bucket, one_study):
         status.Settings(places["labelmaps"], places["cases"], places["scans"], places["results"])
     )
     assert (told.counts["studies"], told.counts["taken_in"], told.counts["delivered"]) == (1, 1, 1)
+
+
+def test_a_store_in_trouble_adds_no_try_to_a_study(tmp_path):
+    """Some nights of it would leave all studies aside."""
+    image = builders.nifti(np.arange(24 * 24 * 12, dtype=np.int16).reshape(24, 24, 12))
+    scans = Store(str(tmp_path / "scans"))
+    for name in ("T1", "T1_post", "FLAIR"):
+        scans.put(f"one/{name}.nii.gz", image)
+    (tmp_path / "scans/one/T2.nii.gz").symlink_to("T2.nii.gz")  # reading it ends in an error of the disk
+    (failure,) = take_in(tmp_path).failed
+    assert failure.kind == STORE and "a file of t2 cannot be read" in failure.message
+    assert not [*(tmp_path / "cases").rglob("_failed/*")]
