@@ -5,6 +5,7 @@ the rule that it fits, a patient only by keyed hashes.
 """
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ from bts.intake.identity import Identity
 from bts.intake.rules import Facts, Rules, plain
 
 FORMAT = 2  # raised when Header changes, or how it is read
-ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"
-IMAGES = {"1.2.840.10008.5.1.4.1.1.4": "MR image", ENHANCED: "enhanced MR image"}
+MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
+ENHANCED = {f"{MR_IMAGE}.1", f"{MR_IMAGE}.4"}  # multi-frame: of the scanner, and as a PACS converts old ones
 MOST_FRAMES = 20_000  # of one file; the longest series of function have some 10,000
 FIRST_BYTES = 1 << 16  # of a file: its tags, for nearly all
 TAGS = [
@@ -97,7 +98,10 @@ def read_header(
             tags = _tags(read(None))
         if "SOPClassUID" not in tags:
             raise ValueError("no SOP Class UID")
-        if tags.get("Modality") not in (None, "MR") or str(tags.get("SOPClassUID", "")) not in IMAGES:
+        if tags.get("Modality") not in (None, "MR") or str(tags.get("SOPClassUID", "")) not in {
+            MR_IMAGE,
+            *ENHANCED,
+        }:
             return None
         return _header(tags, file, version, identity, rules)
     except CaseError:
@@ -117,7 +121,7 @@ def _whole(tags) -> bool:
     """Whether the first bytes held all that is asked for: the functional groups stand last before the
     pixels.
     """
-    if str(tags.get("SOPClassUID", "")) == ENHANCED:
+    if str(tags.get("SOPClassUID", "")) in ENHANCED:
         groups = tags.get("PerFrameFunctionalGroupsSequence")
         return groups is not None and len(groups) == int(tags.get("NumberOfFrames", 1))
     return "Rows" in tags and "Columns" in tags
@@ -146,7 +150,7 @@ def _header(tags, file: str, version: str, identity: Identity, rules: Rules) -> 
         number=int(tags.get("SeriesNumber", 0) or 0),
         what=rules.what(facts),
         instance=str(tags.get("SOPInstanceUID", "")),
-        enhanced=str(tags.get("SOPClassUID", "")) == ENHANCED,
+        enhanced=str(tags.get("SOPClassUID", "")) in ENHANCED,
         te=facts.te,
         rows=int(tags.get("Rows", 0) or 0),
         columns=int(tags.get("Columns", 0) or 0),
@@ -163,7 +167,7 @@ def facts_of(tags, place: dict) -> Facts:
     return Facts(
         text=plain(*(str(tags.get(name, "") or "") for name in names)),
         image_type=tuple(str(word).upper() for word in _many(tags.get("ImageType"))),
-        contrast=agent not in ("", "none", "no", "n", "0", "without"),
+        contrast=agent not in ("", "n", "0") and not re.match(r"(no|none|without)\b", agent),
         tr=_number(place["RepetitionTime"]),
         te=_number(place["EchoTime"]),
         ti=_number(place["InversionTime"]),

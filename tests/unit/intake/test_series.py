@@ -133,12 +133,13 @@ def test_a_broken_file_is_a_failure_without_its_name(ge):
     assert CANARY not in str(raised.value)
 
 
-def test_an_enhanced_file_tells_the_same(ge):
+@pytest.mark.parametrize("kind", ["1", "4"], ids=["enhanced", "legacy converted"])
+def test_an_enhanced_file_tells_the_same(ge, kind):
     pydicom = pytest.importorskip("pydicom")
     series = next(one for one in ge.series if one.number == 5)
     slices = [slice_dataset(ge, series, n) for n in range(series.scan.voxels_xyz.shape[2])]
     whole = copy.deepcopy(slices[0])
-    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = f"1.2.840.10008.5.1.4.1.1.4.{kind}"
     whole.NumberOfFrames = len(slices)
     shared, measures, plane = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
     measures.PixelSpacing, plane.ImageOrientationPatient = whole.PixelSpacing, whole.ImageOrientationPatient
@@ -155,3 +156,20 @@ def test_an_enhanced_file_tells_the_same(ge):
     found = make_series(headers({"whole": encode(whole)}))
     assert (found.problem, found.slices, found.what) == ("", len(slices), "t2")
     assert found.zooms == pytest.approx((0.94, 0.94, 5.0))
+
+
+@pytest.mark.parametrize(
+    ("agent", "what"),
+    [
+        ("NONE GIVEN", "t1"),
+        ("No contrast", "t1"),
+        ("without", "t1"),
+        ("0", "t1"),
+        ("0.1 mmol/kg Gadovist", "t1ce"),
+    ],
+)
+def test_what_stands_for_an_agent_may_say_that_there_was_none(ge, agent, what):
+    data = slice_dataset(ge, next(one for one in ge.series if one.number == 2), 0)
+    data.ContrastBolusAgent = agent
+    (header,) = headers({"one": encode(data)})
+    assert header.what == what
