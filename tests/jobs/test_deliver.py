@@ -275,3 +275,20 @@ def test_a_store_in_trouble_adds_no_try_to_a_study(tmp_path):
     (failure,) = take_in(tmp_path).failed
     assert failure.kind == STORE and "a file of t2 cannot be read" in failure.message
     assert not [*(tmp_path / "cases").rglob("_failed/*")]
+
+
+def test_a_labelmap_that_a_person_corrected_is_delivered_from_a_folder_of_its_own(place):
+    (path,) = (place / "labelmaps").glob("Scan-*.nii.gz")
+    corrected = place / "corrected" / path.name
+    corrected.parent.mkdir()
+    image = nib.load(path)
+    voxels = np.zeros(image.shape, np.uint8)
+    voxels[20:30, 20:30, 20:30] = 3
+    image.header["descrip"] = b""  # as docs/how-to/review-flagged-cases.md says
+    nib.Nifti1Image(voxels, image.affine, image.header).to_filename(corrected)
+    places = {"cases": f"{place}/cases", "results": f"{place}/other", "labelmaps": str(corrected.parent)}
+    done = deliver.main(deliver.Settings(**places, ray="no", dicom_seg=True))
+    assert (done.counts["written"], done.failed) == (1, [])
+    (seg,) = map(pydicom.dcmread, (place / "other").rglob("*.dcm"))
+    (algorithm,) = seg.SegmentSequence[2].SegmentationAlgorithmIdentificationSequence
+    assert algorithm.AlgorithmName == "labelmap"
