@@ -282,8 +282,8 @@ def _prediction(
     if not pair.markers and signed(found.grid.header):
         raise CaseError(
             "jobs.segment wrote this labelmap, but its result record in _done is missing: a run was cut off",
-            mend="run jobs.segment again; a copy needs the folder _done beside it, one that a person corrected "
-            "a header whose description (descrip) does not begin with bts",
+            mend="run jobs.segment again; a copy needs the folder _done beside it, one that a person "
+            "corrected a header whose description (descrip) does not begin with bts",
             file=pair.labelmap, stage="labels",
         )  # fmt: skip
     markers = _speaking_of(data, markers, pair)
