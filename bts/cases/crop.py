@@ -15,7 +15,7 @@ from bts.labels import to_internal
 
 PIECE = 1 << 16  # voxels counted at a time: what a processor's cache holds
 SAMPLE = 1 << 12  # voxels of an image that are looked at first
-FEWEST = 8  # other values than 0 that an image has more of: an 8-bit scan has hundreds, a labelmap a few
+LABELS = 10  # the highest value of a labelmap that is looked for: any scan has higher ones
 MOST_MM = 600  # of a crop's longest side; beyond, the header's spacing is of another unit, or nonsense
 MOST_BYTES = (1 << 31) - 1  # of one modality's pixels: what a column of a shard holds
 
@@ -149,14 +149,14 @@ def _statistics(image: np.ndarray, file: str) -> tuple[float, float, float, floa
 
 
 def _check_image(image: np.ndarray, file: str) -> None:
-    """Raise CaseError for a labelmap or a mask where an image is due."""
+    """Raise CaseError for a labelmap where an image is due: whole numbers from 0 to 10."""
     for step in (1 + image.size // SAMPLE, 1):  # sorting a sample tells of nearly every image
         present = np.unique(image.reshape(-1)[::step])
-        if len(present) > FEWEST + 1:
+        if not np.isin(present, range(LABELS + 1)).all():
             return
     shown = ", ".join(f"{value:g}" for value in present[present != 0])
     raise CaseError(
-        f"it holds the values {shown} alone: a labelmap or a mask, and no image",
+        f"it holds the values {shown} alone: a labelmap, and no image",
         mend="give the image; with --roles, see that the pattern fits no other files",
         file=file,
     )
