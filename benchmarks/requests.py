@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from aiobotocore.client import AioBaseClient
 
-from bts.cases.case import MODALITIES
 from bts.cases.layouts import find_cases
 from bts.cases.worklist import Todo
 from bts.inference.finish import Finish
 from bts.inference.options import SegmentOptions
 from bts.inference.prediction import Prediction
+from bts.modalities import MODALITIES
 from bts.model.card import ModelCard, Predicts
 from bts.phantom.case import write_case
 from bts.results.match import match

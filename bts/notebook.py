@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import nibabel as nib
 
 from bts.cases import figshare
-from bts.cases.case import MODALITIES, Case, CaseVolume
+from bts.cases.case import Case, CaseVolume
 from bts.cases.datasets import dataset_of, identify
 from bts.cases.layouts import find_cases
 from bts.cases.read import fetch, load_case
@@ -17,6 +17,7 @@ from bts.errors import CaseError, UsageError
 from bts.images.grid import Volume
 from bts.images.nifti import read_nifti, write_labelmap
 from bts.labels import WRITTEN_AS, from_internal, regions_of, spelt, to_internal
+from bts.modalities import MODALITIES
 from bts.results.layout import convention_of
 from bts.storage import Entry, Store, read_file
 

@@ -7,6 +7,8 @@ Axes: B batch, C channel (modality), D slices (z), H rows (front to back), W col
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from bts.modalities import MODALITIES
+
 NETWORKS = Literal[
     "unet", "residual_unet", "isensee", "attention_unet", "fcn", "segnet", "vnet", "encoder_unet"
 ]
@@ -347,7 +349,7 @@ class Preset:
     """Name of the model; its default is the preset's."""
     summary: str = ""
     """One line for tables and --help."""
-    modalities: tuple[str, ...] = ("t1", "t1ce", "t2", "flair")
+    modalities: tuple[str, ...] = MODALITIES
     """Input channels, in the network's order."""
     targets: Literal["regions", "labels", "tumour", "tumour_types"] = "regions"
     """regions: WT, TC, ET, overlapping. labels: NCR, ED, ET. tumour: any, of figshare. tumour_types:

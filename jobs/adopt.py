@@ -16,9 +16,9 @@ from typing import Annotated
 import tyro
 
 from bts import tracking
-from bts.cases.case import MODALITIES
 from bts.errors import UsageError
 from bts.labels import can_be_written, spelt
+from bts.modalities import MODALITIES
 from bts.storage import Store
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.plans import check_name

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 import bts
-from bts.cases.case import MODALITIES, Case
+from bts.cases.case import Case
 from bts.cases.layouts import find_cases
 from bts.cases.read import fetch, load_case
 from bts.images.nifti import read_nifti
@@ -28,6 +28,7 @@ from bts.intake.register import shifted
 from bts.intake.strip import brain_mask
 from bts.intake.study_to_case import Options, bring, case_keys, take_in, write_case
 from bts.labels import REGIONS, to_internal
+from bts.modalities import MODALITIES
 from bts.scoring import metrics
 from bts.storage import Store
 

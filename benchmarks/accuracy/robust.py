@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from bts.cases.case import MODALITIES, Case, CaseVolume
+from bts.cases.case import Case, CaseVolume
 from bts.cases.crop import assemble
 from bts.cases.layouts import find_cases
 from bts.cases.read import fetch
 from bts.images.nifti import read_nifti
 from bts.inference.segmenter import Segmenter
 from bts.labels import REGIONS
+from bts.modalities import MODALITIES
 from bts.model.file import BOX, load_model
 from bts.scoring import metrics
 from bts.storage import Store

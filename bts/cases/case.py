@@ -9,7 +9,6 @@ from bts.cases.datasets import Dataset, dataset_of
 from bts.images.grid import Grid
 from bts.storage import Entry
 
-MODALITIES = ("t1", "t1ce", "t2", "flair")
 STATISTICS = ("mean", "std", "p01", "p99")
 CORNER = 3  # voxels a side of each corner that is looked at for noise
 

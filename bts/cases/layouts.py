@@ -9,12 +9,13 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from bts.cases.case import MODALITIES, Case
+from bts.cases.case import Case
 from bts.cases.datasets import OTHER, identify
 from bts.cases.keys import data_of, with_slashes
 from bts.cases.names import ANYWHERE, CHANNEL, IMAGE, LAYOUTS, Naming, place_of
 from bts.cases.sidecars import Sidecars
 from bts.errors import CaseError
+from bts.modalities import MODALITIES
 from bts.storage import Entry
 
 # Folders that this project's jobs keep beside their results; a file of a case in one of them is a stray.

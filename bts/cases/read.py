@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from bts.cases import figshare
-from bts.cases.case import MODALITIES, Case, CaseVolume
+from bts.cases.case import Case, CaseVolume
 from bts.cases.crop import assemble
 from bts.errors import CaseError
 from bts.images.checks import MAX_BYTES
@@ -16,6 +16,7 @@ from bts.images.metaimage import read_mha
 from bts.images.nifti import read_nifti
 from bts.images.nrrd import names_of, read_nrrd
 from bts.labels import EXAMPLE, STRUCTURES, UNKNOWN, meaning, named_as, structure, values_of
+from bts.modalities import MODALITIES
 from bts.storage import Store, trouble
 
 MSD_CHANNELS = ("flair", "t1", "t1ce", "t2")  # order of the fourth axis of MSD Task01's images

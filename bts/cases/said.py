@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bts.cases.case import MODALITIES
 from bts.cases.datasets import OTHER
 from bts.cases.keys import data_of, with_slashes
 from bts.cases.layouts import Listing, find_cases
@@ -17,6 +16,7 @@ from bts.cases.names import ANYWHERE, Layout, Place, layout
 from bts.cases.sidecars import read_sidecars
 from bts.errors import CaseError, UsageError
 from bts.labels import spelt
+from bts.modalities import MODALITIES
 from bts.storage import Entry, Store, read_file
 
 FILE_ROLES = (*MODALITIES, "seg")

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from bts.cases.case import MODALITIES
 from bts.errors import CaseError
 from bts.intake.rules import Rules
+from bts.modalities import MODALITIES
 
 MARGIN = 1.1  # by which one series must be better than another to be preferred
 

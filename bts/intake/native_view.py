@@ -20,10 +20,11 @@ from bts.intake.index import series_files
 from bts.intake.native import to_native
 from bts.intake.rules import read_rules
 from bts.intake.studies import Study, find_studies, sort_entries
+from bts.modalities import MODALITIES
 from bts.results.layout import MARKER
 from bts.storage import Store
 
-MODALITIES = ("t1", "t2", "flair")  # that a study may lack
+MAY_LACK = tuple(modality for modality in MODALITIES if modality != "t1ce")  # which a study may be without
 
 
 class NativeView:
@@ -47,7 +48,7 @@ class NativeView:
     @cached_property
     def niftis(self) -> dict[str, Study]:
         """Case id → its study, of those that came as NIfTI."""
-        found = find_studies(self.entries[0], {}, [], self.identity, read_rules(), MODALITIES)
+        found = find_studies(self.entries[0], {}, [], self.identity, read_rules(), MAY_LACK)
         return {study.case_id: study for study in found.studies}
 
     def image(self, case_id: str, role: str) -> Volume:

@@ -6,8 +6,8 @@ Taken together, one patient's T2 would be registered to another's T1, or all but
 import re
 from collections.abc import Iterable, Sequence
 
-from bts.cases.case import MODALITIES
 from bts.cases.names import place_of
+from bts.modalities import MODALITIES
 from bts.storage import Entry
 
 # What series of one examination are named after, besides their modality.

@@ -13,13 +13,13 @@ import safetensors.torch
 import torch
 
 from bts.errors import UsageError
+from bts.modalities import MODALITIES
 from bts.model.card import ModelCard, Predicts
 from bts.model.file import read_weights
 from bts.model.header import digest, parse_header, read_metadata
 from bts.model.targets import LABELS, REGIONAL
 
 FORMAT, KEY = 1, "adopted"
-MODALITIES = ("t1", "t1ce", "t2", "flair")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

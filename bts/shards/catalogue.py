@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bts.cases.case import MODALITIES, STATISTICS
+from bts.cases.case import STATISTICS
 from bts.cases.worklist import NOTE
 from bts.errors import RunError, UsageError
+from bts.modalities import MODALITIES
 from bts.shards.format import metadata_of
 from bts.shards.holds import in_force
 from bts.storage import Store

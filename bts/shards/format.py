@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bts.cases.case import MODALITIES, STATISTICS, CaseVolume
+from bts.cases.case import STATISTICS, CaseVolume
 from bts.images.grid import Grid
+from bts.modalities import MODALITIES
 from bts.parquet import check_plain
 
 FORMAT = 1  # raised when a shard's content changes for the same input; part of every fingerprint

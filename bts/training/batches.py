@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from bts.cases.case import MODALITIES
+from bts.modalities import MODALITIES
 from bts.model.frame import place_in_frame
 from bts.model.normalise import NOTHING, by_slice, constants
 from bts.model.resample import resize_images, resize_labels

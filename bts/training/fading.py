@@ -7,7 +7,7 @@ trained on a few dozen patients misses. Axes: B batch, C channel (modality), …
 import torch
 from torch.nn import functional
 
-from bts.cases.case import MODALITIES
+from bts.modalities import MODALITIES
 from bts.settings import Augmentation
 from bts.training.augment import by_chance
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from bts.cases.case import MODALITIES
 from bts.errors import UsageError
 from bts.inference.options import Engine, check_engine
+from bts.modalities import MODALITIES
 from bts.storage import Store
 from jobs.driver import machine
 from jobs.driver.cluster import start_ray

@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bts.cases import figshare
-from bts.cases.case import MODALITIES, Case, CaseVolume
+from bts.cases.case import Case, CaseVolume
 from bts.cases.layouts import find_cases
 from bts.cases.read import MSD_CHANNELS, load_case
 from bts.errors import CaseError, Failure
 from bts.images.grid import Volume
 from bts.images.nifti import read_nifti, write_labelmap
+from bts.modalities import MODALITIES
 from bts.storage import Entry, Store
 from jobs.driver import figshare_index
 from tests import builders

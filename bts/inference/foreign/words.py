@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
-from bts.cases.case import MODALITIES
 from bts.cases.names import role_of_channel
 from bts.errors import UsageError
 from bts.inference.foreign.source import Asked
 from bts.labels import PAINT, REGIONS, STRUCTURES, structure, values_of
+from bts.modalities import MODALITIES
 
 
 def modalities_of(names: Sequence[str], asked: Asked) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from bts.cases.case import MODALITIES, Case, CaseVolume, exchanged
+from bts.cases.case import Case, CaseVolume, exchanged
 from bts.cases.layouts import Listing, find_cases
 from bts.cases.read import foreseen, load_case, reader_of
 from bts.cases.said import layouts_of, list_folder, patients_of
@@ -19,6 +19,7 @@ from bts.cases.sidecars import channels_of
 from bts.errors import CaseError, Failure, UsageError
 from bts.images.nifti import read_nifti
 from bts.inference import quality
+from bts.modalities import MODALITIES
 from bts.results.match import match, read_pair
 from bts.shards.format import read_volume, write_shard
 from bts.storage import Entry, Store

@@ -2,8 +2,9 @@
 
 import pytest
 
-from bts.cases.case import MODALITIES, Case
+from bts.cases.case import Case
 from bts.cases.layouts import find_cases
+from bts.modalities import MODALITIES
 from bts.storage import Entry, Store
 
 

@@ -8,12 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from bts.cases import figshare
-from bts.cases.case import MODALITIES, CaseVolume
+from bts.cases.case import CaseVolume
 from bts.cases.layouts import find_cases
 from bts.cases.read import fetch, load_case, read_role
 from bts.errors import CaseError, UsageError
 from bts.images.nifti import write_labelmap
 from bts.labels import from_internal, to_internal
+from bts.modalities import MODALITIES
 from bts.scoring import tables
 from bts.scoring.scores import Scored
 from bts.shards.catalogue import read_catalogue

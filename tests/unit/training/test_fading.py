@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bts.cases.case import MODALITIES
+from bts.modalities import MODALITIES
 from bts.presets import PRESETS
 from bts.settings import Augmentation
 from bts.training.fading import DIMMEST, faded
