@@ -157,7 +157,7 @@ def draw_charts(scored: Sequence[Scored]) -> dict[str, bytes]:
     if of_expected := _against(scored, regions, "expected"):
         found["Dice against what the model expected"] = charts.draw_expected(of_expected)
     if groups := groups_of(scored):
-        found["Class repartition"] = draw_classes({name: {"cases": len(of)} for name, of in groups.items()})
+        found["Cases by group"] = draw_classes({name: {"cases": len(of)} for name, of in groups.items()})
     return found
 
 

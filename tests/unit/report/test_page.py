@@ -131,7 +131,7 @@ def test_groups_are_compared_where_there_are_two():
     html = html_of(scored=one + two)
     assert "0.600 ± 0.141" in html and "n 2" in html and "By tumour" not in html_of(scored=one)
     assert [name for name, _ in page.legend_of(one)] == ["tumour"]
-    assert "Class repartition" in page.draw_charts(one + two)
+    assert "Cases by group" in page.draw_charts(one + two)
 
 
 def test_the_interval_is_shown_from_six_cases_on():
