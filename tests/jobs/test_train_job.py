@@ -97,6 +97,7 @@ def test_what_cannot_be_trained_is_said_before_anything_starts(shard_folder, her
     assert not list(here.iterdir())
 
 
+@pytest.mark.slow
 def test_ctrl_c_of_a_training_without_ray_is_one_line(shard_folder, here, monkeypatch, capsys):
     from jobs.driver import training_here
 
@@ -112,6 +113,7 @@ def test_ctrl_c_of_a_training_without_ray_is_one_line(shard_folder, here, monkey
     )
 
 
+@pytest.mark.slow
 def test_figures_that_mlflow_does_not_take_stop_no_training(shard_folder, here, monkeypatch, capsys):
     def refused(*_):
         raise RunError("the database is locked")
