@@ -65,8 +65,8 @@ class Settings(incremental.Flags, SegmentOptions):
     """On a cluster: submit this command so many times, each with --part I/N and its share of the predictors,
     and join their reports. One driver hands out only some hundred cases a second."""
     overwrite: bool = False
-    """Replace labelmaps that jobs.segment did not make, too. Without this flag a run that would replace one
-    ends before it starts."""
+    """Replace labelmaps that jobs.segment did not make, too, and those that were edited since. Without this
+    flag a run that would replace one of others ends before it starts, and an edited one fails its case."""
 
     def check(self) -> None:
         """Raise UsageError for values that make no sense."""
@@ -128,7 +128,7 @@ def main(settings: Settings) -> Outcome:
     failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     check_apart(listing.cases, source, output)
-    write = Write(source, output, described, finish, settings)
+    write = Write(source, output, described, finish, settings, overwrite=settings.overwrite)
     there = output.keys()
     present = results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)

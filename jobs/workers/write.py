@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 
 from bts.cases.case import Case, CaseVolume
 from bts.cases.worklist import Todo
+from bts.errors import CaseError
 from bts.inference.finish import Finish
 from bts.inference.options import SegmentOptions
 from bts.inference.prediction import Prediction
 from bts.labels import TARGETS, spelt
 from bts.results.files import SIGNATURE, encode, encode_probabilities
-from bts.results.layout import convention_of, held, marker_key, versions_of
-from bts.results.marker import Marker, describe
+from bts.results.layout import convention_of, held, labelmap_key, marker_key, versions_of
+from bts.results.marker import Marker, describe, digest
 from bts.storage import Store
 
 FORMAT = 4  # raised when a labelmap changes for the same input and model; part of every fingerprint
@@ -26,10 +27,19 @@ class Write:
     """A prediction → labels on the source's grid and in its convention, the labelmap, then the marker."""
 
     def __init__(
-        self, cases: Store, output: Store, models: list[dict], finish: Finish, options: SegmentOptions
+        self,
+        cases: Store,
+        output: Store,
+        models: list[dict],
+        finish: Finish,
+        options: SegmentOptions,
+        *,
+        overwrite: bool = False,
     ):
-        """cases: where they lie; models: name and digest of each; finish: how a prediction becomes labels."""
+        """cases: where they lie; models: name and digest of each; finish: how a prediction becomes labels.
+        overwrite: replace a labelmap that a person has edited, too."""
         self.cases, self.output, self.models, self.finish = cases, output, models, finish
+        self.overwrite = overwrite
         self.targets = targets = finish.predicts.targets
         self.options, self.labels = options, spelt(options.labels)
         self.sure_of = tuple(TARGETS[targets]) if options.probabilities else ()
@@ -53,6 +63,8 @@ class Write:
         if said.whole is not None:
             sure = volume.whole(said.whole)
             files |= encode_probabilities(case, sure, self.sure_of, volume.grid, SIGNATURE + digests)
+        if not self.overwrite:
+            self.refuse_edited(case.id, row["older"], row["present"])
         # A marker of older voxels must be gone before they are replaced, or a crash would leave it lying.
         for key in row["older"]:
             self.output.delete(key)
@@ -73,6 +85,20 @@ class Write:
         key = marker_key(case.id, row["fingerprint"])
         self.output.put(key, marker.to_json())
         return {"flags": json.dumps(flags)}
+
+    def refuse_edited(self, case_id: str, older: Iterable[str], present: Iterable[str]) -> None:
+        """Raise CaseError where the labelmap that would be replaced is not the one that its marker is of."""
+        key = labelmap_key(case_id)
+        there = [one for one in (key, held(key)) if one in present]
+        try:
+            data = [self.output.read(one) for one in there[:1]]  # first: another run deletes the marker first
+            markers = [Marker.from_json(self.output.read(one)) for one in older]
+        except (OSError, ValueError):
+            return  # another run has replaced it meanwhile, or nothing is known of it
+        if data and markers and not any(marker.speaks_of(digest(data[0])) for marker in markers):
+            problem = "its labelmap was edited since jobs.segment made it, and would be replaced"
+            mend = "move it to a folder of its own, or give --overwrite"
+            raise CaseError(problem, mend=mend, case=case_id, file=there[0], stage="write")
 
     def put(self, files: dict[str, bytes], present: Iterable[str]) -> None:
         """Write them all; what else is present of the case is outdated, and goes."""

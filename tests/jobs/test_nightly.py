@@ -1,5 +1,6 @@
 """preprocess and segment night after night: what would be done, what failed before, parts of the work."""
 
+import gzip
 import itertools
 import json
 import time
@@ -257,3 +258,19 @@ def test_a_dry_run_tells_a_cause_that_many_cases_share_once(tmp_path, run_job):
     said = [line for line in run.stderr.splitlines() if line.startswith("failed at")]
     assert len(said) == 1 and "4 cases (a1, b2, c3, …)" in said[0] and "--labels" in said[0]
     assert run.summary["failed"] == 4
+
+
+def test_a_labelmap_that_was_edited_by_hand_is_not_replaced_by_another_model(place):
+    """Hours of a radiologist's work; a folder of its own is the place for it."""
+    one, two = (make_model(place / f"{n}.safetensors", n) for n in (1, 2))
+    assert segment_all(place, one).counts["written"] == 2
+    path = place / f"labelmaps/{CASES[0]}.nii.gz"
+    edited = gzip.compress(gzip.decompress(path.read_bytes())[:-100] + bytes(100), mtime=1)
+    path.write_bytes(edited)
+    changed = segment_all(place, two)
+    assert changed.counts["written"] == 1
+    (failure,) = (one for one in changed.failed if one.case_id == CASES[0])
+    assert "was edited since jobs.segment made it" in failure.message and failure.stage == "write"
+    assert path.read_bytes() == edited
+    assert segment_all(place, two, overwrite=True).counts["written"] == 1
+    assert path.read_bytes() != edited
