@@ -183,6 +183,6 @@ def place_of(key: str, layouts: Iterable[Naming] = LAYOUTS) -> tuple[Naming, Pla
 
 def role_of_channel(name: str) -> str:
     """The modality that a dataset.json calls so; empty where it is none."""
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    plain = re.sub(r"[^a-z0-9*]", "", name.lower())  # T2* is another sequence than T2
     known = {role: {*SPELLINGS[role], *more} for role, more in CHANNELS.items()}
     return next((role for role, names in known.items() if plain in names), "")

@@ -12,9 +12,15 @@ from bts.modalities import MODALITIES
 
 def modalities_of(names: Sequence[str], asked: Asked) -> tuple[str, ...]:
     """Modality of ours of each channel, by its name or as --channels says. Raises UsageError."""
-    found = asked.channels or tuple(role_of_channel(name) for name in names)
+    told = tuple(role_of_channel(name) for name in names)
+    found = asked.channels or told
     if len(found) != len(names):
         raise UsageError(f"--channels {' '.join(found)}: the model has {len(names)}: {', '.join(names)}")
+    if odd := [n for n, role in enumerate(told) if role not in ("", found[n])]:
+        raise UsageError(
+            f"--channels {' '.join(found)}: the model calls channel {odd[0]} {names[odd[0]]}; leave "
+            "--channels out, or correct the names in its description"
+        )
     if not names or not all(found) or len(set(found)) != len(found):
         raise UsageError(
             f"its channels are called {', '.join(names) or 'nothing'}; say which of "
@@ -28,10 +34,13 @@ def labels_of(names: Mapping[str, int], asked: Asked) -> dict[int, int]:
 
     names: of all but the background. Raises UsageError for a label that is none of ours.
     """
-    if asked.labels:
-        found = {value: values_of(asked.labels).get(value, 0) for value in names.values()}
-    else:
-        found = {value: STRUCTURES.get(structure(name), 0) for name, value in names.items()}
+    told = {value: STRUCTURES.get(structure(name), 0) for name, value in names.items()}
+    found = {value: values_of(asked.labels).get(value, 0) for value in told} if asked.labels else told
+    if odd := [(value, name) for name, value in names.items() if told[value] not in (0, found[value])]:
+        raise UsageError(
+            f"--labels {asked.labels}: the model calls {odd[0][0]} {odd[0][1]}; leave --labels out, or "
+            "correct the names in its description"
+        )
     shown = ", ".join(f"{value} {name}" for name, value in names.items())
     if not all(label in (1, 2, 3) for label in found.values()):
         raise UsageError(
@@ -43,17 +52,26 @@ def labels_of(names: Mapping[str, int], asked: Asked) -> dict[int, int]:
     return found
 
 
-def regions_of(regions: Sequence[frozenset[int]], painted: Sequence[int]) -> tuple[int, int, int]:
+def regions_of(named: Mapping[str, frozenset[int]], painted: Sequence[int]) -> tuple[int, int, int]:
     """Channels of WT, TC and ET among nested regions, each the values that it joins.
 
     painted: value that each region paints, in this order, a later one over an earlier one. Raises UsageError
-    where the regions are others, or would be painted in another way than ours.
+    where the regions are others, by how they nest or by name, or would be painted in another way than ours.
     """
+    regions = list(named.values())
     order = sorted(range(len(regions)), key=lambda n: -len(regions[n]))
     nested = [regions[n] for n in order]
     if len(nested) != 3 or not nested[0] > nested[1] > nested[2] or len(painted) != 3:
         raise UsageError(
             "its regions are not whole tumour, tumour core within it and enhancing tumour within that"
+        )
+    names = [list(named)[n] for n in order]
+    odd = [name for name in names if structure(name) == "RC"]
+    odd += [name for name in names[2:] if structure(name) not in ("", "ET", "GTV")]
+    if odd:
+        raise UsageError(
+            f"its region {odd[0]} is not one of whole tumour, tumour core and enhancing tumour; a model of "
+            "others cannot be adopted"
         )
     parts = {2: nested[0] - nested[1], 1: nested[1] - nested[2], 3: nested[2]}
     label_of = {value: label for label, values in parts.items() for value in values}

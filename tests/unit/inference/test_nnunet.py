@@ -174,6 +174,22 @@ def test_regions_are_told_by_which_lies_in_which(tmp_path):
         adopt(folder)
 
 
+@pytest.mark.parametrize(
+    ("names", "word"),
+    [
+        (("WT", "TC", "NETC"), "NETC"),
+        (("tumor and edema", "core", "non-enhancing tumor"), "non-enhancing tumor"),
+        (("whole with resection cavity", "TC", "ET"), "whole with resection cavity"),
+    ],
+)
+def test_regions_whose_names_say_other_structures_are_refused(tmp_path, names, word):
+    """They nest as ours do, and are not ours."""
+    labels = {"background": 0, names[0]: [1, 2, 3], names[1]: [1, 3], names[2]: [1]}
+    told = {"labels": labels, "regions_class_order": [2, 3, 1]}
+    with pytest.raises(UsageError, match=f"its region {word} is not"):
+        adopt(write(tmp_path / "m", regions=True, described=told))
+
+
 def test_a_case_without_a_modality_fails_unless_it_may_be_missing(tmp_path, head):
     data = adopt(write(tmp_path / "m"))
     lacking = replace(

@@ -148,7 +148,7 @@ def outputs_of(dataset: Mapping, asked: Asked) -> dict[str, list[int]]:
     if any(len(found) > 1 for found in foreground.values()):
         painted = [int(value) for value in dataset["regions_class_order"]]
         return {
-            "regions": list(regions_of([frozenset(f) for f in foreground.values()], painted)),
+            "regions": list(regions_of({name: frozenset(f) for name, f in foreground.items()}, painted)),
             "labels": [],
         }
     label_of = labels_of({name: int(found[0]) for name, found in foreground.items()}, asked)
