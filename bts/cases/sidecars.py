@@ -15,7 +15,7 @@ from typing import Any
 from bts.cases.keys import with_slashes
 from bts.cases.names import role_of_channel
 from bts.errors import UsageError
-from bts.labels import UNKNOWN, named_as
+from bts.labels import UNKNOWN, named_as, values_of
 from bts.storage import Entry, Store
 
 NNUNET = "dataset.json"
@@ -86,7 +86,13 @@ def told_beside(labelmaps: Store, entries: Iterable[Entry], asked: str) -> str:
     UsageError where its names are not known.
     """
     said = next((entry for entry in entries if entry.key == NNUNET and asked == "auto"), None)
-    told = labels_of(_read(labelmaps, said)) if said else None
+    data = _read(labelmaps, said) if said else b""
+    told = labels_of(data)
+    if told and not _paints(data, values_of(told)):
+        raise UsageError(
+            f"{labelmaps.uri}/{NNUNET}: its regions_class_order paints other values than its labels name, so "
+            "the labelmaps beside it would be guessed at; say --labels as they hold them"
+        )
     if told == UNKNOWN:
         raise UsageError(
             f"{labelmaps.uri}/{NNUNET}: names labels that are not known, so the labelmaps beside it "
@@ -141,6 +147,21 @@ def _of_regions(named: Mapping[str, Any]) -> dict[int, str]:
         return {}
     tissue = {value: "ED" for value in found["WT"]}
     return tissue | dict.fromkeys(found["TC"], "NCR") | dict.fromkeys(found["ET"], "ET")
+
+
+def _paints(data: bytes, label_of: Mapping[int, int]) -> bool:
+    """Whether nnU-Net paints each region of a dataset.json with the value of the tissue that it alone has:
+    whole tumour as oedema, core over it as necrosis, enhancing tumour last. True of labels without regions.
+
+    label_of: value → label of the project, as `labels_of` names them.
+    """
+    said = json.loads(data)
+    order, named = said.get("regions_class_order"), said["labels"].values()
+    sizes = [len({*values}) if isinstance(values, list) else 1 for values in named if values not in (0, [0])]
+    if not isinstance(order, list) or max(sizes) == 1:
+        return True
+    painted = [label_of.get(value) for value in order if isinstance(value, int)]
+    return sizes == sorted(sizes, reverse=True) and painted == [2, 1, 3]
 
 
 def labels_of_table(data: bytes) -> str | None:

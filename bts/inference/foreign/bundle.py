@@ -6,7 +6,9 @@ weights come without a pickle's code, and its network is MONAI's own class of th
 
 import io
 import pickle
+import posixpath
 import re
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from bts.model.adopted import Adopted, save_adopted
 CONFIG, WEIGHTS, METADATA = "configs/inference.json", "models/model.pt", "configs/metadata.json"
 NAMES = {"WT": r"wt|whole.*", "TC": r"tc|tumou?r ?core", "ET": r"et|enhanc.*|gd.*"}
 """What metadata.json may call a region, in small letters."""
+FILE = re.compile(r"[\w.-]+\.(?:pth?|ts)\b")
 IN_NETWORK = re.compile(r"\$\s*@(\w+)\.to\(@device\)")
 
 
@@ -56,7 +59,7 @@ def convert(source: Source, asked: Asked) -> bytes:
     modalities = channels_of(metadata, asked)
     if root + WEIGHTS not in source.names:
         raise UsageError(f"{source.uri}: has no {WEIGHTS}; download the whole bundle")
-    weights = read_checkpoint(source.read(root + WEIGHTS), WEIGHTS)
+    weights = read_checkpoint(source.read(root + WEIGHTS), WEIGHTS, loaded_by(config))
     description = {
         "network": {"name": name, "arguments": arguments},
         "recipe": recipe,
@@ -128,14 +131,34 @@ def _channel_def(metadata: BundleConfig | None, side: str, item: str) -> list[st
         return []
 
 
-def read_checkpoint(data: bytes, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint of torch.save, in float32. Raises UsageError for one that holds more."""
+def loaded_by(config: BundleConfig) -> str:
+    """Under which key of its checkpoint the bundle looks for the network, "model" where it does not tell.
+    Raises UsageError where it loads another file than WEIGHTS."""
+    handlers = config.tree.get("handlers")
+    for n, one in enumerate(handlers if isinstance(handlers, list) else []):
+        if not isinstance(one, dict) or not str(one.get("_target_")).endswith("CheckpointLoader"):
+            continue
+        where, path = f"handlers::{n}", str(one.get("load_path"))
+        with suppress(UsageError):  # of an expression that is not followed, the name of the file is enough
+            path = str(config.value(path, where))
+        if (files := FILE.findall(path)) and files[-1] != posixpath.basename(WEIGHTS):
+            raise UsageError(
+                f"{config.name}: {where}: loads {path!r}, and {WEIGHTS} alone is read; put it there"
+            )
+        said = one.get("load_dict")
+        return next(iter(said), "model") if isinstance(said, dict) else "model"
+    return "model"
+
+
+def read_checkpoint(data: bytes, name: str, loaded: str = "model") -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint of torch.save, in float32: those under `loaded` where it has several.
+    Raises UsageError for one that holds more."""
     try:
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"{name}: no plain weights, and nothing else is loaded ({reason})") from None
-    for key in ("model", "state_dict"):
+    for key in (loaded, "model", "state_dict"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if (

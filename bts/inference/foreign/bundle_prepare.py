@@ -44,7 +44,7 @@ def read_preprocessing(config: BundleConfig) -> list[dict]:
         raise UsageError(
             f"{config.name}: preprocessing does not begin with LoadImaged, which is not supported"
         )
-    image = keys_of(transforms[0], config)[0]
+    image = keys_of(transforms[0], config)[_of_image(transforms[0], config)]
     steps = []
     for one in transforms:
         if image not in keys_of(one, config):
@@ -75,6 +75,12 @@ def keys_of(component: Component, config: BundleConfig) -> list[str]:
     if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
         raise UsageError(f"{config.name}: {component.where}: {component.name} without keys")
     return found
+
+
+def _of_image(component: Component, config: BundleConfig) -> int:
+    """Which of its items is the image: that of this name, as MONAI's evaluator has it, else the first."""
+    keys = keys_of(component, config)
+    return keys.index("image") if "image" in keys else 0
 
 
 def _load(one: Component, config: BundleConfig) -> None:
@@ -109,7 +115,8 @@ def _space(one: Component, config: BundleConfig) -> dict:
     plain = {"mode": "bilinear", "padding_mode": "border", "diagonal": False, "align_corners": False}
     for key, value in plain.items():
         given = told.get(key, value)
-        if (given[0] if isinstance(given, list) and given else given) != value:
+        of_each = given if isinstance(given, list) else [given]
+        if of_each[min(_of_image(one, config), len(of_each) - 1) :][:1] != [value]:
             where = f"{config.name}: {one.where}: Spacingd's {key}"
             raise UsageError(f"{where} {given!r} is not supported; {value!r} is")
     return {"step": "resample", "mm": triple(told.get("pixdim"))}

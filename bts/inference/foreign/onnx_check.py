@@ -12,13 +12,18 @@ from bts.inference.foreign.packages import load
 
 STANDARD = ("", "ai.onnx")
 DEEPEST = 16  # graphs within graphs
+ACTIVATIONS = ("Sigmoid", "HardSigmoid", "Softmax")
+PASSING = ("Identity", "Cast", "Reshape", "Transpose", "Clip")  # that leave probabilities what they are
 
 
-def check_onnx(data: bytes, inputs: int, outputs: int, size: Sequence[int], batch: int, name: str) -> None:
+def check_onnx(
+    data: bytes, inputs: int, outputs: int, size: Sequence[int], batch: int, activation: str, name: str
+) -> None:
     """Raise UsageError, in one line that begins with `name`, for a graph that is not run.
 
     inputs, outputs: channels that the description tells of. size: of its window, 0 or less a whole side.
-    batch: windows at once; a graph that fixes it takes one, for the last batch may be smaller.
+    batch: windows at once; a graph that fixes it takes one, for the last batch may be smaller. activation:
+    what follows the graph, "none" where it ends with it.
     """
     onnx = load("onnx")
     try:
@@ -37,6 +42,21 @@ def check_onnx(data: bytes, inputs: int, outputs: int, size: Sequence[int], batc
         if len(values) != 1:
             raise UsageError(f"{name}: has {len(values)} {what}s; export it with one")
         _check_value(onnx, values[0], what, channels, (batch, size), name)
+    if activation != "none" and (end := _end_of(model.graph)) in ACTIVATIONS:
+        raise UsageError(
+            f"{name}: ends with {end} already; {activation} again would make tumour of all that is no "
+            'tumour: give activation = "none"'
+        )
+
+
+def _end_of(graph) -> str:
+    """The last operator that makes other numbers."""
+    made_by = {output: node for node in graph.node for output in node.output}
+    wanted, seen = graph.output[0].name, set()
+    while (node := made_by.get(wanted)) and node.op_type in PASSING and node.input and wanted not in seen:
+        seen.add(wanted)
+        wanted = node.input[0]
+    return node.op_type if node else ""
 
 
 def _graphs(graph, name: str, depth: int = 0) -> Iterator:

@@ -95,8 +95,8 @@ def read_description(data: bytes, name: str) -> dict:
 
 def check(data: bytes, recipe: Recipe, inputs: int, name: str) -> None:
     """Raise UsageError for a graph that is not run within this recipe."""
-    window = recipe.window
-    check_onnx(data, inputs, len(recipe.outputs), window.roi_size, window.sw_batch_size, name)
+    window, outputs = recipe.window, len(recipe.outputs)
+    check_onnx(data, inputs, outputs, window.roi_size, window.sw_batch_size, recipe.activation, name)
 
 
 def predictor(model: Adopted, how: How) -> Predictor:

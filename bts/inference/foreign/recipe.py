@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bts.cases.case import CaseVolume
-from bts.errors import UsageError
+from bts.errors import CaseError, UsageError
 from bts.inference.foreign.fields import read_fields
 from bts.inference.foreign.steps import Placed, Step, read_step
 from bts.inference.foreign.voxels import whole_images
@@ -26,6 +26,7 @@ from bts.model.targets import LABELS, REGIONAL
 BACKGROUND = "background"
 OVER_HALF = float(np.nextafter(np.float32(0.5), np.float32(1)))
 MOST_STEPS = 16
+NEAR = 0.02  # of a probability, or of their sum, in half precision
 RECIPE = ("steps", "window", "outputs", "activation", "half_counts")
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -93,6 +94,8 @@ class Recipe:
         return as_canonical(found, volume)
 
     def _activated(self, logits_KXYZ: torch.Tensor) -> torch.Tensor:
+        if self.activation == "none":
+            _check_probabilities(logits_KXYZ, self.predicts)
         wanted = [self.outputs.index(name) for name in TARGETS[self.predicts.targets]]
         if self.activation == "softmax":
             logits_KXYZ = logits_KXYZ.softmax(dim=0)
@@ -170,6 +173,20 @@ def read_recipe(told: object, name: str) -> Recipe:
         activation=activation,
         half_counts=told["half_counts"] is True,
     )
+
+
+def _check_probabilities(found_KXYZ: torch.Tensor, predicts: Predicts) -> None:
+    """Raise CaseError where outputs are not what a sigmoid, or for labels a softmax, gives."""
+    least, most = found_KXYZ.aminmax()
+    total = found_KXYZ.sum(dim=0) if predicts == LABELS else torch.ones(1)
+    if least < -NEAR or most > 1 + NEAR or (total - 1).abs().max() > NEAR:
+        sums = f", their sums {total.min():.4g} to {total.max():.4g}" if predicts == LABELS else ""
+        raise CaseError(
+            f"the outputs of the network, from {least:.4g} to {most:.4g}{sums}, are no probabilities, which "
+            'activation = "none" promises',
+            mend=f'give activation = "{predicts.output}", or end the graph with it; then adopt it again',
+            stage="predict",
+        )
 
 
 def check_outputs(outputs: object, name: str) -> tuple[str, ...]:

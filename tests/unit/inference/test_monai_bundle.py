@@ -232,6 +232,33 @@ def test_a_checkpoint_of_training(tmp_path, weights):
     assert plain.weights.keys() == trained.weights.keys()
 
 
+def test_the_checkpoint_that_the_bundle_loads_is_the_one_that_is_read(tmp_path, weights):
+    """Not another one beside it, nor another network's weights within it."""
+    other = [{"_target_": "CheckpointLoader", "load_path": "$@bundle_root + '/models/model_best.pt'",
+              "load_dict": {"model": "@network"}}]  # fmt: skip
+    folder = bundles.write_bundle(tmp_path / "other", weights, handlers=other)
+    with pytest.raises(UsageError, match=r"handlers::0: loads .*model_best\.pt', .* models/model\.pt"):
+        adopt(folder)
+    mean = [{**other[0], "load_path": "$@ckpt_dir + '/model.pt'", "load_dict": {"ema": "@network"}}]
+    both = {"model": {key: value + 1 for key, value in weights.items()}, "ema": weights}
+    model = adopt(bundles.write_bundle(tmp_path / "mean", both, handlers=mean))
+    assert all(torch.equal(model.weights[key], value) for key, value in weights.items())
+
+
+@pytest.mark.parametrize("keys", [["label", "image"], ["image", "label"]])
+def test_steps_of_the_image_count_wherever_it_stands_beside_a_label(tmp_path, weights, keys):
+    load, space = {**PREPARE[0], "keys": keys}, step("Spacingd", keys, pixdim=[1.0, 1.0, 2.0])
+    modes = {"image": "bilinear", "label": "nearest"}
+    steps = compose(load, {**space, "mode": [modes[key] for key in keys]}, PREPARE[1])
+    finish = compose(*FINISH)
+    folder = bundles.write_bundle(tmp_path, weights, preprocessing=steps, postprocessing=finish)
+    found = [one["step"] for one in adopt(folder).description["recipe"]["steps"]]
+    assert found == ["resample", "zscore"]
+    swapped = compose(load, {**space, "mode": [modes[key] for key in keys[::-1]]}, PREPARE[1])
+    with pytest.raises(UsageError, match="Spacingd's mode"):
+        adopt(bundles.write_bundle(tmp_path, weights, preprocessing=swapped))
+
+
 def test_weights_that_were_not_downloaded(tmp_path, weights):
     folder = bundles.write_bundle(tmp_path, weights)
     (folder / "models" / "model.pt").unlink()

@@ -251,6 +251,47 @@ def test_a_description_that_makes_no_sense(tmp_path, graph, change, words):
         adopt(written(tmp_path / "source", graph, TOML.replace(*change)))
 
 
+class Ending(torch.nn.Module):
+    """A network that ends with an activation, which exporters may follow by more."""
+
+    def __init__(self, ending: torch.nn.Module, outputs=3):
+        super().__init__()
+        self.network, self.ending = Small(outputs), ending
+
+    def forward(self, images):
+        return self.ending(self.network(images)).clone()
+
+
+def test_an_activation_is_not_applied_twice(tmp_path, case):
+    """A sigmoid of probabilities is over a half everywhere: every voxel would be tumour."""
+    data = exported(Ending(torch.nn.Sigmoid()))
+    with pytest.raises(UsageError, match=r'ends with Sigmoid already; .*activation = "none"'):
+        adopt(written(tmp_path / "twice", data))
+    once = TOML.replace("\n[window]", 'activation = "none"\n\n[window]')
+    found = foreign.predictor(adopt(written(tmp_path / "once", data, once)), HOW).probabilities(case)
+    plain = foreign.predictor(adopt(written(tmp_path / "plain", exported(Small()))), HOW)
+    assert (found > 0.5).float().mean() == pytest.approx(
+        float((plain.probabilities(case) > 0.5).float().mean()), abs=0.01
+    )
+    four = once.replace('["TC", "WT", "ET"]', '["background", "ED", "NCR", "ET"]')
+    soft = exported(Ending(torch.nn.Softmax(dim=1), 4))
+    with pytest.raises(UsageError, match="ends with Softmax already"):
+        adopt(written(tmp_path / "soft", soft, four.replace('"none"', '"softmax"')))
+    model = adopt(written(tmp_path / "softly", soft, four))
+    assert (foreign.predictor(model, HOW).probabilities(case).sum(dim=0) <= 1 + 1e-5).all()
+
+
+def test_outputs_that_are_no_probabilities_fail_the_case(tmp_path, graph, case):
+    """activation "none" of a graph that gives logits, or of one sigmoid a label."""
+    none = TOML.replace("\n[window]", 'activation = "none"\n\n[window]')
+    with pytest.raises(CaseError, match=r"no probabilities, .*activation"):
+        Segmenter([adopt(written(tmp_path / "logits", graph, none))], "cpu")(case)
+    four = none.replace('["TC", "WT", "ET"]', '["background", "ED", "NCR", "ET"]')
+    data = exported(Ending(torch.nn.Sigmoid(), 4))
+    with pytest.raises(CaseError, match=r"no probabilities, .*activation"):
+        Segmenter([adopt(written(tmp_path / "four", data, four))], "cpu")(case)
+
+
 def test_one_graph_and_one_description(tmp_path, graph):
     folder = written(tmp_path / "source", graph)
     (folder / "model.toml").unlink()

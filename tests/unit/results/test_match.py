@@ -113,6 +113,28 @@ def test_the_dataset_json_that_nnunet_leaves_beside_its_labelmaps_tells_their_la
     assert told_beside(labelmaps, labelmaps.list(), "brats2021") == ""
 
 
+@pytest.mark.parametrize(
+    ("regions", "order", "told"),
+    [
+        ({"WT": [1, 2, 3], "TC": [2, 3], "ET": [3]}, [1, 2, 3], "msd"),
+        ({"WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}, [2, 1, 3], "brats2023"),
+        ({"WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}, [1, 2, 3], None),  # oedema is painted as 1
+        ({"ET": [3], "TC": [1, 3], "WT": [1, 2, 3]}, [3, 1, 2], None),  # WT is painted over all
+        ({"TC": [1, 3], "WT": [1, 2, 3], "ET": [3]}, [2, 1, 3], None),
+    ],
+)
+def test_what_nnunet_paints_for_its_regions_is_what_the_labelmaps_beside_hold(stores, regions, order, told):
+    """regions_class_order may paint other values than those of the ground truth."""
+    _, labelmaps = stores
+    said = {"labels": {"background": 0, **regions}, "regions_class_order": order}
+    labelmaps.put("dataset.json", json.dumps(said).encode())
+    if told:
+        assert told_beside(labelmaps, labelmaps.list(), "auto") == told
+    else:
+        with pytest.raises(UsageError, match=r"dataset\.json: .*regions_class_order"):
+            told_beside(labelmaps, labelmaps.list(), "auto")
+
+
 def test_a_dataset_json_of_unknown_labels_stops_the_scoring(stores):
     _, labelmaps = stores
     assert told_beside(labelmaps, labelmaps.list(), "auto") == ""
