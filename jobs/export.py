@@ -1,6 +1,7 @@
 """A folder of labelmaps → one zip for a challenge: CASE.nii.gz of every case at its top, and nothing else.
 
-With --cases the set must be complete: what lacks a labelmap is named, no zip is written, the exit code is 3.
+With --cases the set must be complete, in the labels that the cases' names tell: what lacks a labelmap, or has
+one in others, is named, no zip is written, the exit code is 3.
 figshare's patients are not among them, for a listing does not tell who they are.
 One labelmap at a time is in memory. No Ray: the store is the limit.
 
@@ -17,8 +18,10 @@ from pathlib import Path
 
 from isal import igzip
 
+from bts.cases.sidecars import told_beside
 from bts.cases.worklist import NOTE
 from bts.errors import CaseError, Failure, RunError, UsageError
+from bts.labels import WRITTEN, is_known, meaning, values_of
 from bts.results.layout import held, labelmap_key
 from bts.results.match import Pair, by_case, match, outdated, read_markers, refuse_older
 from bts.storage import Store, split_uri
@@ -58,7 +61,8 @@ def main(settings: Settings) -> Outcome:
         failed = [Failure.of(problem) for problem in listing.problems]
         if listing.slices:  # as of a folder of both, of which a model segments the one kind
             say(f"{len(listing.slices)} figshare slices, of patients that are not looked for")
-        aged = older(match(listing.cases, there, truths=False).pairs, cases, labelmaps)
+        told = told_beside(labelmaps, there, "auto")
+        aged = unfitting(match(listing.cases, there, truths=False, labels=told).pairs, cases, labelmaps)
     if not wanted:
         raise UsageError(f"{settings.cases or labelmaps.uri}: there is nothing to put into a zip")
     chosen, unfit = choose(sorted(wanted), found, keys, labelmaps)
@@ -95,18 +99,40 @@ def choose(
     return chosen, unfit
 
 
-def older(pairs: Iterable[Pair], cases: Store, labelmaps: Store) -> list[CaseError]:
-    """What is wrong with the labelmaps that were made of other files than their cases have now."""
+def unfitting(pairs: Iterable[Pair], cases: Store, labelmaps: Store) -> list[CaseError]:
+    """What is wrong with the labelmaps that were made of other files than their cases have now, or that hold
+    other labels than the challenge of their cases."""
 
     def problem_of(pair: Pair) -> CaseError | None:
         try:
-            refuse_older(pair, read_markers(pair, labelmaps), cases)
+            markers = read_markers(pair, labelmaps)
+            refuse_older(pair, markers, cases)
+            refuse_other_labels(pair, {marker.labels for marker in markers} or {pair.labels})
         except CaseError as error:
             return error
         return None
 
+    told = (pair for pair in pairs if pair.markers or pair.labels)
     with ThreadPoolExecutor(READERS) as threads:
-        return list(filter(None, threads.map(problem_of, (pair for pair in pairs if pair.markers))))
+        return list(filter(None, threads.map(problem_of, told)))
+
+
+def refuse_other_labels(pair: Pair, said: Iterable[str]) -> None:
+    """Raise CaseError where a labelmap's values (conventions of which are `said`) mean something else in the
+    challenge that the name of its case tells, as far as both are known."""
+    if not is_known(pair.case.labels):
+        return
+    due = values_of(pair.case.labels)
+    for convention in filter(is_known, said):
+        held = {value: label for value, label in values_of(convention).items() if label in WRITTEN}
+        if any(due.get(value) != label for value, label in held.items()):
+            raise CaseError(
+                f"its labelmap holds {meaning(convention)} where its challenge has "
+                f"{meaning(pair.case.labels)}",
+                mend="write it in the challenge's labels (jobs.segment without --labels does), or leave "
+                "--cases out if the zip is meant to be so",
+                case=pair.case.id, file=pair.labelmap, stage="labels",
+            )  # fmt: skip
 
 
 def pack(chosen: Mapping[str, str], labelmaps: Store, path: Path) -> None:

@@ -65,6 +65,20 @@ def test_an_incomplete_set_is_named_and_not_packed(folders, tmp_path, capsys):
     assert not (tmp_path / "first.zip").exists()
 
 
+def test_labelmaps_in_other_labels_than_their_challenge_s_are_not_packed(folders, tmp_path, capsys):
+    """nnU-Net numbers BraTS's labels anew, and its dataset.json beside its labelmaps says so."""
+    labelmaps, _ = folders
+    names = {"background": 0, "edema": 1, "non-enhancing": 2, "enhancing": 3}
+    labelmaps.put("dataset.json", json.dumps({"labels": names}).encode())
+    code, said = run(capsys, *folders, zip=str(tmp_path / "first.zip"))
+    assert code == 3 and f"case {TWO}" in said and not (tmp_path / "first.zip").exists()
+    assert "1 ED, 2 NCR, 3 ET where its challenge has 1 NCR, 2 ED, 4 ET" in said and "jobs.fuse" not in said
+    names = {"background": 0, "necrosis": 1, "edema": 2, "enhancing": 4}
+    labelmaps.put("dataset.json", json.dumps({"labels": names}).encode())
+    code, said = run(capsys, *folders, zip=str(tmp_path / "first.zip"))
+    assert f"case {TWO}" not in said
+
+
 def test_a_labelmap_of_an_older_scan_is_not_packed(folders, tmp_path, capsys):
     labelmaps, cases = folders
     for case in find_cases(cases.list()).cases:  # TWO's is another tool's, of which no marker speaks
