@@ -52,9 +52,12 @@ def majority(votes_NP: np.ndarray, counts_P: np.ndarray) -> np.ndarray:
 
 def simple(votes_NP: np.ndarray, counts_P: np.ndarray) -> np.ndarray:
     """SIMPLE, doi:10.1109/TMI.2010.2057442: votes weighted by each one's Dice with the estimate, in turns; a
-    labelmap more than a standard deviation below the mean is left out for good, as long as three stay."""
+    labelmap more than a standard deviation below the mean is left out for good, as long as three stay.
+    Of two it is what both have."""
     kept = np.ones(len(votes_NP), bool)
     estimate = majority(votes_NP, counts_P)
+    if len(votes_NP) < FEWEST:
+        return estimate
     for _ in range(ROUNDS):
         weights = _dice(votes_NP, estimate, counts_P) * kept
         poor = kept & (weights < weights[kept].mean() - weights[kept].std())

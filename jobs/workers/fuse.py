@@ -22,7 +22,7 @@ from bts.results.match import Pair, read_markers, read_prediction, written_in
 from bts.scoring.metrics import volumes_ml
 from bts.storage import Store
 
-FORMAT = 1  # raised when a fused labelmap changes for the same input; part of every fingerprint
+FORMAT = 2  # raised when a fused labelmap changes for the same input; part of every fingerprint
 
 
 class Fuse:

@@ -17,18 +17,26 @@ from bts.errors import UsageError
 from bts.inference.engine import Compiled
 from bts.inference.foreign import monai_networks
 from bts.inference.foreign.bundle_config import BundleConfig, arguments_of
-from bts.inference.foreign.bundle_finish import read_postprocessing
-from bts.inference.foreign.bundle_prepare import read_inferer, read_preprocessing
+from bts.inference.foreign.bundle_finish import POSTPROCESSING, read_postprocessing
+from bts.inference.foreign.bundle_prepare import PREPROCESSING, read_inferer, read_preprocessing
+from bts.inference.foreign.checks import shown
 from bts.inference.foreign.recipe import BACKGROUND, RecipePredictor, check_outputs, read_recipe
 from bts.inference.foreign.source import Asked, Source
 from bts.inference.foreign.words import labels_of, modalities_of
 from bts.inference.predictor import How, Predictor
-from bts.labels import TARGETS
+from bts.labels import REGIONS, TARGETS
 from bts.model.adopted import Adopted, save_adopted
 
 CONFIG, WEIGHTS, METADATA = "configs/inference.json", "models/model.pt", "configs/metadata.json"
 NAMES = {"WT": r"wt|whole.*", "TC": r"tc|tumou?r ?core", "ET": r"et|enhanc.*|gd.*"}
 """What metadata.json may call a region, in small letters."""
+USES = (
+    ("evaluator", "network", ("network", "network_def")),
+    ("evaluator", "inferer", ("inferer",)),
+    ("evaluator", "postprocessing", POSTPROCESSING),
+    ("dataset", "transform", PREPROCESSING),
+)
+"""(who, its argument, what of the config it must be)."""
 FILE = re.compile(r"[\w.-]+\.(?:pth?|ts)\b")
 IN_NETWORK = re.compile(r"\$\s*@(\w+)\.to\(@device\)")
 
@@ -45,6 +53,7 @@ def convert(source: Source, asked: Asked) -> bytes:
     metadata = (
         BundleConfig(source.read(root + METADATA), METADATA) if root + METADATA in source.names else None
     )
+    check_uses(config)
     name, arguments = read_network(config)
     steps = read_preprocessing(config)
     activation, painted = read_postprocessing(config, steps)
@@ -69,6 +78,20 @@ def convert(source: Source, asked: Asked) -> bytes:
     made = {"source": source.uri, "version": str(version)[:80]}
     predicts = read_recipe(recipe, asked.name).predicts
     return save_adopted("monai", asked.name, modalities, predicts, description, weights, made)
+
+
+def check_uses(config: BundleConfig) -> None:
+    """Raise UsageError where its evaluator or data set uses something else than what is read here."""
+    for place, key, names in USES:
+        user = config.tree.get(place)
+        told = user.get(key) if isinstance(user, dict) else None
+        there = [f"@{name}" for name in names if name in config.tree]
+        # Of steps the first that is there is read; network_def is within network.
+        if told is not None and told not in (there if key == "network" else there[:1]):
+            raise UsageError(
+                f"{config.name}: {place}::{key} is {shown(told)}, and @{names[0]} is what is read; make them "
+                "one"
+            )
 
 
 def read_network(config: BundleConfig) -> tuple[str, dict]:
@@ -104,9 +127,15 @@ def outputs_of(
     metadata: BundleConfig | None, painted: tuple[str, ...] | None, asked: Asked
 ) -> tuple[str, ...]:
     """What each output channel is: as its labels are painted, as metadata.json names them, or --labels."""
-    if painted:
-        return painted
     named = _channel_def(metadata, "outputs", "pred")
+    if painted:
+        for n, (name, region) in enumerate(zip(named, painted, strict=False)):
+            if _region(name) in REGIONS and _region(name) != region:
+                raise UsageError(
+                    f"{METADATA} calls output {n} {name}, and the Lambdad of {CONFIG} paints {region} by it; "
+                    "correct the wrong one"
+                )
+        return painted
     empty = [one.lower() in ("background", "bg") for one in named]
     if not any(empty):
         return check_outputs([_region(name) for name in named], METADATA)

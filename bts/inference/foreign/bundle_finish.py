@@ -7,6 +7,7 @@ from bts.errors import UsageError
 from bts.inference.foreign.bundle_config import BundleConfig, Component, arguments_of
 from bts.inference.foreign.bundle_prepare import NOTHING, PLACES, check_nothing, transforms_of
 
+POSTPROCESSING = ("postprocessing", "postprocess", "post_transforms")
 FINISHING = ("Activationsd", "Invertd", "AsDiscreted", "Lambdad", "SaveImaged")
 BINARY = ("Activationsd", "AsDiscreted", "Lambdad", "SaveImaged")
 """In the one order in which they make a labelmap."""
@@ -23,7 +24,7 @@ def read_postprocessing(config: BundleConfig, steps: list[dict]) -> tuple[str, t
 
     Changes the resampling among `steps` to what Invertd does on the way back.
     """
-    transforms = transforms_of(config, "postprocessing", "postprocess", "post_transforms")
+    transforms = transforms_of(config, *POSTPROCESSING)
     by_name = {}
     for one in transforms:
         if one.name in NOTHING:
@@ -75,10 +76,12 @@ def check_inversion(by_name: Mapping[str, Component], config: BundleConfig, step
     told = arguments_of(by_name["Invertd"], config, ("nearest_interp",), (*PLACES, *OF_INVERSION))
     nearest = told.get("nearest_interp", True)
     resampled = [one for one in steps if one["step"] == "resample"]
-    early = "Activationsd" in by_name and order.index("Invertd") < order.index("Activationsd")
+    bare = "Activationsd" not in by_name
+    early = not bare and order.index("Invertd") < order.index("Activationsd")
     late = "AsDiscreted" in by_name and order.index("AsDiscreted") < order.index("Invertd")
-    if resampled and not nearest and (early or late):
+    if resampled and not nearest and (bare or early or late):
         where = "before Activationsd" if early else "after AsDiscreted"
+        where = "without Activationsd before it and" if bare else where
         raise UsageError(
             f"{config.name}: Invertd {where} without nearest_interp is not supported; put it between"
         )

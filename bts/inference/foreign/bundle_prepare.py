@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from bts.errors import UsageError
 from bts.inference.foreign.bundle_config import BundleConfig, Component, arguments_of
 
+PREPROCESSING = ("preprocessing", "preprocess", "pre_transforms")
 NOTHING = ("EnsureTyped", "ToTensord", "ToDeviced", "CastToTyped", "EnsureChannelFirstd", "SelectItemsd")
 """Transforms that change no voxel of what LoadImaged gives: float32, channels first."""
 PLACES = ("keys", "allow_missing_keys")
@@ -39,7 +40,7 @@ def arguments_of_compose(compose: Component, config: BundleConfig) -> list:
 
 def read_preprocessing(config: BundleConfig) -> list[dict]:
     """The recipe's steps, in their order."""
-    transforms = transforms_of(config, "preprocessing", "preprocess", "pre_transforms")
+    transforms = transforms_of(config, *PREPROCESSING)
     if not transforms or transforms[0].name != "LoadImaged":
         raise UsageError(
             f"{config.name}: preprocessing does not begin with LoadImaged, which is not supported"
@@ -101,6 +102,10 @@ def _normalise(one: Component, config: BundleConfig) -> dict:
 
 def _rescale(one: Component, config: BundleConfig) -> dict:
     told = arguments_of(one, config, ("a_min", "a_max", "b_min", "b_max", "clip"), PLACES)
+    if {"b_min", "b_max"} & told.keys() not in (set(), {"b_min", "b_max"}):
+        raise UsageError(
+            f"{config.name}: {one.where}: ScaleIntensityRanged with one of b_min and b_max is not supported"
+        )
     names = {"a_min": "low", "a_max": "high", "b_min": "to_low", "b_max": "to_high", "clip": "clip"}
     return {"step": "rescale", **{names[key]: value for key, value in told.items()}}
 

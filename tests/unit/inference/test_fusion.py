@@ -74,3 +74,9 @@ def test_a_cavity_is_kept():
 def test_too_many():
     with pytest.raises(ValueError, match="11 labelmaps; from 2 to 10"):
         fuse([np.zeros(SHAPE, np.uint8)] * 11, "majority")
+
+
+def test_simple_of_two_does_not_let_one_decide_alone():
+    large, moved = np.zeros((2, 8, 8, 8), np.uint8)
+    large[1:7, 1:7, 1:7], moved[4:8, 4:8, 4:8] = 3, 3
+    assert np.array_equal(fuse([large, moved], "simple"), np.where(large & moved, 3, 0))

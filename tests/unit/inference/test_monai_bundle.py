@@ -259,6 +259,41 @@ def test_steps_of_the_image_count_wherever_it_stands_beside_a_label(tmp_path, we
         adopt(bundles.write_bundle(tmp_path, weights, preprocessing=swapped))
 
 
+EVALUATOR = {"_target_": "SupervisedEvaluator"}
+OTHER = {"_target_": "SlidingWindowInferer", "roi_size": [64, 64, 64]}
+SWAPPED = bundles.metadata(outputs=("Enhancing tumor", "Tumor core", "Whole tumor"))
+HALF = step("ScaleIntensityRanged", "image", a_min=0, a_max=9, b_min=-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"evaluator": EVALUATOR | {"inferer": OTHER}}, "evaluator::inferer is .*@inferer"),
+        ({"evaluator": EVALUATOR | {"network": "@teacher"}}, "@teacher.*@network"),
+        ({"evaluator": EVALUATOR | {"postprocessing": "@quick"}}, "@quick.*@postproc"),
+        ({"dataset": {"_target_": "Dataset", "transform": "@other"}}, "dataset::transform is '@other'"),
+        ({"meta": SWAPPED}, "metadata.json calls output 0 Enhancing tumor, .* paints TC"),
+        ({"preprocessing": compose(PREPARE[0], HALF)}, "ScaleIntensityRanged .*b_min and b_max"),
+    ],
+)
+def test_what_the_bundle_says_twice_must_agree(tmp_path, weights, change, words):
+    """Whichever was read, the other might be what runs."""
+    with pytest.raises(UsageError, match=words):
+        adopt(bundles.write_bundle(tmp_path, weights, **change))
+
+
+def test_interpolated_logits_are_not_interpolated_probabilities(tmp_path):
+    network, meta = (
+        bundles.NETWORK | {"out_channels": 4},
+        bundles.metadata(outputs=("background", "NCR", "ED", "ET")),
+    )
+    prepare = compose(PREPARE[0], step("Spacingd", "image", pixdim=[1, 1, 2]), PREPARE[1])
+    finish = compose(INVERT, step("AsDiscreted", argmax=True), FINISH[-1])
+    with pytest.raises(UsageError, match="without Activationsd before it"):
+        adopt(bundles.write_bundle(tmp_path, meta=meta, network_def=network, preprocessing=prepare,
+                                   postprocessing=finish))  # fmt: skip
+
+
 def test_weights_that_were_not_downloaded(tmp_path, weights):
     folder = bundles.write_bundle(tmp_path, weights)
     (folder / "models" / "model.pt").unlink()
