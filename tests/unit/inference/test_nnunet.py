@@ -174,6 +174,31 @@ def test_regions_are_told_by_which_lies_in_which(tmp_path):
         adopt(folder)
 
 
+def test_a_fold_whose_training_did_not_end_is_not_left_out_unsaid(tmp_path):
+    folder = write(tmp_path / "m", folds=3)
+    (folder / "fold_1" / "checkpoint_final.pth").rename(folder / "fold_1" / "checkpoint_best.pth")
+    with pytest.raises(UsageError, match=r"fold_1 has no checkpoint_final\.pth; train it to its end, or"):
+        adopt(folder)
+    (folder / "fold_1" / "checkpoint_best.pth").unlink()
+    assert load(adopt(folder), "m").description["folds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("inference_allowed_mirroring_axes", (0, 1, 2)),
+        ("trainer_name", "nnUNetTrainerBN"),
+        ("init_args", {"configuration": "3d_lowres"}),
+    ],
+)
+def test_folds_that_were_trained_in_other_ways_are_no_ensemble(tmp_path, key, value):
+    folder = write(tmp_path / "m", folds=2)
+    place = folder / "fold_1" / "checkpoint_final.pth"
+    torch.save(torch.load(place, weights_only=False) | {key: value}, place)
+    with pytest.raises(UsageError, match=r"fold_1/.* was trained otherwise than fold_0/"):
+        adopt(folder)
+
+
 @pytest.mark.parametrize(
     ("names", "word"),
     [

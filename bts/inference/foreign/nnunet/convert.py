@@ -27,6 +27,7 @@ from bts.model.targets import LABELS, REGIONAL
 CHECKPOINT = "checkpoint_final.pth"
 PLANS = re.compile(r"(?P<folder>(?:.+/)?)plans\.json")
 FOLD = re.compile(r"fold_(\d+|all)/" + re.escape(CHECKPOINT))
+UNFINISHED = re.compile(r"(fold_\d+)/checkpoint_\w+\.pth")
 # Of NumPy, what figures of a training are pickled as; the last by its name of before NumPy 2.
 HARMLESS: list[Any] = [scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
 HARMLESS += [(scalar, "numpy.core.multiarray.scalar")]
@@ -48,6 +49,12 @@ def convert(source: Source, asked: Asked) -> bytes:
         raise UsageError(
             f"{where}: has no fold_N/{CHECKPOINT}; train it to its end, or give the whole folder"
         )
+    of_folds = (UNFINISHED.fullmatch(name.removeprefix(folder)) for name in source.names)
+    unfinished = sorted({one[1] for one in of_folds if one} - {name.split("/")[-2] for name in folds})
+    if unfinished and "fold_all" not in folds[0]:
+        raise UsageError(
+            f"{where}: {unfinished[0]} has no {CHECKPOINT}; train it to its end, or take it out of the folder"
+        )
     plans, dataset = (_json(source, folder + name) for name in ("plans.json", "dataset.json"))
     checkpoints = (_checkpoint(source, name) for name in folds)
     try:
@@ -66,6 +73,11 @@ def _converted(
     first: dict[str, Any] = {}
     for number, found in enumerate(checkpoints):
         first = first or {key: found.get(key) for key in found if key != "network_weights"}
+        if _way(found) != _way(first):
+            raise UsageError(
+                f"{folds[number]} was trained otherwise than {folds[0]} (configuration, trainer or "
+                "mirroring); take one of them out of the folder"
+            )
         for key, value in our_weights(mapping(found.get("network_weights"), "network_weights")).items():
             weights[f"{number}.{key}"] = value.float()
     name = first["init_args"]["configuration"]
@@ -91,6 +103,12 @@ def _converted(
     }
     predicts = REGIONAL if outputs["regions"] else LABELS
     return save_adopted("nnunet", asked.name, modalities, predicts, description, weights, provenance)
+
+
+def _way(checkpoint: Mapping) -> tuple:
+    """What the folds of one ensemble have in common."""
+    mirrored = checkpoint.get("inference_allowed_mirroring_axes") or ()
+    return checkpoint["init_args"].get("configuration"), checkpoint.get("trainer_name"), tuple(mirrored)
 
 
 def _folders(source: Source) -> list[str]:
