@@ -116,6 +116,12 @@ def compare(
             f"{len(usable)} of them of patients that neither was trained on or chose by; {FEWEST} are "
             "needed: segment and evaluate labelled cases of other patients with both models"
         )
+    for one, other, alone in (
+        (candidate, holder, first.keys() - both),
+        (holder, candidate, second.keys() - both),
+    ):
+        if alone:
+            say(f"{len(alone)} cases are scored for {one.uri} alone, not for {other.uri}: left out")
     pairs = [(first[case_id], second[case_id]) for case_id in usable]
     refuse_other_truths(pairs)
     refuse_other_rules(pairs)

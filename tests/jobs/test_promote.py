@@ -92,6 +92,15 @@ def test_a_model_that_is_not_better_does_not(tracker, registry, tmp_path, capsys
     assert run(capsys, f"models:/{name}/2", worse, of_old, p_value=0.99)[1]["promoted"]
 
 
+def test_cases_that_one_of_the_two_lacks_are_said(tracker, registry, tmp_path, capsys):
+    """A candidate that fails on the hard cases looks better than it is."""
+    name, (old, new) = registry
+    of_new, of_old = report(tmp_path / "n", new, 0.8, cases=range(10, 24)), report(tmp_path / "o", old, 0.7)
+    code, line, said = run(capsys, f"models:/{name}/2", of_new, of_old)
+    assert code == 0 and line["n"] == 14
+    assert f"6 cases are scored for models:/{name}/1 alone, not for models:/{name}/2: left out" in said
+
+
 def test_scores_against_other_truths_say_nothing(tracker, registry, tmp_path, capsys):
     name, (old, new) = registry
     of_new, of_old = report(tmp_path / "n", new, 0.8), report(tmp_path / "o", old, 0.7, truth_ml=90.0)
