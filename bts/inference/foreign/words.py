@@ -67,11 +67,12 @@ def regions_of(named: Mapping[str, frozenset[int]], painted: Sequence[int]) -> t
         )
     names = [list(named)[n] for n in order]
     odd = [name for name in names if structure(name) == "RC"]
+    odd += [name for name in names[:2] if structure(name) == "ET"]
     odd += [name for name in names[2:] if structure(name) not in ("", "ET", "GTV")]
     if odd:
         raise UsageError(
-            f"its region {odd[0]} is not one of whole tumour, tumour core and enhancing tumour; a model of "
-            "others cannot be adopted"
+            f"its region {odd[0]} is not what its place among the nested ones says: whole tumour, tumour "
+            "core within it, enhancing tumour within that; a model of others cannot be adopted"
         )
     parts = {2: nested[0] - nested[1], 1: nested[1] - nested[2], 3: nested[2]}
     label_of = {value: label for label, values in parts.items() for value in values}

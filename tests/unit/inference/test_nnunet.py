@@ -204,6 +204,7 @@ def test_folds_that_were_trained_in_other_ways_are_no_ensemble(tmp_path, key, va
     [
         (("WT", "TC", "NETC"), "NETC"),
         (("tumor and edema", "core", "non-enhancing tumor"), "non-enhancing tumor"),
+        (("whole tumor", "enhancing tumor", "core"), "enhancing tumor"),
         (("whole with resection cavity", "TC", "ET"), "whole with resection cavity"),
     ],
 )
