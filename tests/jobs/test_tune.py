@@ -58,7 +58,7 @@ def test_a_sweep_is_cut_off_goes_on_and_keeps_its_best_model(
         code, _, said = run(sweep, [*flags, *OVER], capsys)
     assert code == 1 and said.splitlines()[-1] == "jobs.tune: stopped; the same command does the rest"
     gc.collect()
-    kill_a_worker(os.getpid(), ("ray::ImplicitFunc",))  # its trial, if it goes on: a command's ends with its Ray
+    kill_a_worker(os.getpid(), ("ray::ImplicitFunc",))  # its trial: that of a command ends with its Ray
     models = Store(bucket.uri)
     assert "fast.safetensors" not in {entry.key for entry in models.list()}, "half a sweep has no best model"
     code, line, said = run(sweep, [*flags, *OVER], capsys)
