@@ -15,12 +15,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from bts import tracking
-from bts.cases.case import Case
-from bts.cases.sidecars import told_beside
 from bts.colours import Colours
-from bts.errors import Failure, RunError, UsageError
+from bts.errors import Failure, RunError
 from bts.report import case_page, page
-from bts.results.match import Matched, Pair, match
+from bts.results.match import Matched, Pair
 from bts.scoring import comparison, tables
 from bts.scoring.score_cache import ScoreCache
 from bts.scoring.scores import Scored, means, metrics_of, regions_of, summarise, table, years_of
@@ -29,10 +27,11 @@ from jobs.driver import incremental
 from jobs.driver.figshare_index import index_figshare
 from jobs.driver.here import UseRay
 from jobs.driver.listing import list_cases
+from jobs.driver.matching import matched_with, say_matched
 from jobs.driver.outcome import Outcome, check_max_failed, run_job
 from jobs.driver.pictures import draw_cases, draw_comparison, montage, name_folders
 from jobs.driver.pipeline import Stage, stream
-from jobs.driver.progress import examples, say
+from jobs.driver.progress import say
 from jobs.workers.draw import Draw, DrawSide
 from jobs.workers.score import Score, scored_of
 
@@ -82,7 +81,7 @@ def main(settings: Settings) -> Outcome:
     others = {name: folders[name] for name in names}
     listing = list_cases(source, settings.labels, settings.roles)
     failed = index_figshare(listing, source, output, settings.ray, keep=not settings.dry_run)
-    matched = matched_with(labelmaps, listing.cases, settings)
+    matched = matched_with(labelmaps, listing.cases, source, settings.labels, settings.rules)
     say_matched(matched, source, labelmaps, unread=len(failed))
     failed += [Failure.of(problem) for problem in listing.problems + matched.problems]
     cache = ScoreCache(output)
@@ -93,7 +92,10 @@ def main(settings: Settings) -> Outcome:
     scored, unscored = score(matched.pairs, todo, scorer, cache, settings.ray)
     failed += unscored
     failed.sort(key=lambda failure: failure.case_id)
-    theirs = {name: matched_with(folder, listing.cases, settings) for name, folder in others.items()}
+    theirs = {
+        name: matched_with(folder, listing.cases, source, settings.labels, settings.rules)
+        for name, folder in others.items()
+    }
     found = {ours: matched, **theirs}
     scores = {ours: scored}
     for name, folder in others.items():
@@ -117,19 +119,6 @@ def main(settings: Settings) -> Outcome:
     print_results(ours, contents, output)
     track(contents, output, files)
     return outcome(output, contents, listing.strays, settings.max_failed)
-
-
-def matched_with(labelmaps: Store, cases: Sequence[Case], settings: Settings) -> Matched:
-    """The cases with a folder's labelmaps. Raises UsageError.
-
-    The folder may be that of the cases: their own files are no labelmaps, or a ground truth would be scored
-    against itself.
-    """
-    source = Store(settings.cases)
-    own = {source.path(entry.key) for case in cases for entry in case.files.values()}
-    entries = [entry for entry in labelmaps.list() if labelmaps.path(entry.key) not in own]
-    told = told_beside(labelmaps, entries, settings.labels)
-    return match(cases, entries, rules=settings.rules, labels=told)
 
 
 def contents_of(scores: dict[str, list[Scored]], matched: Matched, **known: Any) -> page.Contents:
@@ -211,24 +200,6 @@ def outcome(output: Store, contents: page.Contents, strays: list[str], max_faile
         "strays": strays[:NAMED],
     }
     return Outcome(output, counts, list(failed), details, max_failed)
-
-
-def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) -> None:
-    """What will not be scored, by number and example. Raises UsageError if nothing can be.
-
-    `unread` slices are failures of the run, whatever there is besides.
-    """
-    for names, what in (
-        (matched.without_labelmap, f"cases with ground truth have no labelmap in {labelmaps.uri}"),
-        (matched.without_truth, f"labelmaps are of no case with a truth in {source.uri}"),
-    ):
-        if names:
-            say(f"{len(names)} {what}: {examples(names)}")
-    if not matched.pairs and not matched.problems and not unread:
-        raise UsageError(
-            f"nothing to score: no labelmap in {labelmaps.uri} is named after a case with ground truth "
-            f"in {source.uri} (CASE.nii.gz is due)"
-        )
 
 
 def run(pairs: Sequence[Pair], task: Callable[[dict], dict], ray: UseRay, output: Store) -> Iterator[dict]:

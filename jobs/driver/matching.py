@@ -1,0 +1,39 @@
+"""Which labelmaps are of which cases, said in numbers. Not a command."""
+
+from collections.abc import Sequence
+
+from bts.cases.case import Case
+from bts.cases.sidecars import told_beside
+from bts.errors import UsageError
+from bts.results.match import Matched, match
+from bts.storage import Store
+from jobs.driver.progress import examples, say
+
+
+def matched_with(labelmaps: Store, cases: Sequence[Case], source: Store, labels: str, rules: str) -> Matched:
+    """The cases with a folder's labelmaps. labels, rules: the flags of that name. Raises UsageError.
+
+    The folder may be that of the cases (`source`): their own files are no labelmaps, or a ground truth would
+    be scored against itself.
+    """
+    own = {source.path(entry.key) for case in cases for entry in case.files.values()}
+    entries = [entry for entry in labelmaps.list() if labelmaps.path(entry.key) not in own]
+    return match(cases, entries, rules=rules, labels=told_beside(labelmaps, entries, labels))
+
+
+def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) -> None:
+    """What will not be scored, by number and example. Raises UsageError if nothing can be.
+
+    `unread` slices are failures of the run, whatever there is besides.
+    """
+    for names, what in (
+        (matched.without_labelmap, f"cases with ground truth have no labelmap in {labelmaps.uri}"),
+        (matched.without_truth, f"labelmaps are of no case with a truth in {source.uri}"),
+    ):
+        if names:
+            say(f"{len(names)} {what}: {examples(names)}")
+    if not matched.pairs and not matched.problems and not unread:
+        raise UsageError(
+            f"nothing to score: no labelmap in {labelmaps.uri} is named after a case with ground truth "
+            f"in {source.uri} (CASE.nii.gz is due)"
+        )
