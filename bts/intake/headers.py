@@ -17,6 +17,7 @@ from bts.intake.rules import Facts, Rules, plain
 FORMAT = 2  # raised when Header changes, or how it is read
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED = {f"{MR_IMAGE}.1", f"{MR_IMAGE}.4"}  # multi-frame: of the scanner, and as a PACS converts old ones
+IMAGES = {MR_IMAGE, *ENHANCED}
 MOST_FRAMES = 20_000  # of one file; the longest series of function have some 10,000
 FIRST_BYTES = 1 << 16  # of a file: its tags, for nearly all
 TAGS = [
@@ -98,10 +99,7 @@ def read_header(
             tags = _tags(read(None))
         if "SOPClassUID" not in tags:
             raise ValueError("no SOP Class UID")
-        if tags.get("Modality") not in (None, "MR") or str(tags.get("SOPClassUID", "")) not in {
-            MR_IMAGE,
-            *ENHANCED,
-        }:
+        if tags.get("Modality") not in (None, "MR") or str(tags.get("SOPClassUID", "")) not in IMAGES:
             return None
         return _header(tags, file, version, identity, rules)
     except CaseError:

@@ -56,14 +56,11 @@ class NativeView:
         record = self._record(case_id)
         self._told(record, role, case_id)
         uid = record["series"][role].get("uid", "")
-        study = self.niftis.get(case_id)
-        keys = (
-            self.dicoms.get((record["study_uid"], uid), [])
-            if uid
-            else [e.key for e in study.files[role]]
-            if study
-            else []
-        )
+        if uid:
+            keys = self.dicoms.get((record["study_uid"], uid), [])
+        else:
+            study = self.niftis.get(case_id)
+            keys = [entry.key for entry in study.files[role]] if study else []
         try:
             files = [self.scans.read(key) for key in keys]
         except OSError:
