@@ -24,6 +24,7 @@ from bts.cases.worklist import Todo
 from bts.inference.options import SegmentOptions
 from bts.inference.prediction import CERTAIN, Prediction
 from bts.model.file import BUNDLED, read_models
+from bts.model.load import load
 from bts.storage import Store
 from jobs.driver.cluster import start_ray
 from jobs.driver.pipeline import Stage, stream
@@ -125,7 +126,7 @@ def beside() -> None:
     network = []
     with tempfile.TemporaryDirectory() as folder:
         cases, labelmaps = Store(str(make_cases(Path(folder), REAL))), Store(f"{folder}/labelmaps")
-        options, models = SegmentOptions(), [(BUNDLED, read_models(BUNDLED)[0])]
+        options, models = SegmentOptions(), [load(read_models(BUNDLED)[0], BUNDLED)]
         predicts = Predict(lambda: models, "cpu", 1, options)
         for one in predicts.segmenter.models:
             one.network.register_forward_pre_hook(lambda *_: network.append(-time.process_time()))

@@ -71,8 +71,8 @@ def results(place: Path) -> Iterator[str]:
     for case, mark in preprocess.wanted(cases):
         yield f"shards/{case.id}.{mark}.parquet"
     settings = segment.Settings(cases=source.uri, labelmaps=str(place / "labelmaps"))
-    _, described, targets = segment.read_models(settings.model)
-    write = Write(source, Store(settings.labelmaps), described, targets, settings)
+    models = segment.read_models(settings.model)
+    write = Write(source, Store(settings.labelmaps), models.described, models.finish, settings)
     for case in cases:
         yield f"labelmaps/{labelmap_key(case.id)}"
         yield f"labelmaps/{marker_key(case.id, segment.fingerprint(case, write))}"

@@ -16,8 +16,7 @@ from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.layouts import find_cases
 from bts.errors import Failure, UsageError
-from bts.inference.finish import Finish
-from bts.inference.options import Engine, SegmentOptions, engine_version
+from bts.inference.options import SegmentOptions, engine_version
 from bts.labels import WRITTEN_AS, can_be_written, spelt
 from bts.results import colour_tables
 from bts.results.files import refuse_foreign
@@ -34,8 +33,8 @@ from bts.storage import Entry, Store
 from jobs.driver import drivers, incremental, predicting
 from jobs.driver.figshare_index import index_figshare
 from jobs.driver.listing import list_cases, set_unfit_aside
+from jobs.driver.models import read_models
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import say
 from jobs.workers.write import FORMAT, Write
 
 
@@ -92,34 +91,13 @@ class Settings(incremental.Flags, SegmentOptions):
             raise UsageError(f"--drivers {self.drivers}: does not go with {found[0]}; give one of the two")
 
 
-def read_models(
-    names: Iterable[str], engine: Engine = "torch"
-) -> tuple[list[tuple[str, bytes]], list[dict], Finish]:
-    """((name, bytes) of each model, checked; what a result says of each; what makes a result of their
-    predictions). Raises UsageError naming the one that is no model, or what differs.
-    """
-    from bts.inference.segmenter import Segmenter  # with torch, which --help does without
-    from bts.model.file import BUNDLED
-    from bts.model.file import read_models as files_of
-    from bts.model.load import describe, load
-
-    found = []
-    for name in names:
-        if name == BUNDLED:
-            say("the bundled model has seen 45 patients; what it is good for: bts/weights/README.md")
-        found += [(name, data) for data in files_of(name)]
-    loaded = [load(data, name) for name, data in found]
-    together = Segmenter(loaded, "cpu", engine=engine)  # refuses now, not in an actor
-    return found, [describe(data, name) for name, data in found], together.finish
-
-
 def main(settings: Settings) -> Outcome:
     settings.check()
     source, output = Store(settings.cases), Store(settings.labelmaps)
     if settings.drivers > 1:
         return submit(settings, output)
-    models, described, finish = read_models(settings.model, settings.engine)
-    targets = finish.predicts.targets
+    models = read_models(settings.model, settings.engine)
+    targets = models.finish.predicts.targets
     listing = list_cases(source, settings.labels, settings.roles)
     who = f"--model {' '.join(settings.model)} (targets {targets})"
     unfit = set_unfit_aside(listing, targets in WRITTEN_AS, source, who)
@@ -128,7 +106,7 @@ def main(settings: Settings) -> Outcome:
     failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     check_apart(listing.cases, source, output)
-    write = Write(source, output, described, finish, settings, overwrite=settings.overwrite)
+    write = Write(source, output, models.described, models.finish, settings, overwrite=settings.overwrite)
     there = output.keys()
     present = results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
@@ -138,9 +116,7 @@ def main(settings: Settings) -> Outcome:
         refuse_foreign((one.case.id for one in work.todo), there, output, mend)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside), "unfit": len(unfit)}
     if settings.dry_run:
-        failed += incremental.foresee(
-            work, (*settings.allow_missing, *predicting.unused(models)), truth=False
-        )
+        failed += incremental.foresee(work, (*settings.allow_missing, *models.unused), truth=False)
         reasons = incremental.explain(work, write.made_of, write.read_made_of)
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
@@ -151,7 +127,7 @@ def main(settings: Settings) -> Outcome:
     settled = incremental.settle(predicting.run(rows, source, write, models, settings), work, output)
     incremental.say_flagged(settled.flagged)
     counts |= {"written": settled.written, "flagged": len(settled.flagged)}
-    details = {"models": described, "flagged_cases": settled.flagged, "unfit_cases": unfit[:1000]}
+    details = {"models": models.described, "flagged_cases": settled.flagged, "unfit_cases": unfit[:1000]}
     details["strays"] = listing.strays[:1000]
     return Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
 

@@ -6,8 +6,10 @@ from bts.model.card import ModelCard
 from bts.model.file import Model
 from bts.model.header import digest, read_header
 
+Loaded = Model | Adopted
 
-def load(data: bytes, name: str) -> Model | Adopted:
+
+def load(data: bytes, name: str) -> Loaded:
     """The model of a file's bytes, on the CPU; `name` is for messages. Raises UsageError for what is none."""
     return (adopted.load_adopted if adopted.is_adopted(data, name) else file.load_model)(data, name)
 

@@ -2,17 +2,17 @@
 beside them. Not a command."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from bts.errors import UsageError
 from bts.inference.options import Engine, check_engine
-from bts.modalities import MODALITIES
 from bts.storage import Store
 from jobs.driver import machine
 from jobs.driver.cluster import start_ray
 from jobs.driver.here import UseRay, fits_here
+from jobs.driver.models import Models
 from jobs.driver.pipeline import Stage, stream
 from jobs.driver.progress import say
 from jobs.driver.sizes import by_size
@@ -21,6 +21,7 @@ from jobs.workers.write import Write
 
 if TYPE_CHECKING:
     from bts.inference.predictor import Around  # with torch
+    from bts.model.load import Loaded
 
 ACTOR_THREADS = 4  # of one CPU actor: convolutions on a slice batch gain little from more
 MEMORY_A_CASE = 8 << 30  # an adopted network takes up to four gibibytes for one, and is not alone
@@ -44,22 +45,12 @@ class Asked(Protocol):
     def predictors(self) -> int | None: ...
 
 
-def unused(models: Iterable[tuple[str, bytes]]) -> list[str]:
-    """Modalities that none of the models looks at: a case may lack them."""
-    from bts.model.load import read_card
-
-    used = {modality for name, data in models for modality in read_card(data, name).modalities}
-    return [m for m in MODALITIES if m not in used]
-
-
-def run(
-    rows: list[dict], source: Store, write: Write, models: list[tuple[str, bytes]], settings: Asked
-) -> Iterator[dict]:
+def run(rows: list[dict], source: Store, write: Write, models: Models, settings: Asked) -> Iterator[dict]:
     """Stream the cases through the three stages."""
     if not rows:
         say("nothing to do: every case has its labelmap")
         return
-    read = Read(source, (*write.options.allow_missing, *unused(models)))
+    read = Read(source, (*write.options.allow_missing, *models.unused))
     ray: UseRay = "yes" if settings.ray == "auto" and settings.predictors else settings.ray
     if fits_here(ray, len(rows), write.output):
         yield from predict_here(rows, read, write, models, settings)
@@ -68,20 +59,20 @@ def run(
 
 
 def predict_here(
-    rows: list[dict], read: Read, write: Write, models: list[tuple[str, bytes]], settings: Asked
+    rows: list[dict], read: Read, write: Write, models: Models, settings: Asked
 ) -> Iterator[dict]:
     """In this process, with the threads that an actor would have."""
-    from bts.model.adopted import is_adopted
+    from bts.model.adopted import Adopted
     from bts.model.device import pick_device
     from jobs.workers.predict import Predict
 
     gpus = wanted_gpus(may_use(settings), int(pick_device(None).type == "cuda"), alone=True)
     cores = machine.cores()
     _, threads, _ = pool([cores], gpus)
-    theirs = any(is_adopted(data, name) for name, data in models)
+    theirs = any(isinstance(model, Adopted) for model in models.loaded)
     room = side_by_side(cores // threads, machine.memory(), theirs, settings.engine)
     together = GPU_CASES if gpus else room
-    how = (lambda: models, None if gpus else "cpu", threads, write.options)
+    how = (lambda: models.loaded, None if gpus else "cpu", threads, write.options)
     for some, memory in by_size(rows):
         predict = Stage("predict", Predict, how, at_once=1 if memory else together)
         stages = [Stage("read", read), predict, Stage("write", write)]
@@ -102,13 +93,13 @@ def side_by_side(room: int, memory: int, theirs: bool, engine: Engine) -> int:
 
 
 def predict_by_actors(
-    rows: list[dict], read: Read, write: Write, models: list[tuple[str, bytes]], settings: Asked
+    rows: list[dict], read: Read, write: Write, models: Models, settings: Asked
 ) -> Iterator[dict]:
     """By Ray: predicting actors, tasks that read before them and tasks that write after."""
     import ray
 
     from jobs.workers.around import After, Before
-    from jobs.workers.predict import Predict
+    from jobs.workers.predict import Predict, load_all
 
     start_ray()
     alone = not os.environ.get("RAY_ADDRESS")
@@ -121,8 +112,8 @@ def predict_by_actors(
     actors = min(asked or fitting, len(rows))
     # Told, for an actor that asked for no GPU sees those of its machine all the same.
     device = None if gpus else "cpu"
-    how = (partial(ray.get, ray.put(models)), device, threads, write.options)
-    around = around_of(models, write.options.allow_missing) if gpus else None
+    how = (partial(load_all, partial(ray.get, ray.put(models.files))), device, threads, write.options)
+    around = around_of(models.loaded, write.options.allow_missing) if gpus else None
     for some, memory in by_size(rows):  # actors that asked for it would leave none for reading
         at_once = GPU_CASES if gpus and not memory else 1
         stages = [
@@ -138,15 +129,11 @@ def predict_by_actors(
         yield from stream("segment", some, stages, "yes")
 
 
-def around_of(models: list[tuple[str, bytes]], allow_missing: Collection[str]) -> "Around | None":
+def around_of(models: list["Loaded"], allow_missing: Collection[str]) -> "Around | None":
     """What of predicting is done beside the GPU; None where nothing is, as with every ensemble."""
-    if len(models) > 1:
-        return None  # without its networks, which the driver has no other need of
     from bts.inference.segmenter import Segmenter
-    from bts.model.load import load
 
-    loaded = [load(data, name) for name, data in models]
-    return Segmenter(loaded, "cpu", allow_missing=allow_missing).around
+    return Segmenter(models, "cpu", allow_missing=allow_missing).around
 
 
 def may_use(settings: Asked) -> Literal["auto", "yes", "no"]:

@@ -15,24 +15,31 @@ from bts.errors import CaseError
 from bts.inference.options import SegmentOptions
 from bts.inference.segmenter import Segmenter
 from bts.model.device import pick_device
-from bts.model.load import load
+from bts.model.load import Loaded, load
 
 T = TypeVar("T")
-Models = Callable[[], Sequence[tuple[str, bytes]]]
+
+
+def load_all(files: Callable[[], Sequence[tuple[str, bytes]]]) -> list[Loaded]:
+    """The models of name and bytes of each, which are too large to travel with every actor."""
+    return [load(data, name) for name, data in files()]
 
 
 class Predict:
     """Voxels → what the networks say of them. One actor a GPU, or a few CPU threads."""
 
-    def __init__(self, models: Models, device: str | None, threads: int, options: SegmentOptions):
-        """models: gives name and bytes of each, which are too large to travel with every actor. device: "cpu"
-        where no GPU was asked for, None: the machine's GPU if it has one.
-        """
+    def __init__(
+        self,
+        models: Callable[[], Sequence[Loaded]],
+        device: str | None,
+        threads: int,
+        options: SegmentOptions,
+    ):
+        """device: "cpu" where no GPU was asked for, None: the machine's GPU if it has one."""
         if pick_device(device).type == "cpu":
             torch.set_num_threads(threads)
-        loaded = [load(data, name) for name, data in models()]
         self.segmenter = Segmenter(
-            loaded,
+            models(),
             device,
             flips=options.flips,
             allow_missing=options.allow_missing,

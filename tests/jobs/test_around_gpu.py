@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bts.errors import UsageError
 from bts.inference.foreign import convert
 from bts.inference.foreign.source import Asked, Source
 from bts.storage import Store
 from jobs import segment
-from jobs.driver.predicting import around_of
 from tests import builders, nnunet_folders
 from tests.clusters import kill_one_of_each
 from tests.conftest import ROOT
@@ -59,10 +57,3 @@ def begin(*command: object) -> subprocess.Popen:
     env["RAY_OVERRIDE_RESOURCES"] = '{"CPU": 2, "GPU": 1}'
     env.pop("RAY_ADDRESS", None)
     return subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=env)
-
-
-def test_of_an_ensemble_no_network_is_built_in_the_driver():
-    nonsense = b"refused as soon as it is looked at"
-    with pytest.raises(UsageError):
-        around_of([("one", nonsense)], ())
-    assert around_of([("one", nonsense), ("other", nonsense)], ()) is None

@@ -60,7 +60,7 @@ class Memory:
 
 def two_at_a_time(cases: int, row: dict) -> tuple[Memory, list]:
     """(the memory, what came of each of two: the row, or the error)."""
-    predict = Predict(lambda: [("tiny", builders.tiny_model())], "cpu", 1, SegmentOptions())
+    predict = Predict(lambda: [load(builders.tiny_model(), "tiny")], "cpu", 1, SegmentOptions())
     predict.segmenter = Memory(cases)
     with ThreadPoolExecutor(2) as threads:
         found = [threads.submit(predict, dict(row)) for _ in range(2)]
@@ -91,7 +91,7 @@ def bundle(folder):
     "write", [nnunet, partial(nnunet, regions=True), bundle], ids=["nnU-Net", "its regions", "MONAI"]
 )
 def test_what_is_resampled_beside_a_gpu_is_what_one_actor_makes_of_it(row, tmp_path, write):
-    models = [("m", convert(Source(str(write(tmp_path / "m"))), Asked(name="m"))[1])]
+    models = [load(convert(Source(str(write(tmp_path / "m"))), Asked(name="m"))[1], "m")]
     predict = Predict(lambda: models, "cpu", 1, SegmentOptions(probabilities=True))
     around = predict.segmenter.around
     stages = [Before(around), predict, After(around, predict.segmenter.finish, probabilities=True)]

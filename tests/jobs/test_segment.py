@@ -124,7 +124,7 @@ def test_an_ensemble_is_of_one_kind(tmp_path):
         (tmp_path / output).write_bytes(save_model(build(preset), preset, {}))
     with pytest.raises(UsageError, match=r"labels \(sigmoid\).*labels \(softmax\)"):
         segment.read_models(names)
-    assert segment.read_models(names[:1])[2].predicts.targets == "labels"
+    assert segment.read_models(names[:1]).finish.predicts.targets == "labels"
 
 
 def test_another_engine_makes_the_labelmap_again_and_its_marker_says_so(tmp_path, model):
