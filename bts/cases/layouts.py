@@ -88,6 +88,7 @@ def find_cases(
     listing = Listing(unclear=sidecars.unclear if labels == "auto" else ())
     layouts = (*layouts, *LAYOUTS)
     found: Groups = {}
+    bare: Groups = {}
     for entry, key in data_of(entries):
         hidden = key.rpartition("/")[2].startswith(".")
         layout, place = (None, None) if hidden else place_of(key, layouts)
@@ -101,11 +102,12 @@ def find_cases(
             if not role:  # a channel of another kind of image
                 listing.strays.append(entry.key)
                 continue
-            where = (place.folder, place.case_id)
-            if (one := found.get(where)) is None:
-                one = found[where] = _Found()
+            where, groups = (place.folder, place.case_id), bare if layout.bare else found
+            if (one := groups.get(where)) is None:
+                one = groups[where] = _Found()
             one.files.setdefault(role, []).append(entry)
             one.datasets.add(layout.dataset)
+    _add_bare(bare, found, listing)
     _join_said(found)
     _join_truths(found)
     _set_derived_aside(found, listing)
@@ -131,6 +133,25 @@ def _set_aside(entry: Entry, key: str, listing: Listing) -> None:
         listing.slices.append(entry)
     elif not name.startswith("._"):  # macOS's shadow files are nobody's data
         listing.strays.append(entry.key)
+
+
+def _add_bare(bare: Groups, found: Groups, listing: Listing) -> None:
+    """Files that lack the case's name: two images of a folder make a case of its name, unless others have
+    that name already; a case so named lacks no more than its truth. What else there is are strays."""
+    images = set(MODALITIES)
+    named = {case_id for (_, case_id), one in found.items() if images & set(one.files)}
+    left: list[str] = []
+    for place, one in bare.items():
+        there, here = set(found[place].files) if place in found else set(), set(one.files)
+        if images & there:
+            here &= {"seg"}
+        elif place[1] in named or len(images & here) < 2:
+            here = set()
+        left += [entry.key for role in set(one.files) - (here - there) for entry in one.files.pop(role)]
+        if one.files:
+            found.setdefault(place, _Found()).add(one)
+    if left:
+        listing.strays = sorted([*listing.strays, *left])
 
 
 def _join_said(found: Groups) -> None:

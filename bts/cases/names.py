@@ -9,22 +9,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from bts.cases.datasets import OTHER
+from bts.cases.datasets import DATE, OTHER, VISIT
 
 # Role → how file names spell it, in any case of letters.
 SPELLINGS: dict[str, tuple[str, ...]] = {
-    "t1": ("t1", "t1n", "t1w", "T1_to_SRI_brain"),
-    "t1ce": ("t1ce", "t1c", "t1gd", "T1CE_to_SRI_brain"),
+    "t1": ("t1", "t1n", "t1w", "t1pre", "t1_pre", "t1-pre", "T1_to_SRI_brain"),
+    "t1ce": (
+        *("t1ce", "t1c", "t1gd", "t1post", "t1_ce", "t1-ce", "t1_gd", "t1-gd", "t1_post", "t1-post"),
+        "T1CE_to_SRI_brain",
+    ),
     "t2": ("t2", "t2w", "T2_to_SRI_brain"),
-    "flair": ("flair", "t2f", "FL_to_SRI_brain", "FLAIR_to_SRI_brain"),
+    "flair": (
+        "flair",
+        "fla",
+        "t2f",
+        "t2flair",
+        "t2_flair",
+        "t2-flair",
+        "FL_to_SRI_brain",
+        "FLAIR_to_SRI_brain",
+    ),
     "seg": ("seg", "final_seg", "seg-label", "gtv", "tumor_segmentation", "tumorMask", "tumorMask_brain"),
 }
 # What else a channel of nnU-Net is called in its dataset.json; letters and digits alone.
 CHANNELS: dict[str, tuple[str, ...]] = {
-    "t1": ("t1pre", "t1native"),
-    "t1ce": ("t1post", "t1wce", "t1cet1", "cet1", "t1wgd", "t1contrast", "t1gadolinium"),
+    "t1": ("t1native",),
+    "t1ce": ("t1wce", "t1cet1", "cet1", "t1wgd", "t1contrast", "t1gadolinium"),
     "t2": (),
-    "flair": ("t2flair", "t2wflair"),
+    "flair": ("t2wflair",),
 }
 FILE = r"\.(?:nii|nii\.gz|mha|nrrd|seg\.nrrd)$"
 IMAGE = re.compile(FILE, re.IGNORECASE)
@@ -50,6 +62,8 @@ class Naming(Protocol):
     def sign(self) -> str: ...
     @property
     def dataset(self) -> str: ...
+    @property
+    def bare(self) -> bool: ...
     def place(self, key: str) -> Place | None: ...
 
 
@@ -59,15 +73,17 @@ class Layout:
 
     name: str
     keys: re.Pattern
-    """Of keys, `/` between folders. Group `id` is the case, with `more` behind it where there is that group;
-    the one group of ROLES that matches tells the role, or the text of group `channel`. The groups `folder`
-    and `below`, joined, tell cases of one name apart; without them the file's own folder does. With a group
-    `anywhere` the file goes to the case of that name, wherever it is, but not to one whose `folder` and
-    `below` are others."""
+    """Of keys, `/` between folders. Group `id` is the case, with `more` behind it, and `_` and `visit`, where
+    there are those groups; the one of ROLES that matches tells the role, or the text of group `channel`. The
+    groups `folder` and `below`, joined, tell cases of one name apart; without them the file's own folder
+    does. With a group `anywhere` the file goes to the case of that name, wherever it is, but not to one whose
+    `folder` and `below` are others."""
     sign: str = ""
     """In every such key, in small letters: a key without it need not be matched."""
     dataset: str = OTHER.name
     """Of its cases, where their names tell none."""
+    bare: bool = False
+    """A file lacks the case's name, which is its folder's: it gives way to files that have it."""
 
     def place(self, key: str) -> Place | None:
         """Where a key belongs; None where it is not named so."""
@@ -86,17 +102,19 @@ class Layout:
         if role not in ROLES:
             role = next((role for role in ROLES if role in named and found[role] is not None), None)
         more = found["more"] if "more" in named else None
-        return Place(folder, found["id"] + (more or ""), role or found["channel"])
+        visit = found["visit"] if "visit" in named else None
+        case_id = found["id"] + (more or "") + (f"_{visit}" if visit else "")
+        return Place(folder, case_id, role or found["channel"])
 
 
-def layout(name: str, keys: str, *, sign: str = "", dataset: str = OTHER.name) -> Layout:
+def layout(name: str, keys: str, *, sign: str = "", dataset: str = OTHER.name, bare: bool = False) -> Layout:
     """A record, in any case of letters."""
-    return Layout(name, re.compile(keys, re.IGNORECASE | re.DOTALL), sign, dataset)
+    return Layout(name, re.compile(keys, re.IGNORECASE | re.DOTALL), sign, dataset, bare)
 
 
 def any_role(spellings: Mapping[str, Iterable[str]]) -> str:
     """A regular expression of one group a role, named after it."""
-    groups = (f"(?P<{role}>{'|'.join(map(re.escape, names))})" for role, names in spellings.items())
+    groups = (f"(?P<{role}>{'|'.join(map(re.escape, names))})" for role, names in spellings.items() if names)
     return f"(?:{'|'.join(groups)})"
 
 
@@ -105,6 +123,19 @@ ROLE = any_role(SPELLINGS)
 SEGM = any_role({**SPELLINGS, "seg": ("segm",)})
 ENTITIES = r"(?:_(?:acq|run|rec|space|desc|label|res)-[^_/]+)*"
 SUBJECT = rf"sub-[^_/]+(?:_ses-[^_/]+)?{ENTITIES}"
+# Folders whose names are no case's: of a visit, of a kind of files, of one modality.
+VISITS = rf"(?:{VISIT})[_-]?\d[^/]*|{DATE}[^/]*"
+KINDS = "anat|mri?|nii|nifti|images?"
+ONE = r"(?:\d+_)?" + re.sub(r"\?P<\w+>", "?:", ROLE)
+SEGM = any_role({**SPELLINGS, "seg": ("segm",)})
+ENTITIES = r"(?:_(?:acq|run|rec|space|desc|label|res)-[^_/]+)*"
+SUBJECT = rf"sub-[^_/]+(?:_ses-[^_/]+)?{ENTITIES}"
+# Folders whose names are no case's: of a visit, of a kind of files, of one modality.
+VISITS = rf"(?:{VISIT})[_-]?\d[^/]*|{DATE}[^/]*"
+KINDS = "anat|mri?|nii|nifti|images?"
+ONE = r"(?:\d+_)?" + re.sub(r"\?P<\w+>", "?:", ROLE)
+# UTSW's images are named brain_…; a mask of the brain is no truth.
+BARE = rf"(?:{ROLE}|brain_{any_role({**SPELLINGS, 'flair': (*SPELLINGS['flair'], 'fl'), 'seg': ()})})"
 # The first that knows a key has it.
 LAYOUTS = (
     layout(
@@ -146,7 +177,32 @@ LAYOUTS = (
         rf"{TOP}derivatives/(?:(?!sub-)[^/]+/)*(?P<below>sub-.*)/(?P<id>{SUBJECT})_(?P<seg>dseg|seg){FILE}",
         sign="derivatives/",
     ),
-    layout("BraTS since 2017", rf"^(?:.*/)?(?P<id>[^/]+?)[_-]{ROLE}{FILE}"),
+    layout(  # what its tools made lies in folders below
+        "LUMIERE",
+        r"^(?P<folder>(?:.*/)?(?P<id>Patient-\d+)/(?P<visit>week-\d+(?:-\d+)?))/"
+        rf"(?:(?P<t1>T1)|(?P<t1ce>CT1)|(?P<t2>T2)|(?P<flair>FLAIR)){FILE}",
+        sign="/week-",
+        bare=True,
+    ),
+    layout(
+        "UTSW",
+        r"^(?P<folder>(?:.*/)?(?P<id>[^/]+))/brain_(?:(?P<t1>t1)|(?P<t1ce>t1ce)|(?P<t2>t2)|(?P<flair>fl))"
+        rf"{FILE}",
+        sign="/brain_",
+        bare=True,
+    ),
+    layout("BraTS since 2017", rf"^(?:.*/)?(?P<id>(?!(?:t2[_-]flair|final_seg)\.)[^/]+?)[_-]{ROLE}{FILE}"),
+    layout(
+        "a folder a case or a visit, its files named after what they hold",
+        rf"^(?!(?:.*/)?derivatives/)(?P<folder>(?:.*/)?(?P<id>(?!(?:{VISITS}|{KINDS}|{ONE})/)[^/]+)"
+        rf"(?:/(?P<visit>{VISITS}))?)(?:/(?:{KINDS}))?/{ROLE}{FILE}",
+        bare=True,
+    ),
+    layout(
+        "the one truth of BraTS 2020 that is named otherwise",
+        rf"^(?P<folder>(?:.*/)?(?P<id>BraTS20_Training_355))/(?P<seg>W39_1998\.09\.19_Segm){FILE}",
+        sign="w39_1998",
+    ),
     layout(
         "BIDS, the truth beside the images", rf"^(?:.*/)?(?P<id>{SUBJECT})_(?P<seg>dseg){FILE}", sign="sub-"
     ),
@@ -154,12 +210,6 @@ LAYOUTS = (
         "3D Slicer's segmentation beside the images",
         r"^(?:.*/)?(?P<id>[^/]+?)(?P<seg>)\.seg\.nrrd$",
         sign=".seg.nrrd",
-    ),
-    layout(
-        "CaPTk: a folder a case",
-        r"^(?P<folder>(?:.*/)?(?P<id>[^/]+))/(?:(?P<t1>T1)|(?P<t1ce>T1CE)|(?P<t2>T2)|(?P<flair>FL(?:AIR)?))"
-        rf"_to_SRI_brain{FILE}",
-        sign="_to_sri",
     ),
     layout(
         "raw data of nnU-Net: images",

@@ -52,6 +52,7 @@ class Table:
     name: str = "--roles"
     sign: str = ""
     dataset: str = OTHER.name
+    bare: bool = False
 
     def place(self, key: str) -> Place | None:
         return self.places.get(key)

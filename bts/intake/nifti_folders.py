@@ -51,7 +51,7 @@ def cases_named(files: Sequence[Entry]) -> int:
 
 def _case(entry: Entry) -> tuple[str, str]:
     """(case, modality) in the name of a file; empty where it tells none."""
-    _, place = place_of(entry.key)
-    if place is None or place.role not in MODALITIES:
+    layout, place = place_of(entry.key)
+    if layout is None or place is None or layout.bare or place.role not in MODALITIES:
         return "", ""
     return VISIT.sub(r"\1", place.case_id), place.role

@@ -44,7 +44,8 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
     if not found and not listing.slices:
         example = "BraTS2021_00000/BraTS2021_00000_flair.nii.gz, or figshare's 1.mat"
         why = "" if listing.strays else ": no image is there; check the path"
-        raise UsageError(f"{source.uri}: no case found{why}; expected files such as {example}")
+        said = "; other names are said by --roles t1=*_PRE.nii.gz …" if listing.strays else ""
+        raise UsageError(f"{source.uri}: no case found{why}; expected files such as {example}{said}")
     return listing
 
 

@@ -89,15 +89,58 @@ def as_dict(case: Case) -> dict:
             "acq-3d_run-1_dseg")],
         [*(f"sub-1/anat/sub-1_space-SRI_{role}.nii.gz" for role in ("T1w", "T2w", "FLAIR", "dseg")),
          "sub-1/anat/sub-1_ce-gadolinium_space-SRI_T1w.nii.gz"],
+        [f"d/P/{role}.nii.gz" for role in ("T1", "T1ce", "T2", "FLAIR", "seg")],
+        [f"P/anat/{role}.nii" for role in ("t1n", "t1c", "t2w", "t2f")] + ["P/seg.nii"],
+        [f"P/P-{role}.nii.gz" for role in ("T1pre", "T1post", "T2", "T2-FLAIR")] + ["P/seg.nii.gz"],
+        [*(f"BraTS20_Training_355/BraTS20_Training_355_{role}.nii" for role in ("t1", "t1ce", "t2", "flair")),
+         "BraTS20_Training_355/W39_1998.09.19_Segm.nii"],
+        [f"P/brain_{role}.nii.gz" for role in ("t1", "t1ce", "t2", "fl")] + ["P/P_seg.nii.gz"],
     ],
     ids=["ucsf-pdgm", "upenn-gbm", "mu", "bids", "kaggle", "slicer", "slicer label", "backslash", "captk",
-         "fets tool", "bids, entities behind ce", "bids, in another space"],
+         "fets tool", "bids, entities behind ce", "bids, in another space", "a folder a case",
+         "a folder in it", "pre and post", "BraTS 2020's case 355", "utsw"],
 )  # fmt: skip
 def test_names_of_public_sets(keys):
     listing = listed(*keys)
     (case,) = listing.cases
     assert sorted(case.files) == WHOLE and not listing.problems and not listing.strays
     assert sorted(entry.key for entry in case.files.values()) == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("visits", "names"),
+    [
+        ("week-000-1 week-000-2", ("T1", "CT1", "T2", "FLAIR")),
+        ("visit1 visit2", ("T1", "T1CE", "T2", "FLAIR")),
+        ("2011-06-18 2012-01-30", ("T1", "T1CE", "T2", "FLAIR")),
+    ],
+)
+def test_visits_in_folders_are_cases_of_one_patient(visits, names):
+    keys = [
+        f"Imaging/Patient-{n:03}/{visit}/{name}.nii.gz"
+        for n in (1, 2)
+        for visit in visits.split()
+        for name in names
+    ]
+    listing = listed(*keys)
+    expected = [f"Patient-{n:03}_{visit}" for n in (1, 2) for visit in visits.split()]
+    assert roles(listing) == {name: sorted(MODALITIES) for name in expected} and not listing.problems
+    assert [case.patient for case in listing.cases] == ["Patient-001"] * 2 + ["Patient-002"] * 2
+
+
+def test_files_without_a_cases_name_give_way_to_those_with_it():
+    case = [f"P/P_{role}.nii.gz" for role in ("t1", "t1ce", "t2", "flair")]
+    for beside in ("P/T1.nii.gz", "P/nifti/T1.nii.gz", "P/nifti/CT1.nii.gz", "P/mni/T1.nii.gz"):
+        listing = listed(*case, beside)
+        assert roles(listing) == {"P": sorted(MODALITIES)} and listing.strays == [beside]
+        assert listing.cases[0].files["t1"].key == case[0] and not listing.problems
+    elsewhere = [f"raw/P/{role}.nii.gz" for role in ("T1", "T2", "seg")]
+    listing = listed(*case, *elsewhere)
+    assert roles(listing) == {"P": sorted(MODALITIES)} and listing.strays == sorted(elsewhere)
+    apart = listed(*(f"{folder}/{role}.nii.gz" for folder in ("a/P", "b/P") for role in ("T1", "T2")))
+    assert not apart.cases and "lies in 2 folders: a/P, b/P" in str(*apart.problems)
+    for one in ("visit1", "anat", "1_T1", "T1"):
+        assert not listed(f"{one}/T1.nii.gz", f"{one}/T2.nii.gz").cases, "no case's name"
 
 
 def test_channels_of_nnunet_are_named_by_its_dataset_json(tmp_path):

@@ -107,8 +107,8 @@ def test_what_is_wrong_with_names_of_2013_to_2015():
 
 
 def test_what_is_no_case_is_said():
-    listing = listed("BraTS20_Training_355/W39_1998.09.19_Segm.nii", "notes.txt", "1.mat", "cvind.mat")
-    assert listing.strays == ["BraTS20_Training_355/W39_1998.09.19_Segm.nii", "notes.txt", "cvind.mat"]
+    listing = listed("BraTS20_Training_356/W40_1998.09.19_Segm.nii", "notes.txt", "1.mat", "cvind.mat")
+    assert listing.strays == ["BraTS20_Training_356/W40_1998.09.19_Segm.nii", "notes.txt", "cvind.mat"]
     assert [e.key for e in listing.slices] == ["1.mat"]
 
 
