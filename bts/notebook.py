@@ -153,6 +153,9 @@ def _find(place: Place | Files, case: str, labels: str) -> tuple[Store, Case]:
     found = {one.id: one for one in (*listing.cases, *patients)}
     if len(found) == 1 and not case:
         case = next(iter(found))
+    if not found:
+        mend = 'give the folder above it, or the files by role: {"t1": path, …}'
+        raise UsageError(f"{store.uri}: no case found; {mend}")
     if case not in found:
         there = ", ".join(list(found)[:3]) + (", …" if len(found) > 3 else "")
         raise UsageError(f"{store.uri}: {len(found)} cases ({there}); say which one by case=…")
