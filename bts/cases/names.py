@@ -123,19 +123,10 @@ ROLE = any_role(SPELLINGS)
 SEGM = any_role({**SPELLINGS, "seg": ("segm",)})
 ENTITIES = r"(?:_(?:acq|run|rec|space|desc|label|res)-[^_/]+)*"
 SUBJECT = rf"sub-[^_/]+(?:_ses-[^_/]+)?{ENTITIES}"
-# Folders whose names are no case's: of a visit, of a kind of files, of one modality.
-VISITS = rf"(?:{VISIT})[_-]?\d[^/]*|{DATE}[^/]*"
-KINDS = "anat|mri?|nii|nifti|images?"
-ONE = r"(?:\d+_)?" + re.sub(r"\?P<\w+>", "?:", ROLE)
-SEGM = any_role({**SPELLINGS, "seg": ("segm",)})
-ENTITIES = r"(?:_(?:acq|run|rec|space|desc|label|res)-[^_/]+)*"
-SUBJECT = rf"sub-[^_/]+(?:_ses-[^_/]+)?{ENTITIES}"
-# Folders whose names are no case's: of a visit, of a kind of files, of one modality.
-VISITS = rf"(?:{VISIT})[_-]?\d[^/]*|{DATE}[^/]*"
-KINDS = "anat|mri?|nii|nifti|images?"
-ONE = r"(?:\d+_)?" + re.sub(r"\?P<\w+>", "?:", ROLE)
-# UTSW's images are named brain_…; a mask of the brain is no truth.
-BARE = rf"(?:{ROLE}|brain_{any_role({**SPELLINGS, 'flair': (*SPELLINGS['flair'], 'fl'), 'seg': ()})})"
+VISIT_FOLDER = rf"(?:(?:{VISIT})[_-]?\d|{DATE})[^/]*"
+KIND_FOLDER = "(?:anat|mri?|nii|nifti|images?)"
+ROLE_FOLDER = r"(?:\d+_)?" + re.sub(r"\?P<\w+>", "?:", ROLE)
+NO_CASE = rf"(?:{VISIT_FOLDER}|{KIND_FOLDER}|{ROLE_FOLDER})"
 # The first that knows a key has it.
 LAYOUTS = (
     layout(
@@ -194,8 +185,8 @@ LAYOUTS = (
     layout("BraTS since 2017", rf"^(?:.*/)?(?P<id>(?!(?:t2[_-]flair|final_seg)\.)[^/]+?)[_-]{ROLE}{FILE}"),
     layout(
         "a folder a case or a visit, its files named after what they hold",
-        rf"^(?!(?:.*/)?derivatives/)(?P<folder>(?:.*/)?(?P<id>(?!(?:{VISITS}|{KINDS}|{ONE})/)[^/]+)"
-        rf"(?:/(?P<visit>{VISITS}))?)(?:/(?:{KINDS}))?/{ROLE}{FILE}",
+        rf"^(?!(?:.*/)?derivatives/)(?P<folder>(?:.*/)?(?P<id>(?!{NO_CASE}/)[^/]+)"
+        rf"(?:/(?P<visit>{VISIT_FOLDER}))?)(?:/{KIND_FOLDER})?/{ROLE}{FILE}",
         bare=True,
     ),
     layout(
