@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from bts.cases.case import Case
 from bts.cases.datasets import OTHER, identify
 from bts.cases.keys import data_of, with_slashes
-from bts.cases.names import ANYWHERE, CHANNEL, IMAGE, LAYOUTS, Naming, place_of
+from bts.cases.names import ANYWHERE, CHANNEL, IMAGE, LAYOUTS, Naming, above_role, place_of
 from bts.cases.sidecars import Sidecars
 from bts.errors import CaseError
 from bts.modalities import MODALITIES
@@ -107,6 +107,7 @@ def find_cases(
                 one = groups[where] = _Found()
             one.files.setdefault(role, []).append(entry)
             one.datasets.add(layout.dataset)
+    _leave_role_folders(found)
     _add_bare(bare, found, listing)
     _join_said(found)
     _join_truths(found)
@@ -133,6 +134,13 @@ def _set_aside(entry: Entry, key: str, listing: Listing) -> None:
         listing.slices.append(entry)
     elif not name.startswith("._"):  # macOS's shadow files are nobody's data
         listing.strays.append(entry.key)
+
+
+def _leave_role_folders(found: Groups) -> None:
+    """Files with the case's name, in a folder a modality (P1/T1/P1_T1.nii.gz), are of one case."""
+    homes = {folder: above_role(folder) for folder in {folder for folder, _ in found}}
+    for folder, case_id in [place for place in found if homes[place[0]] != place[0]]:
+        found.setdefault((homes[folder], case_id), _Found()).add(found.pop((folder, case_id)))
 
 
 def _add_bare(bare: Groups, found: Groups, listing: Listing) -> None:

@@ -125,8 +125,11 @@ ENTITIES = r"(?:_(?:acq|run|rec|space|desc|label|res)-[^_/]+)*"
 SUBJECT = rf"sub-[^_/]+(?:_ses-[^_/]+)?{ENTITIES}"
 VISIT_FOLDER = rf"(?:(?:{VISIT})[_-]?\d|{DATE})[^/]*"
 KIND_FOLDER = "(?:anat|mri?|nii|nifti|images?)"
+IMAGES = any_role({role: names for role, names in SPELLINGS.items() if role != "seg"})
 ROLE_FOLDER = r"(?:\d+_)?" + re.sub(r"\?P<\w+>", "?:", ROLE)
 NO_CASE = rf"(?:{VISIT_FOLDER}|{KIND_FOLDER}|{ROLE_FOLDER})"
+CASE = rf"(?P<id>(?!{NO_CASE}/)[^/]+)(?:/(?P<visit>{VISIT_FOLDER}))?"
+CASE_FOLDER = rf"^(?!(?:.*/)?derivatives/)(?P<folder>(?:.*/)?{CASE})"
 # The first that knows a key has it.
 LAYOUTS = (
     layout(
@@ -185,8 +188,12 @@ LAYOUTS = (
     layout("BraTS since 2017", rf"^(?:.*/)?(?P<id>(?!(?:t2[_-]flair|final_seg)\.)[^/]+?)[_-]{ROLE}{FILE}"),
     layout(
         "a folder a case or a visit, its files named after what they hold",
-        rf"^(?!(?:.*/)?derivatives/)(?P<folder>(?:.*/)?(?P<id>(?!{NO_CASE}/)[^/]+)"
-        rf"(?:/(?P<visit>{VISIT_FOLDER}))?)(?:/{KIND_FOLDER})?/{ROLE}{FILE}",
+        rf"{CASE_FOLDER}(?:/{KIND_FOLDER})?/{ROLE}{FILE}",
+        bare=True,
+    ),
+    layout(  # one of any name in each; EGD's are numbered
+        "a folder a modality",
+        rf"{CASE_FOLDER}/(?:\d+_)?{IMAGES}(?:/{KIND_FOLDER})?/[^/]+{FILE}",
         bare=True,
     ),
     layout(
@@ -211,6 +218,12 @@ LAYOUTS = (
         "raw data of nnU-Net: truths", rf"{TOP}(?P<seg>labels)(?:Tr|Ts)/(?P<id>[^/]+?){FILE}", sign="labels"
     ),
 )
+
+
+def above_role(folder: str) -> str:
+    """The folder, or the one above it where its own name is that of one modality (P1/T1, P1/2_T1GD)."""
+    above, _, name = folder.rpartition("/")
+    return above if re.fullmatch(ROLE_FOLDER, name, re.IGNORECASE) else folder
 
 
 def place_of(key: str, layouts: Iterable[Naming] = LAYOUTS) -> tuple[Naming, Place] | tuple[None, None]:

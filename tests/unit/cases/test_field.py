@@ -95,10 +95,14 @@ def as_dict(case: Case) -> dict:
         [*(f"BraTS20_Training_355/BraTS20_Training_355_{role}.nii" for role in ("t1", "t1ce", "t2", "flair")),
          "BraTS20_Training_355/W39_1998.09.19_Segm.nii"],
         [f"P/brain_{role}.nii.gz" for role in ("t1", "t1ce", "t2", "fl")] + ["P/P_seg.nii.gz"],
+        [f"P/{role}/P_{role}.nii.gz" for role in ("T1", "T1ce", "T2", "FLAIR", "seg")],
+        [f"P/{role}/image.nii.gz" for role in ("1_T1", "2_T1GD", "3_T2", "4_FLAIR")] + ["P/P_seg.nii.gz"],
+        [f"d/P/{role}/NIFTI/{role}.nii.gz" for role in ("T1", "T1GD", "T2", "FLAIR")] + ["d/P/seg.nii.gz"],
     ],
     ids=["ucsf-pdgm", "upenn-gbm", "mu", "bids", "kaggle", "slicer", "slicer label", "backslash", "captk",
          "fets tool", "bids, entities behind ce", "bids, in another space", "a folder a case",
-         "a folder in it", "pre and post", "BraTS 2020's case 355", "utsw"],
+         "a folder in it", "pre and post", "BraTS 2020's case 355", "utsw", "a folder a modality",
+         "of any name", "egd"],
 )  # fmt: skip
 def test_names_of_public_sets(keys):
     listing = listed(*keys)
@@ -139,6 +143,10 @@ def test_files_without_a_cases_name_give_way_to_those_with_it():
     assert roles(listing) == {"P": sorted(MODALITIES)} and listing.strays == sorted(elsewhere)
     apart = listed(*(f"{folder}/{role}.nii.gz" for folder in ("a/P", "b/P") for role in ("T1", "T2")))
     assert not apart.cases and "lies in 2 folders: a/P, b/P" in str(*apart.problems)
+    two = [f"Q/{key}.nii.gz" for key in ("T1/a", "T1/b", "T2/c", "seg/aseg")]
+    listing = listed(*two)
+    assert not listing.cases and "t1 is there 2 times" in str(*listing.problems)
+    assert listing.strays == ["Q/seg/aseg.nii.gz"], "of any name are images alone"
     for one in ("visit1", "anat", "1_T1", "T1"):
         assert not listed(f"{one}/T1.nii.gz", f"{one}/T2.nii.gz").cases, "no case's name"
 

@@ -117,7 +117,7 @@ def test_read_case_reads_the_truth_of_files_anywhere(cases, tmp_path):
 def test_what_is_meant_must_be_one_case(cases, tmp_path):
     with pytest.raises(UsageError, match=r"2 cases .*case="):
         bts.read_case(cases.uri)
-    with pytest.raises(UsageError, match="no case found.*folder above"):
+    with pytest.raises(UsageError, match=r"no case found.*folder above"):
         bts.read_case(tmp_path)
     with pytest.raises(UsageError, match="adc is no role"):
         bts.read_case({"adc": "somewhere.nii.gz"})
