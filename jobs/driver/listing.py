@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from bts.cases.case import Case
 from bts.cases.layouts import Listing
+from bts.cases.names import IMAGE
 from bts.cases.read import reader_of
 from bts.cases.said import list_folder
 from bts.errors import UsageError
@@ -43,8 +44,10 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
         say(f"… and {len(listing.truth_like) - 3} more cases like it")
     if not found and not listing.slices:
         example = "BraTS2021_00000/BraTS2021_00000_flair.nii.gz, or figshare's 1.mat"
-        why = "" if listing.strays else ": no image is there; check the path"
-        said = "; other names are said by --roles t1=*_PRE.nii.gz …" if listing.strays else ""
+        images = any(IMAGE.search(key) for key in listing.strays)
+        other = "; DICOM files become cases by jobs.intake" if listing.strays else "; check the path"
+        why = "" if images else f": no image is there{other}"
+        said = "; other names are said by --roles t1=*_PRE.nii.gz …" if images else ""
         raise UsageError(f"{source.uri}: no case found{why}; expected files such as {example}{said}")
     return listing
 

@@ -151,6 +151,17 @@ def test_files_without_a_cases_name_give_way_to_those_with_it():
         assert not listed(f"{one}/T1.nii.gz", f"{one}/T2.nii.gz").cases, "no case's name"
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("", "no image is there; check the path"), ("S/IM0001", "no image is there; DICOM .* jobs.intake"),
+     ("P/P_PRE.nii.gz", "no case found; expected .*; other names are said by --roles")],
+)  # fmt: skip
+def test_where_there_is_no_case_it_is_said_what_to_do(tmp_path, key, said):
+    builders.put_all(Store(tmp_path), {key: b"x"} if key else {})
+    with pytest.raises(UsageError, match=said):
+        list_cases(Store(tmp_path), "auto")
+
+
 def test_channels_of_nnunet_are_named_by_its_dataset_json(tmp_path):
     names = {"0": "T2-FLAIR", "1": "T1w", "2": "T1-Gd", "3": "T2w", "4": "ADC"}
     builders.put_all(Store(tmp_path), {
