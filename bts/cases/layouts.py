@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from bts.cases.case import Case
 from bts.cases.datasets import OTHER, identify
+from bts.cases.joined import Found, Groups, join, shorter
 from bts.cases.keys import data_of, with_slashes
-from bts.cases.names import ANYWHERE, CHANNEL, IMAGE, LAYOUTS, Naming, above_role, place_of
+from bts.cases.names import ANYWHERE, CHANNEL, IMAGE, LAYOUTS, Naming, place_of
 from bts.cases.sidecars import Sidecars
 from bts.errors import CaseError
 from bts.modalities import MODALITIES
@@ -26,8 +27,6 @@ GRADE = re.compile(r"(^|/)(HGG|LGG)(/|$)")
 # In names of truths, or of their folders; GlistrBoost made those of TCGA-GBM and -LGG.
 TRUTH = re.compile(r"seg|mask|label|truth|gtv|roi|annot|lesion|glistr", re.IGNORECASE)
 BRAIN = re.compile(r"brain.?(parenchyma.?)?(seg|mask)|skull", re.IGNORECASE)  # a mask of something else
-SEPARATORS = "_-."
-PROCESSED = ("brain",)  # what the images' names have behind the case's, and the truth's may lack
 
 
 @dataclass(slots=True)
@@ -45,28 +44,6 @@ class Listing:
     """Cases of which nothing told the patient, so that the name stands for it."""
     unclear: tuple[str, ...] = ()
     """Files of the set that name labels which are not known; no truth below them has a convention."""
-
-
-@dataclass(slots=True)
-class _Found:
-    """What a listing holds of one case."""
-
-    files: dict[str, list[Entry]] = field(default_factory=dict)
-    datasets: set[str] = field(default_factory=set)
-    """Those that the layouts of its files are of."""
-
-    def add(self, other: "_Found") -> None:
-        for role, entries in other.files.items():
-            self.files.setdefault(role, []).extend(entries)
-        self.datasets |= other.datasets
-
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.files.values()))
-
-
-Groups = dict[tuple[str, str], _Found]
-"""By folder and case."""
 
 
 def find_cases(
@@ -104,14 +81,11 @@ def find_cases(
                 continue
             where, groups = (place.folder, place.case_id), bare if layout.bare else found
             if (one := groups.get(where)) is None:
-                one = groups[where] = _Found()
+                one = groups[where] = Found()
             one.files.setdefault(role, []).append(entry)
             one.datasets.add(layout.dataset)
-    _leave_role_folders(found)
-    _add_bare(bare, found, listing)
-    _join_said(found)
-    _join_truths(found)
-    _set_derived_aside(found, listing)
+    if left := join(found, bare, listing.strays):
+        listing.strays = sorted([*listing.strays, *left])
     folders: dict[str, list[str]] = {}
     for folder, case_id in found:
         folders.setdefault(case_id, []).append(folder)
@@ -136,86 +110,6 @@ def _set_aside(entry: Entry, key: str, listing: Listing) -> None:
         listing.strays.append(entry.key)
 
 
-def _leave_role_folders(found: Groups) -> None:
-    """Files with the case's name, in a folder a modality (P1/T1/P1_T1.nii.gz), are of one case."""
-    homes = {folder: above_role(folder) for folder in {folder for folder, _ in found}}
-    for folder, case_id in [place for place in found if homes[place[0]] != place[0]]:
-        found.setdefault((homes[folder], case_id), _Found()).add(found.pop((folder, case_id)))
-
-
-def _add_bare(bare: Groups, found: Groups, listing: Listing) -> None:
-    """Files that lack the case's name: two images of a folder make a case of its name, unless others have
-    that name already; a case so named lacks no more than its truth. What else there is are strays."""
-    images = set(MODALITIES)
-    named = {case_id for (_, case_id), one in found.items() if images & set(one.files)}
-    left: list[str] = []
-    for place, one in bare.items():
-        there, here = set(found[place].files) if place in found else set(), set(one.files)
-        if images & there:
-            here &= {"seg"}
-        elif place[1] in named or len(images & here) < 2:
-            here = set()
-        left += [entry.key for role in set(one.files) - (here - there) for entry in one.files.pop(role)]
-        if one.files:
-            found.setdefault(place, _Found()).add(one)
-    if left:
-        listing.strays = sorted([*listing.strays, *left])
-
-
-def _join_said(found: Groups) -> None:
-    """Files that go to the case of their name, wherever it is; where it is in several folders, it is said."""
-    homes: dict[str, list[str]] = {}
-    away: dict[str, list[str]] = {}
-    for folder, case_id in found:
-        (away if folder.startswith(ANYWHERE) else homes).setdefault(case_id, []).append(folder)
-    for case_id, folders in away.items():
-        there = homes.get(case_id) or [ANYWHERE]
-        # Cases are folders here, and those of one name in other folders are others.
-        if len(there) > 1 or len([folder for folder in folders if folder != ANYWHERE]) > 1:
-            continue
-        for folder in folders:
-            joined = found.pop((folder, case_id))
-            found.setdefault((there[0], case_id), _Found()).add(joined)
-
-
-def _join_truths(found: Groups) -> None:
-    """A truth whose name lacks what the images' names have behind the case's goes to them."""
-    for folder, case_id in [place for place, one in found.items() if set(one.files) == {"seg"}]:
-        for word in PROCESSED:
-            images = found.get((folder, f"{case_id}_{word}"))
-            if images and "seg" not in images.files:
-                images.add(found.pop((folder, case_id)))
-                break
-
-
-def _set_derived_aside(found: Groups, listing: Listing) -> None:
-    """An image that was computed from a case's images, beside them, is no case of its own: a stray.
-
-    Its name is that of a case with more (100001_time1 and 100001_time1_t1ce-t1), or it is the truth of a
-    stray image (100001_flair_subtraction and 100001_flair_subtraction_seg) in a folder with whole cases.
-    """
-    whole = {folder for (folder, _), one in found.items() if one.count > 1}
-    stems = {IMAGE.sub("", with_slashes(key)) for key in listing.strays if IMAGE.search(key)}
-    derived = []
-    for (folder, case_id), one in found.items():
-        if one.count > 1 or folder not in whole:
-            continue
-        above = next((h for h in _shorter(case_id) if (folder, h) in found), "")
-        of_case = above and found[folder, above].count > 1 and not case_id[len(above) + 1 :].isdecimal()
-        of_stray = set(one.files) == {"seg"} and "/".join(filter(None, (folder, case_id))) in stems
-        if of_case or of_stray:
-            derived.append((folder, case_id))
-    for place in derived:
-        listing.strays += [entry.key for entries in found.pop(place).files.values() for entry in entries]
-    if derived:
-        listing.strays.sort()
-
-
-def _shorter(name: str) -> Iterable[str]:
-    """What stands before each separator of a name, the longest first."""
-    return (name[:n] for n in range(len(name) - 1, 0, -1) if name[n] in SEPARATORS)
-
-
 def _look_for_truths(found: Groups, listing: Listing) -> None:
     """Of cases without a truth: a stray of their folder, or with their name, that looks like one. Where there
     are several, a corrected one."""
@@ -229,7 +123,7 @@ def _look_for_truths(found: Groups, listing: Listing) -> None:
         if not (IMAGE.search(name) and looks) or BRAIN.search(name):
             continue
         alone, stem = by_folder.get(folder, []), IMAGE.sub("", name)
-        named = next((h for h in (stem, *_shorter(stem)) if h in without), "")
+        named = next((h for h in (stem, *shorter(stem)) if h in without), "")
         case_id = named or (alone[0] if len(alone) == 1 else "")
         if case_id in without and ("corrected" in name.lower() or case_id not in listing.truth_like):
             listing.truth_like[case_id] = key
@@ -238,7 +132,7 @@ def _look_for_truths(found: Groups, listing: Listing) -> None:
 def _add_case(
     case_id: str,
     folder: str,
-    found: _Found,
+    found: Found,
     labels: str | None,
     patients: Callable[[str], str] | None,
     listing: Listing,

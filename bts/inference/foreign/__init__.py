@@ -39,8 +39,8 @@ def convert(source: Source, asked: Asked) -> tuple[str, bytes]:
     files = ", ".join(source.names[:5]) + (", …" if len(source.names) > 5 else "")
     raise UsageError(
         f"{source.uri}: of no kind that can be adopted; it holds {files}. Give the whole folder or zip of an "
-        "nnU-Net v2 training or of a MONAI bundle, or an ONNX graph with its description: weights alone do not "
-        "say what network they are of"
+        "nnU-Net v2 training or of a MONAI bundle, or an ONNX graph with its description: weights alone do "
+        "not say what network they are of"
     )
 
 

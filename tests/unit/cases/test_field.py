@@ -138,6 +138,15 @@ def test_files_without_a_cases_name_give_way_to_those_with_it():
         listing = listed(*case, beside)
         assert roles(listing) == {"P": sorted(MODALITIES)} and listing.strays == [beside]
         assert listing.cases[0].files["t1"].key == case[0] and not listing.problems
+    for inside in ("raw", "Q/mni"):
+        derived = [f"P/{inside}/{role}.nii.gz" for role in ("T1", "T2")]
+        for own in (case, [f"P/{role}.nii.gz" for role in ("T1", "T1ce", "T2", "FLAIR")]):
+            listing = listed(*own, *derived)
+            assert roles(listing) == {"P": sorted(MODALITIES)} and listing.strays == derived, "not of P/raw"
+    later = [f"P/visit2/{role}.nii.gz" for role in ("T1", "T2")]
+    assert roles(listed(*case, *later)) == {"P": sorted(MODALITIES), "P_visit2": ["t1", "t2"]}
+    flat = listed("all/P_t1.nii.gz", "all/P_t2.nii.gz", "all/Q/T1.nii.gz", "all/Q/T2.nii.gz")
+    assert roles(flat) == {"P": ["t1", "t2"], "Q": ["t1", "t2"]}
     elsewhere = [f"raw/P/{role}.nii.gz" for role in ("T1", "T2", "seg")]
     listing = listed(*case, *elsewhere)
     assert roles(listing) == {"P": sorted(MODALITIES)} and listing.strays == sorted(elsewhere)
