@@ -125,7 +125,7 @@ ENTITIES = r"(?:_(?:acq|run|rec|space|desc|label|res)-[^_/]+)*"
 SUBJECT = rf"sub-[^_/]+(?:_ses-[^_/]+)?{ENTITIES}"
 VISIT_FOLDER = rf"(?:(?:{VISIT})[_-]?\d|{DATE})[^/]*"
 KIND_FOLDER = "(?:anat|mri?|nii|nifti|images?)"
-IMAGES = any_role({role: names for role, names in SPELLINGS.items() if role != "seg"})
+IMAGES = any_role({role: SPELLINGS[role] for role in ("flair", "t1ce", "t1", "t2")})  # T2-FLAIR is no T2
 ROLE_FOLDER = r"(?:\d+_)?" + re.sub(r"\?P<\w+>", "?:", ROLE)
 NO_CASE = rf"(?:{VISIT_FOLDER}|{KIND_FOLDER}|{ROLE_FOLDER})"
 CASE = rf"(?P<id>(?!{NO_CASE}/)[^/]+)(?:/(?P<visit>{VISIT_FOLDER}))?"

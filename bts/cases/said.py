@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from bts.cases.datasets import OTHER
 from bts.cases.keys import data_of, with_slashes
 from bts.cases.layouts import Listing, find_cases
-from bts.cases.names import ANYWHERE, Layout, Place, layout
+from bts.cases.names import ANYWHERE, FILE, IMAGES, ROLES, Layout, Place, layout
 from bts.cases.sidecars import read_sidecars
 from bts.errors import CaseError, UsageError
 from bts.labels import spelt
@@ -20,6 +20,7 @@ from bts.modalities import MODALITIES
 from bts.storage import Entry, Store, read_file
 
 FILE_ROLES = (*MODALITIES, "seg")
+WITH_MORE = re.compile(rf"[^/]+?(?P<end>[_. -]{IMAGES}(?P<more>[_. -][^/]*?{FILE}))", re.IGNORECASE)
 
 
 def list_folder(
@@ -42,6 +43,20 @@ def list_folder(
             f"{found.cases[0].id}; each would count as a patient of its own"
         )
     return found
+
+
+def roles_for(strays: Iterable[str]) -> list[str]:
+    """What --roles would say of files of no case, where four modalities have one ending behind their names
+    (P1_t1_bet.nii.gz, P1_flair_bet.nii.gz); nothing where they have not."""
+    endings: dict[str, dict[str, str]] = {}
+    for key in strays:
+        found = WITH_MORE.fullmatch(key.rpartition("/")[2])
+        if found and not re.search("mask|seg", found["more"], re.IGNORECASE):
+            role = next(role for role in ROLES if found.groupdict().get(role))
+            endings.setdefault(found["more"], {})[role] = f"{role}=*{found['end']}"
+    return next(
+        ([told[m] for m in MODALITIES] for told in endings.values() if len(told) == len(MODALITIES)), []
+    )
 
 
 @dataclass(frozen=True, slots=True)

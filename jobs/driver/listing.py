@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +10,7 @@ from bts.cases.case import Case
 from bts.cases.layouts import Listing
 from bts.cases.names import IMAGE
 from bts.cases.read import reader_of
-from bts.cases.said import list_folder
+from bts.cases.said import list_folder, roles_for
 from bts.errors import UsageError
 from bts.labels import SAYABLE, UNKNOWN, meaning
 from bts.storage import Store
@@ -47,7 +48,8 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
         images = any(IMAGE.search(key) for key in listing.strays)
         other = "; DICOM files become cases by jobs.intake" if listing.strays else "; check the path"
         why = "" if images else f": no image is there{other}"
-        said = "; other names are said by --roles t1=*_PRE.nii.gz …" if images else ""
+        shown = " ".join(map(shlex.quote, roles_for(listing.strays))) or "t1=*_PRE.nii.gz …"
+        said = f"; other names are said by --roles {shown}" if images else ""
         raise UsageError(f"{source.uri}: no case found{why}; expected files such as {example}{said}")
     return listing
 

@@ -4,6 +4,7 @@ says. The essentials are listed here once more from keys alone, for where that f
 import gzip
 import json
 import re
+import shlex
 from pathlib import Path
 
 import nibabel as nib
@@ -169,6 +170,19 @@ def test_where_there_is_no_case_it_is_said_what_to_do(tmp_path, key, said):
     builders.put_all(Store(tmp_path), {key: b"x"} if key else {})
     with pytest.raises(UsageError, match=said):
         list_cases(Store(tmp_path), "auto")
+
+
+def test_roles_are_proposed_that_make_cases_of_what_is_there(tmp_path):
+    keys = [f"P{n}/P{n} {role}_bet.nii.gz" for n in (7, 8) for role in ("T1", "t1c", "T2", "T2-FLAIR")]
+    masks = [key.replace("_bet", "_bet_mask") for key in keys if "T1" in key]
+    builders.put_all(Store(tmp_path), dict.fromkeys([*keys, *masks], b"x"))
+    with pytest.raises(UsageError, match="no case found") as caught:
+        list_cases(Store(tmp_path), "auto")
+    proposed = shlex.split(str(caught.value).partition("--roles ")[2])
+    assert roles(listed(*keys, *masks, layouts=layouts_of(proposed))) == {
+        "P7": sorted(MODALITIES),
+        "P8": sorted(MODALITIES),
+    }
 
 
 def test_channels_of_nnunet_are_named_by_its_dataset_json(tmp_path):
