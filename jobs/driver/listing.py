@@ -46,7 +46,11 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
     if not found and not listing.slices:
         example = "BraTS2021_00000/BraTS2021_00000_flair.nii.gz, or figshare's 1.mat"
         images = any(IMAGE.search(key) for key in listing.strays)
-        other = "; DICOM files become cases by jobs.intake" if listing.strays else "; check the path"
+        other = (
+            "; unpack archives; DICOM files become cases by jobs.intake"
+            if listing.strays
+            else "; check the path"
+        )
         why = "" if images else f": no image is there{other}"
         shown = " ".join(map(shlex.quote, roles_for(listing.strays))) or "t1=*_PRE.nii.gz …"
         said = f"; other names are said by --roles {shown}" if images else ""

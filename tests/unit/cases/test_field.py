@@ -163,7 +163,7 @@ def test_files_without_a_cases_name_give_way_to_those_with_it():
 
 @pytest.mark.parametrize(
     ("key", "said"),
-    [("", "no image is there; check the path"), ("S/IM0001", "no image is there; DICOM .* jobs.intake"),
+    [("", "no image is there; check the path"), ("S/IM0001", "no image is there; .* jobs.intake"),
      ("P/P_PRE.nii.gz", "no case found; expected .*; other names are said by --roles")],
 )  # fmt: skip
 def test_where_there_is_no_case_it_is_said_what_to_do(tmp_path, key, said):

@@ -165,6 +165,12 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
         Store(tmp_path).list()
 
 
+def test_a_file_in_a_folders_place_is_said(tmp_path):
+    (tmp_path / "set.zip").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"set\.zip: is a file; give a folder"):
+        Store(tmp_path / "set.zip").list()
+
+
 def test_a_bucket_without_credentials_gets_a_hint(monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
