@@ -28,7 +28,7 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
             raise CaseError(
                 f"{role} lies on another grid ({volume.grid.describe()}) than {next(iter(volumes))} "
                 f"({grid.describe()})",
-                mend="register and resample it to the others",
+                mend="register and resample it to the others, as jobs.intake does with raw scans",
                 file=_key(case, role),
             )
     mask = None if seg is None else _labels(case, seg)
