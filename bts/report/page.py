@@ -128,11 +128,12 @@ def render(contents: Contents) -> str:
         rules={year: SAID[year] for year in years_of(scored)},
         titles=TITLES,
         brief={"dice": "Dice", **BRIEF},
-        summary={r: {m: _of_page(scored, r, m) for m in known} for r in regions},
+        # In the order of the contents, as the terminal: the bootstrap depends on it.
+        summary={r: {m: _of_page(contents.scored, r, m) for m in known} for r in regions},
         groups={
             title: {
                 name: {r: _of_page(cases, r, "dice") for r in regions_of(cases)}
-                for name, cases in groups_of(scored, part).items()
+                for name, cases in groups_of(contents.scored, part).items()
             }
             for part, title in {"group": "tumour grade or type", "dataset": "dataset"}.items()
         },

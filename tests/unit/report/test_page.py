@@ -135,9 +135,11 @@ def test_groups_are_compared_where_there_are_two():
 
 
 def test_the_interval_is_shown_from_six_cases_on():
-    six = [scored(f"C{n}", 0.5 + n / 10) for n in range(6)]
+    six = [scored(f"C{n}", dice) for n, dice in enumerate((0.9, 0.2, 1.0, 0.3, 0.95, 0.1))]
     low, high = scores.interval(six, "WT", "dice")
-    assert f"95 % {low:.3f} to {high:.3f}" in html_of(scored=six)
+    html = html_of(scored=six)
+    assert f"95 % {low:.3f} to {high:.3f}" in html, "the page"
+    assert f"{low:.4f}–{high:.4f}" in scores.table(six), "and the terminal say the same"
     assert "<small>95 %" not in html_of(scored=six[1:])
 
 
