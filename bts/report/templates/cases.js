@@ -28,6 +28,14 @@ function sort(heading) {
   const unknown = (one) => numbers && isNaN(parseFloat(value(one)));
   const known = all.filter((one) => !unknown(one)).sort(compare);
   order = [...(up ? known : known.reverse()), ...all.filter(unknown)];  // what is not known stays last
+  history.replaceState({ place, clicks: up ? 1 : 2 }, "");
+  show();
+}
+
+// Whoever comes back from a case: the browser has filled in the words of before, the order is made again.
+function resume({ persisted }) {
+  const { place, clicks } = history.state ?? { clicks: 0 };
+  for (let click = 0; click < clicks && !persisted; click++) sort(table.tHead.rows[0].cells[place]);
   show();
 }
 
@@ -40,4 +48,5 @@ for (const heading of table.tHead.rows[0].cells) {
 for (const input of [find, flagged]) input?.addEventListener("input", () => { most = STEP; show(); });
 more.onclick = () => { most += STEP; show(); };
 tools.hidden = false;
+addEventListener("pageshow", resume);
 show();

@@ -62,6 +62,21 @@ def test_words_and_flags_choose(browser):
     assert browser.run("document.getElementById('count').textContent") == "0 of 250 cases"
 
 
+def test_words_and_order_hold_on_the_way_back_from_a_case(browser):
+    find(browser, "case-24")
+    click(browser, "Case")
+    click(browser, "Case")
+    shown = column(browser, 0)
+    assert shown[0] == "case-249" and shown[-1] == "case-24"
+    browser.open("about:blank")
+    browser.wait("location.href === 'about:blank'")
+    visited = browser("Page.getNavigationHistory")
+    browser("Page.navigateToHistoryEntry", entryId=visited["entries"][visited["currentIndex"] - 1]["id"])
+    browser.wait("document.getElementById('find')?.value === 'case-24'")
+    browser.wait("document.querySelector('#cases tbody th')?.textContent === 'case-249'", seconds=5)
+    assert column(browser, 0) == shown
+
+
 def test_headings_sort_by_number_or_name(browser):
     find(browser, "")
     click(browser, "Mean Dice")
