@@ -1,11 +1,13 @@
 """The report as a reader uses it, in a headless Chromium: the table of cases sorts, filters and pages."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
+from bts.scoring import metrics
 from tests.browser import Browser
-from tests.unit.report.test_page import html_of, scored
+from tests.unit.report.test_page import PNG, html_of, scored
 
 pytestmark = pytest.mark.slow
 
@@ -94,3 +96,33 @@ def test_nothing_is_loaded_and_nothing_complains(browser):
     assert browser.errors == []
     assert all(url.startswith(("file:", "data:")) for url in browser.requests)
     assert browser.run("document.querySelector('#cases a').getAttribute('href')").startswith("cases/case-")
+
+
+@pytest.mark.parametrize(("width", "medium"), [(390, "screen"), (718, "print")])
+def test_narrow_screens_and_paper_hold_the_page(tmp_path, browser, width, medium):
+    """Paper, 718 pixels wide (A4), scrolls no table, and shows colours."""
+    cases = [replace(scored(f"BraTS2021_{n:05}", n / 9), flags=["edge: touches the edge"]) for n in range(9)]
+    for one in cases:
+        for of in one.scores.values():
+            of |= dict.fromkeys((*metrics.DISTANCES, *metrics.LESIONS), 123.456)
+    (tmp_path / "index.html").write_text(html_of(scored=cases, worst=[(cases[0], PNG)]), "utf-8")
+    with resized(browser, width, medium):
+        browser.open((tmp_path / "index.html").as_uri())
+        browser.wait(f"location.href.startsWith('{tmp_path.as_uri()}') && document.readyState === 'complete'")
+        assert browser.run("document.documentElement.scrollWidth") == width
+        if medium == "print":
+            cards = "[...document.querySelectorAll('.card')]"
+            assert browser.run(f"{cards}.every(one => one.scrollWidth <= one.clientWidth)")
+            swatch = "getComputedStyle(document.querySelector('.legend i'))"
+            assert browser.run(f"{swatch}.printColorAdjust") == "exact"
+
+
+@contextmanager
+def resized(browser: Browser, width: int, medium: str):
+    """The page so wide, on a screen or on paper; afterwards as before."""
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser("Emulation.setDeviceMetricsOverride", **size)
+    browser("Emulation.setEmulatedMedia", media=medium)
+    yield
+    browser("Emulation.clearDeviceMetricsOverride")
+    browser("Emulation.setEmulatedMedia", media="")
