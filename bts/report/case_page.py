@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bts.cases import figshare
 from bts.colours import Colours, colours_of
 from bts.report import slices
 from bts.report.page import environment
@@ -49,6 +50,9 @@ def render(
         legend=legend,
         placed=pair.case.traits.placed,
     )
+    if not pair.case.traits.placed:
+        at, panels = planes["slice"]
+        planes = {"slice": (figshare.number(list(pair.case.files)[at]), panels)}
     page = environment().get_template("case.html")
     html = page.render(
         s=scored,
@@ -68,12 +72,13 @@ def _provenance(pair: Pair, labels: Labels, places: Sequence[str]) -> dict[str, 
     folder, cases = places
     shape = "×".join(map(str, labels.grid.source_shape))
     spacing = "×".join(f"{mm:g}" for mm in reversed(labels.grid.zooms))
+    grid = f"{shape} voxels of {spacing} mm, {labels.grid.orientation}"
     truth = pair.case.files.get("seg")
     (marker,) = labels.markers if len(labels.markers) == 1 else (Marker(),)
     return {
         "Labelmap": f"{folder}/{pair.labelmap} ({pair.version})",
         "Ground truth": f"{cases}/{truth.key} ({truth.version})" if truth else f"in the slices of {cases}",
-        "Grid": f"{shape} voxels of {spacing} mm, {labels.grid.orientation}",
+        "Grid": grid if pair.case.traits.spaced else f"{shape} pixels and slices, of no known size",
         "Labels": labels.convention,
         "Models": ", ".join(f"{one.get('name', '')} {one.get('digest', '')}" for one in marker.models),
         "Options": ", ".join(f"{name} {on}" for name, on in marker.options.items()),

@@ -181,6 +181,9 @@ def test_scores_of_another_tool_s_labelmaps(tmp_path, capsys):
     html = report.read("index.html").decode()
     assert "By tumour grade or type" in html and "T1ce" in html and "slice 3," in html
     assert "whole tumour" not in html and "R is the patient" not in html
+    page = report.read(f"cases/{MENINGIOMA}.html").decode()
+    assert "Slice 3, with the most tumour" in page, "by its number in the set, as on the report"
+    assert "36×40×2 pixels and slices, of no known size" in page and " mm" not in page and "LPS" not in page
 
 
 @pytest.mark.parametrize(
