@@ -115,6 +115,16 @@ def test_cases_are_sorted_by_mean_dice_and_the_failed_are_named():
     assert all(text in html for text in (">D<", ">grid<", "is askew", "straighten it", "D.nii.gz"))
 
 
+def test_every_row_of_a_table_is_headed_by_what_it_is_of():
+    """Screen readers say it before each cell: the case, not its mean Dice."""
+    failure = Failure(case_id="D", stage="grid", file="D.nii.gz", error="is askew", mend="straighten it")
+    html = html_of(scored=[scored("A", 0.5)], failed=[failure])
+    rows = re.findall(r"<tr[^>]*>(<t.*?)</tr>", html[html.index("<tbody>") :], re.DOTALL)
+    rows = [row for row in rows if "<td" in row]
+    assert all(row.startswith('<th scope="row"') and row.count("<th") == 1 for row in rows)
+    assert len(rows) == 3 + 1 + 1 + 1, "regions, the failed case, the scored one, what made them"
+
+
 def test_summary():
     some = [scored("A", 0.5), scored("B", 0.7), scored("C", 0.9, RC=0.25)]
     html = html_of(scored=some)
