@@ -14,7 +14,7 @@ from bts.report import slices
 from bts.report.page import environment
 from bts.results.marker import Marker
 from bts.results.match import Labels, Pair
-from bts.scoring.scores import TITLES, Scored, metrics_of
+from bts.scoring.scores import REGION_TITLES, TITLES, Scored, metrics_of
 
 SIDES = {
     "axial": "R is the patient’s right",
@@ -57,6 +57,8 @@ def render(
     html = page.render(
         s=scored,
         titles=TITLES,
+        regions=list(scored.scores),
+        region_titles=REGION_TITLES,
         known=metrics_of([scored]),
         planes=planes,
         sides=SIDES,

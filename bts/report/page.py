@@ -28,6 +28,7 @@ from bts.scoring.metrics import PARTS, mean_dice
 from bts.scoring.rules import SAID
 from bts.scoring.scores import (
     BRIEF,
+    REGION_TITLES,
     TITLES,
     Scored,
     column,
@@ -42,6 +43,16 @@ from bts.scoring.scores import (
 PAGES = Path(__file__).with_name("templates")
 WORST = 12  # cases shown by pictures
 KINDS = {b"\x89PNG": "png", b"GIF8": "gif", b"\xff\xd8\xff": "jpeg", b"<?xml": "svg+xml"}  # by first bytes
+
+_BOX = ": a point is a case, the box holds the middle half of them, its line is the median"
+CHART_NOTES = {
+    "Dice by region": _BOX,
+    f"{TITLES['hd95']} by region": _BOX,
+    "Dice against volume": f": a point is a case; regions below {charts.LOWEST_ML} ml, also empty ones, "
+    "stand at the left edge",
+    "Dice against what the model expected": ": a point is a case, on the line it got what the model expected "
+    "without the ground truth",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +133,13 @@ def render(contents: Contents) -> str:
         script=markupsafe.Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         charts=draw_charts(scored),
+        chart_notes=CHART_NOTES,
         makers=Counter(one.maker for one in scored),
         flagged=any(one.flags for one in scored),
         parts=[part for of in PARTS if (part := [metric for metric in of if metric in known])],
         rules={year: SAID[year] for year in years_of(scored)},
         titles=TITLES,
+        region_titles=REGION_TITLES,
         brief={"dice": "Dice", **BRIEF},
         # In the order of the contents, as the terminal: the bootstrap depends on it.
         summary={r: {m: _of_page(contents.scored, r, m) for m in known} for r in regions},

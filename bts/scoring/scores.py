@@ -34,6 +34,17 @@ TITLES = {
     "small_precision": "Precision",
     "small_recall": "Recall",
 }
+REGION_TITLES = {
+    "WT": "whole tumour",
+    "TC": "tumour core",
+    "ET": "enhancing tumour",
+    "GTV": "gross tumour volume",
+    "NETC": "non-enhancing tumour core",
+    "SNFH": "surrounding non-enhancing FLAIR hyperintensity",
+    "RC": "resection cavity",
+    "ED": "oedema",
+}
+"""What the regions of BraTS are short for."""
 BRIEF = {"hd95": "HD95, mm", "lesion_dice": "lesion Dice"}
 """Beside Dice in the terminal."""
 

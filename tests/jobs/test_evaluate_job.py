@@ -225,6 +225,9 @@ def test_each_case_has_a_page(five, tmp_path, capsys):
     assert (sound.count("data:image/jpeg"), bare.count("data:image/jpeg")) == (3 * 4, 3 * 2)
     assert f"{labelmaps.uri}/{PERFECT}.nii.gz" in sound and "40×48×24 voxels of 1×1×1 mm, RAS" in sound
     assert "<script" not in sound and "Volume of the ground truth, ml" in sound
+    assert "WT whole tumour, TC tumour core" in sound and "HD95: 95th percentile" in sound
+    assert '<th scope="row" class="name">Lesions found</th><td>1</td>' in sound, "lesions are counted"
+    assert "(counted from 0), with the most tumour; R is the patient" in sound
 
     output.delete(f"cases/{PERFECT}.html")
     _, said, _ = run(capsys, labelmaps, cases, output, dry_run=True)

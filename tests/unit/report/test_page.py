@@ -133,6 +133,24 @@ def test_summary():
     assert "resection cavity" not in html_of(scored=some[:2])
 
 
+def test_a_reader_who_has_never_seen_a_report_finds_every_word():
+    two = [scored("A", 0.5, NETC=0.3, SNFH=0.4), scored("B", 0.7)]
+    html = html_of(scored=two)
+    said = (
+        "WT whole tumour, TC tumour core, ET enhancing tumour, NETC non-enhancing tumour core, SNFH surround"
+    )
+    assert said in " ".join(html.split()) and "(field colours)" not in html
+    assert "<figcaption>Dice by region: a point is a case, the box holds" in html
+    one = scored("A", 0.5)
+    drawn = Picture("Only case", one, 2, {"Prediction": PNG})
+    target = Scored("B", "", "brats2024-men-rt", {"GTV": one.scores["WT"]})
+    of_target = Picture("Only case", target, 2, {"Prediction": PNG})
+    for picture in (drawn, of_target):
+        html = " ".join(html_of(scored=[picture.scored], pictures=[picture]).split())
+        assert "axial slice 2 (counted from 0), the one with most tumour; R is the patient’s right" in html
+    assert "GTV gross tumour volume" in html
+
+
 def test_groups_are_compared_where_there_are_two():
     def tumour(group: str, dice: float) -> Scored:
         return Scored(f"{group} {dice}", group, "figshare", {"tumour": dict.fromkeys(metrics.METRICS, dice)})
