@@ -165,6 +165,17 @@ def test_cases_can_be_filtered(page):
     assert page.run("document.getElementById('count').textContent") == "1 of 4 cases"
 
 
+def test_a_narrow_window_shows_the_planes_below_the_list(page):
+    page("Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=False)
+    left, top, wide, high = page.run(
+        "(({ left, top, width, height }) => [left, top, width, height])"
+        "(document.getElementById('stage').getBoundingClientRect())"
+    )
+    assert (left, wide) == (0, 400) and top > 200 and high > 200
+    assert page.run("document.documentElement.scrollWidth") == 400
+    page("Emulation.clearDeviceMetricsOverride")
+
+
 def test_no_error_and_no_request_beyond_this_machine(page, url):
     """The last one: after all that the others did."""
     assert page.errors == []
