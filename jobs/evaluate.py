@@ -29,7 +29,7 @@ from jobs.driver.here import UseRay
 from jobs.driver.listing import list_cases
 from jobs.driver.matching import matched_with, say_matched
 from jobs.driver.outcome import Outcome, check_max_failed, run_job
-from jobs.driver.pictures import draw_cases, draw_comparison, montage, name_folders
+from jobs.driver.pictures import draw_cases, draw_comparison, montage, name_folders, write_files
 from jobs.driver.pipeline import Stage, stream
 from jobs.driver.progress import say
 from jobs.workers.draw import Draw, DrawSide
@@ -114,8 +114,7 @@ def main(settings: Settings) -> Outcome:
     if others:
         files["comparison.csv"] = comparison.write(ours, contents.comparisons, contents.ranking)
     files["index.html"] = page.render(contents).encode(errors="backslashreplace")
-    for name, data in files.items():
-        output.put(name, data)
+    write_files(output, files, pages={case_page.key(one.case_id) for one in scored})
     print_results(ours, contents, output)
     track(contents, output, files)
     return outcome(output, contents, listing.strays, settings.max_failed)

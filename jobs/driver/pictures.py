@@ -7,7 +7,8 @@ bts.scoring.comparison's.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from bts.colours import Colours
 from bts.errors import UsageError
@@ -23,6 +24,8 @@ from jobs.workers.draw import Draw, DrawSide
 from jobs.workers.tries import tried, worker_deaths
 
 SHOWN = ("dice", "iou")
+SOMETIMES = re.compile(r"cases/.+\.html|montage\.png|brats\.csv|comparison(\.csv|(-.+)?\.png)")
+"""Files that not every report of a folder has."""
 
 
 def draw_cases(
@@ -61,6 +64,16 @@ def montage(worst: Sequence[tuple[Scored, bytes]], colours: Colours) -> bytes:
         captions[f"{one.case_id}  {dice}"] = picture
     legend = dict(enumerate(page.legend_of([one for one, _ in worst], colours)))
     return gallery.montage(captions, "Worst cases by mean Dice: truth, prediction", legend)
+
+
+def write_files(output: Store, files: Mapping[str, bytes], pages: Container[str]) -> None:
+    """Put the files of a report. What an earlier one left of cases and comparisons that this one has not
+    goes: beside the new page it would pass for its own. `pages`: keys of the pages of its cases."""
+    for name, data in files.items():
+        output.put(name, data)
+    for key in filter(SOMETIMES.fullmatch, output.keys()):
+        if key not in files and key not in pages:
+            output.delete(key)
 
 
 def name_folders(folders: Sequence[Store]) -> dict[str, Store]:

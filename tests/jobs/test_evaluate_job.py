@@ -134,6 +134,22 @@ def test_other_folders_are_scored_beside_and_drawn(five, tmp_path, capsys):
     assert code == 2 and "two folders have the same name" in said
 
 
+def test_a_report_keeps_nothing_of_the_one_before_it(tmp_path, capsys):
+    labelmaps, cases, output = where = folders(str(tmp_path))
+    for case in (PERFECT, SHIFTED):
+        cases.put(f"{case}/{case}-seg.nii.gz", nifti(TRUTH, RAS))
+        labelmaps.put(f"{case}.nii.gz", nifti(TRUTH, RAS))
+    other = Store(str(tmp_path / "other"))
+    other.put(f"{PERFECT}.nii.gz", nifti(MOVED, RAS))
+    run(capsys, *where, against=(other.uri,))
+    output.put("mine.png", b"of the reader")
+    before = output.keys()
+    labelmaps.put(f"{SHIFTED}.nii.gz", b"rubbish")
+    run(capsys, *where)
+    gone = {key for key in before - output.keys() if not key.startswith("_")}
+    assert gone == {"comparison.csv", "comparison.png", f"cases/{SHIFTED}.html"}
+
+
 def test_folders_are_compared_case_by_case_and_ranked(tmp_path, capsys):
     """Eight cases, perfect here; b moved all, c two of them."""
     labelmaps, cases, output = where = folders(str(tmp_path))
