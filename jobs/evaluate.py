@@ -128,6 +128,7 @@ def contents_of(scores: dict[str, list[Scored]], matched: Matched, **known: Any)
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         scored=scored,
         without_labelmap=matched.without_labelmap,
+        held=matched.held,
         without_truth=matched.without_truth,
         comparisons={name: comparison.compare(scored, of) for name, of in others},
         ranking=comparison.rank(scores) if len(others) > 1 else {},

@@ -80,6 +80,8 @@ class Contents:
     scored: Sequence[Scored]
     failed: Sequence[Failure]
     without_labelmap: Sequence[str]
+    held: Sequence[str] = ()
+    """Those of them that are held for review."""
     without_truth: Sequence[str]
     pictures: Sequence[Picture]
     comparisons: Mapping[str, Mapping[tuple[str, str], statistics.Paired]] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from bts.images.grid import Grid, Volume
 from bts.images.nifti import read_nifti
 from bts.labels import is_known, to_internal
 from bts.results.files import signed
-from bts.results.layout import LABELMAP, MARKER, versions_of
+from bts.results.layout import LABELMAP, MARKER, held, labelmap_key, versions_of
 from bts.results.marker import Marker, digest
 from bts.scoring import metrics
 from bts.scoring.rules import year_of
@@ -107,6 +107,8 @@ class Matched:
     problems: list[CaseError] = field(default_factory=list)
     without_labelmap: list[str] = field(default_factory=list)
     """Ids of the cases with a truth that have no labelmap."""
+    held: list[str] = field(default_factory=list)
+    """Those of them whose labelmap waits for review."""
     without_truth: list[str] = field(default_factory=list)
     """Keys of the labelmaps that are of no case with a truth."""
 
@@ -143,6 +145,8 @@ def match(
         keys = labelmaps.pop(case.id, [])
         if not keys:
             matched.without_labelmap.append(case.id)
+            if held(labelmap_key(case.id)) in versions:
+                matched.held.append(case.id)
         elif len(keys) > 1:
             problem = f"there are {len(keys)} labelmaps of this case: {', '.join(keys)}"
             matched.problems.append(

@@ -28,6 +28,7 @@ def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) 
     """
     for names, what in (
         (matched.without_labelmap, f"cases with ground truth have no labelmap in {labelmaps.uri}"),
+        (matched.held, "of these are held for review, and not scored"),
         (matched.without_truth, f"labelmaps are of no case with a truth in {source.uri}"),
     ):
         if names:

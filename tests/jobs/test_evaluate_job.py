@@ -150,6 +150,19 @@ def test_a_report_keeps_nothing_of_the_one_before_it(tmp_path, capsys):
     assert gone == {"comparison.csv", "comparison.png", f"cases/{SHIFTED}.html"}
 
 
+def test_cases_that_wait_for_review_are_told_from_those_without_a_labelmap(tmp_path, capsys):
+    labelmaps, cases, output = where = folders(str(tmp_path))
+    for case in (PERFECT, SHIFTED, MISSING):
+        cases.put(f"{case}/{case}-seg.nii.gz", nifti(TRUTH, RAS))
+    labelmaps.put(f"{PERFECT}.nii.gz", nifti(TRUTH, RAS))
+    labelmaps.put(f"_held/{SHIFTED}.nii.gz", nifti(MOVED, RAS))
+    _, said, details = run(capsys, *where)
+    assert details["without_labelmap"] == 2 and details["cases_without_labelmap"] == [SHIFTED, MISSING]
+    assert f"1 of these are held for review, and not scored: {SHIFTED}\n" in said
+    html = output.read("index.html").decode()
+    assert f"1 of these are held for review; they are not scored</summary>\n<p><code>{SHIFTED}</code>" in html
+
+
 def test_folders_are_compared_case_by_case_and_ranked(tmp_path, capsys):
     """Eight cases, perfect here; b moved all, c two of them."""
     labelmaps, cases, output = where = folders(str(tmp_path))
