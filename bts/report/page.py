@@ -95,10 +95,10 @@ class Contents:
 
 def choose(scored: Sequence[Scored]) -> dict[str, Scored]:
     """The best, the median and the worst case by mean Dice; fewer where there are fewer."""
-    ranked = sorted(scored, key=lambda s: (-mean_dice(s.scores), s.case_id))
+    ranked = _ranked(scored)
     if len(ranked) == 1:
         return {"Only case": ranked[0]}
-    places = {"Best case": 0, "Median case": len(ranked) // 2, "Worst case": len(ranked) - 1}
+    places = {"Best case": -1, "Median case": (len(ranked) - 1) // 2, "Worst case": 0}
     if len(ranked) == 2:
         del places["Median case"]
     return {title: ranked[place] for title, place in places.items() if ranked}
@@ -106,7 +106,7 @@ def choose(scored: Sequence[Scored]) -> dict[str, Scored]:
 
 def worst(scored: Sequence[Scored]) -> list[Scored]:
     """The lowest by mean Dice, the very lowest first."""
-    return sorted(scored, key=lambda s: (mean_dice(s.scores), s.case_id))[:WORST]
+    return _ranked(scored)[:WORST]
 
 
 def legend_of(scored: Sequence[Scored], colours: Colours = "field") -> list[tuple[str, tuple[int, int, int]]]:
@@ -123,7 +123,7 @@ def legend_of(scored: Sequence[Scored], colours: Colours = "field") -> list[tupl
 
 def render(contents: Contents) -> str:
     """The page, complete in itself."""
-    scored = sorted(contents.scored, key=lambda s: (mean_dice(s.scores), s.case_id))
+    scored = _ranked(contents.scored)
     regions, known = regions_of(scored), metrics_of(scored)
     script = (PAGES / "cases.js").read_text("utf-8")
     page = environment().get_template("report.html")
@@ -198,6 +198,11 @@ def data_uri(picture: bytes) -> str:
     """A PNG, JPEG, GIF or SVG file as the source of an <img>."""
     kind = next(kind for start, kind in KINDS.items() if picture.startswith(start))
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def _ranked(scored: Sequence[Scored]) -> list[Scored]:
+    """By mean Dice, the lowest first, and by name."""
+    return sorted(scored, key=lambda s: (mean_dice(s.scores), s.case_id))
 
 
 def _against(scored: Sequence[Scored], regions: Sequence[str], what: str) -> dict[str, np.ndarray]:

@@ -232,11 +232,17 @@ def test_page_of_nothing():
         ([0.3], {"Only case": 0.3}),
         ([0.3, 0.6], {"Best case": 0.6, "Worst case": 0.3}),
         ([0.9, 0.1, 0.4], {"Best case": 0.9, "Median case": 0.4, "Worst case": 0.1}),
+        ([0.9, 0.1, 0.4, 0.7], {"Best case": 0.9, "Median case": 0.4, "Worst case": 0.1}),
     ],
 )
 def test_choose(dice, expected):
     chosen = page.choose([scored(f"C{i}", value) for i, value in enumerate(dice)])
     assert {title: metrics.mean_dice(one.scores) for title, one in chosen.items()} == pytest.approx(expected)
+
+
+def test_of_equal_cases_the_worst_is_the_first_of_the_worst():
+    equal = [scored(f"C{n}", value) for n, value in enumerate((1.0, 0.0, 0.0, 1.0))]
+    assert page.choose(equal)["Worst case"] == page.worst(equal)[0] == equal[1]
 
 
 def test_fullest_slice():
