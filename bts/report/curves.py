@@ -77,7 +77,8 @@ def draw_bars(values: Mapping[str, Mapping[str, float]]) -> bytes:
         at = [n + (place - (len(names) - 1) / 2) * wide for n, of in enumerate(values.values()) if name in of]
         shown = [of[name] for of in values.values() if name in of]
         label = name.replace("/", " ").replace("dice", "Dice").replace("iou", "IoU")
-        bars = panel.bar(at, shown, wide * 0.94, color=COLOURS[place % len(COLOURS)], label=label)
+        look = {"color": COLOURS[place % len(COLOURS)], "hatch": "//" * (place // len(COLOURS))}
+        bars = panel.bar(at, shown, wide * 0.94, edgecolor="white", linewidth=0, label=label, **look)
         panel.bar_label(bars, fmt="%.3f", fontsize=8, padding=2)
     panel.set_xticks(range(len(values)), [name.replace("_", " ") for name in values])
     panel.set(ylim=(0, 1.1), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])

@@ -8,6 +8,7 @@ from PIL import Image
 
 from bts.colours import TYPE_COLOURS
 from bts.report.curves import (
+    COLOURS,
     draw_bars,
     draw_classes,
     draw_curves,
@@ -94,3 +95,13 @@ def test_a_bar_for_each_figure_of_each_network():
     first, second = (heights[a + 2 : b - 2].max() for a, b in zip(ends[::2], ends[1::2], strict=True))
     assert first / second == pytest.approx(2, rel=0.05)
     assert (picture == (213, 94, 0)).all(axis=2).sum() > 100
+
+
+def test_bars_beyond_the_last_colour_are_hatched():
+    """As of six regions by two metrics: no two look alike."""
+    names = [f"dice/{n}" for n in range(len(COLOURS) + 1)]
+    picture = pixels(draw_bars({"unet": dict.fromkeys(names, 1.0)}))
+    middle = picture[len(picture) * 3 // 5 : len(picture) * 4 // 5]
+    blue = (middle == (0, 114, 178)).all(axis=2)
+    first, last = (side.sum() for side in np.array_split(blue, 2, axis=1))
+    assert 0 < last < 0.95 * first
