@@ -49,4 +49,5 @@ for (const input of [find, flagged]) input?.addEventListener("input", () => { mo
 more.onclick = () => { most += STEP; show(); };
 tools.hidden = false;
 addEventListener("pageshow", resume);
+addEventListener("beforeprint", () => { most = Infinity; show(); }); // paper has no button for more
 show();

@@ -55,6 +55,8 @@ def test_a_hundred_rows_at_a_time(browser):
         assert len(column(browser, 0)) == rows
     assert browser.run("document.getElementById('more').hidden")
     assert len(find(browser, "")) == 100
+    browser("Page.printToPDF")
+    assert len(column(browser, 0)) == 250, "paper has them all"
 
 
 def test_words_and_flags_choose(browser):
