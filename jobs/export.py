@@ -1,7 +1,8 @@
 """A folder of labelmaps → one zip for a challenge: CASE.nii.gz of every case at its top, and nothing else.
 
-With --cases the set must be complete, in the labels that the cases' names tell: what lacks a labelmap, or has
-one in others, is named, no zip is written, the exit code is 3.
+Each must be a whole NIfTI file. With --cases the set must be complete, in the labels that the cases' names
+tell. What lacks a labelmap, or has one in others, or a damaged one, is named, no zip is written, the exit
+code is 3.
 figshare's patients are not among them, for a listing does not tell who they are.
 One labelmap at a time is in memory. No Ray: the store is the limit.
 
@@ -21,6 +22,7 @@ from isal import igzip
 from bts.cases.sidecars import told_beside
 from bts.cases.worklist import NOTE
 from bts.errors import CaseError, Failure, RunError, UsageError
+from bts.images.nifti import read_nifti
 from bts.labels import WRITTEN, is_known, meaning, values_of
 from bts.results.layout import held, labelmap_key
 from bts.results.match import Pair, by_case, match, outdated, read_markers, refuse_older
@@ -71,9 +73,11 @@ def main(settings: Settings) -> Outcome:
     if not failed:
         with tempfile.TemporaryDirectory() as here:
             path = Path(here, "labelmaps.zip")
-            pack(chosen, labelmaps, path)
-            output.put_file(name, str(path))
-            counts |= {"written": len(chosen), "bytes": path.stat().st_size}
+            damaged = pack(chosen, labelmaps, path)
+            failed = [Failure.of(problem, stage="export") for problem in damaged]
+            if not failed:
+                output.put_file(name, str(path))
+                counts |= {"written": len(chosen), "bytes": path.stat().st_size}
     return Outcome(None, counts, failed)
 
 
@@ -135,19 +139,26 @@ def refuse_other_labels(pair: Pair, said: Iterable[str]) -> None:
             )  # fmt: skip
 
 
-def pack(chosen: Mapping[str, str], labelmaps: Store, path: Path) -> None:
-    """Write the zip. Raises RunError for a labelmap that cannot be read."""
-    progress = Meter("export", len(chosen))
+def pack(chosen: Mapping[str, str], labelmaps: Store, path: Path) -> list[CaseError]:
+    """Write the zip; what is wrong with the labelmaps that are no whole images. Raises RunError for one that
+    cannot be read."""
+    progress, damaged = Meter("export", len(chosen)), []
     with zipfile.ZipFile(path, "w") as file:  # stored: gzip has done the work
         for case, key in chosen.items():
             try:
                 data = labelmaps.read(key)
+                read_nifti(data, key)
             except OSError as error:
                 raise RunError(f"{labelmaps.uri}/{key}: cannot be read ({error})") from None
+            except CaseError as error:
+                error.case = case
+                damaged.append(error)
+                continue
             member = zipfile.ZipInfo(labelmap_key(case), EPOCH)
             member.external_attr = 0o644 << 16  # who unpacks it may be another user
             file.writestr(member, data if data[:2] == GZIP else igzip.compress(data, mtime=0))
             progress.step()
+    return damaged
 
 
 if __name__ == "__main__":

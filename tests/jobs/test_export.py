@@ -53,6 +53,15 @@ def test_labelmaps_at_the_top_and_nothing_else(folders, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize("data", [LABELS[: len(LABELS) // 2], b"hello"])
+def test_a_damaged_labelmap_is_named_and_nothing_is_packed(folders, tmp_path, capsys, data):
+    folders[0].put(f"{ONE}.nii.gz", data)
+    for place in (folders, folders[:1]):
+        code, said = run(capsys, *place, zip=str(tmp_path / "first.zip"))
+        assert code == 3 and f"failed at export: case {ONE}, {ONE}.nii.gz" in said and TWO not in said
+        assert "copy the file again" in said and not (tmp_path / "first.zip").exists()
+
+
 def test_an_incomplete_set_is_named_and_not_packed(folders, tmp_path, capsys):
     labelmaps, cases = folders
     put_all(cases, case_files(THREE, names=NAMES_2021, truth=False))
