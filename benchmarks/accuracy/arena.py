@@ -102,7 +102,7 @@ def mean(values: dict[str, float]) -> str:
 def difference(mine: dict[str, float], others: dict[str, float]) -> str:
     """Over the cases that both have."""
     both = sorted(mine.keys() & others)
-    paired = compare_metric([mine[case] for case in both], [others[case] for case in both], "dice")
+    paired = compare_metric("dice", [mine[case] for case in both], [others[case] for case in both])
     if np.isnan(paired.low):
         return f"{paired.difference:+.3f}"
     return f"{paired.difference:+.3f} ({paired.low:+.3f} to {paired.high:+.3f}), p {paired.test}"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import requests, scale, segment
-from benchmarks.accuracy import alone, poses, robust
+from benchmarks.accuracy import alone, arena, poses, robust
 from benchmarks.gpu import bundle, pack, steps
 from benchmarks.material import make_cases
 from benchmarks.table import Row
@@ -32,6 +32,12 @@ def test_a_ratio_says_how_many_times_better_ours_is_pair_by_pair():
     assert "yes" in seconds.line() and "2.00–4.00" in seconds.line()
     rates = row("slices/s", [300.0], [100.0], target=4)
     assert rates.ratio == 3 and "NO" in rates.line()
+
+
+def test_two_systems_are_compared_over_the_cases_that_both_have():
+    mine, others = ({f"c{n}": less + n / 10 for n in range(7)} for less in (0.2, 0.1))
+    assert arena.difference(mine, others) == "+0.100 (+0.100 to +0.100), p 0.016"
+    assert arena.difference(mine, {"c0": 0.1, "other": 1.0}) == "+0.100"
 
 
 def test_more_cases_than_originals_are_whole_cases_of_other_names(tmp_path):
