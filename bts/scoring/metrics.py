@@ -18,7 +18,7 @@ from bts.scoring.matching import score_pairs
 from bts.scoring.rules import GLIOMA, NSD, Rules, Weighting
 
 NAMES = (*REGIONS, *TARGET, *TISSUES, *PAEDIATRIC, *TUMOUR, *TYPES)  # of all regions, in the order shown
-FORMAT = 2  # raised when a score changes for the same labelmaps; part of every kept score's fingerprint
+FORMAT = 3  # raised when a score changes for the same labelmaps; part of every kept score's fingerprint
 METRICS = ("dice", "iou", "sensitivity", "specificity")
 DISTANCES = ("hd95", "nsd1", "volume_error_ml")
 LESIONS = ("lesion_dice", "lesion_hd95", "lesions_found", "lesions_missed", "lesions_false")
@@ -94,13 +94,19 @@ def measure(
         rules = replace(rules, farthest=float(np.linalg.norm(truth_DHW.shape)))
     # The challenge's axes: its table of areas tells them apart.
     truth, prediction = (one.T for one in _crop(truth_DHW, prediction_DHW, rules.widest))
-    mm = spacing[::-1]
+    mm = tuple(map(_exact, spacing[::-1]))
     known = {**TISSUES, **regions, **where_present}
     lesions = _number(truth, prediction, known, mm, rules) if rules.grouped else {}
     return {
         name: {**of, **_in_space(truth, prediction, known[name], mm, rules.of(name), lesions.get(name))}
         for name, of in scores.items()
     }
+
+
+def _exact(mm: float) -> float:
+    """Without the rounding of an oblique affine: at 1.00000002 mm the next voxel lies not within 1 mm."""
+    meant = round(mm, 3)
+    return meant if abs(mm - meant) < 1e-5 else mm
 
 
 def _number(truth_XYZ, prediction_XYZ, known, spacing, rules: Rules) -> dict[str, list[np.ndarray]]:

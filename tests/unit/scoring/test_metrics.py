@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from bts.images.nifti import read_nifti
 from bts.labels import CAVITY, REGIONS, regions_of
 from bts.scoring.metrics import METRICS, confusion, mean_dice, measure, score
-from bts.scoring.rules import GLIOMA, rules_of
+from bts.scoring.rules import GLIOMA, RULES, rules_of
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden"
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)
@@ -110,6 +110,20 @@ def test_confusion_counts_every_voxel(pair):
 def test_a_labelmap_agrees_with_itself():
     truth = np.random.default_rng(0).integers(0, 5, (8, 9, 10)).astype(np.uint8)
     assert all(of == dict.fromkeys(METRICS, 1.0) for of in score(truth, truth).values())
+
+
+@pytest.mark.parametrize("rules", [RULES[year]["met"] for year in RULES], ids=RULES)
+def test_an_oblique_affine_changes_no_score(rules):
+    """Its columns are 1.00000002 mm long, as float32 rounds: the next voxel lies within 1 mm all the same,
+    and a lesion of 2 mm³ is one of 2 mm³."""
+    truth, prediction = np.zeros((2, 12, 12, 12), np.uint8)
+    truth[3:7, 3:7, 3:7], prediction[2:7, 3:7, 3:7] = 3, 3
+    truth[10, 10, 9:11] = 1
+    straight, oblique = (
+        measure(truth, prediction, rules.regions, rules.where_present, spacing=spacing, rules=rules)
+        for spacing in ((1.0, 1.0, 1.0), (1.0000000232, 1.0000000232, 1.0))
+    )
+    assert oblique == straight and straight["ET"]["nsd1"] == 1
 
 
 def official() -> list:
