@@ -105,16 +105,17 @@ def compare(
     both = first.keys() & second.keys()
     known = [patients_of(tracker, version) for version in (candidate, holder)]
     trained, chose = (set().union(*of) for of in zip(*known, strict=True))
-    patients = {case_id: first[case_id].patient.lower() for case_id in both}
+    patients = {case_id: first[case_id].same_patient for case_id in both}
     usable = sorted(case_id for case_id in both if patients[case_id] not in trained | chose)
     for seen, why in ((trained, "were used in training"), (chose - trained, "chose the epoch that was kept")):
         if count := sum(patient in seen for patient in patients.values()):
             say(f"{count} of {len(both)} common cases {why}: left out")
-    if len(usable) < FEWEST:
+    unseen = {patients[case_id] for case_id in usable}
+    if len(unseen) < FEWEST:
         raise UsageError(
             f"--on: too few cases: {len(both)} are scored for both {candidate.uri} and {holder.uri}, "
-            f"{len(usable)} of them of patients that neither was trained on or chose by; {FEWEST} are "
-            "needed: segment and evaluate labelled cases of other patients with both models"
+            f"{len(usable)} of them of {len(unseen)} patients that neither was trained on or chose by; "
+            f"{FEWEST} patients are needed: segment and evaluate labelled cases of others with both models"
         )
     for one, other, alone in (
         (candidate, holder, first.keys() - both),
@@ -126,10 +127,10 @@ def compare(
     refuse_other_truths(pairs)
     refuse_other_rules(pairs)
     try:
-        values = [[metrics.mean_score(of[i].scores, metric) for i in usable] for of in (first, second)]
+        ours, theirs = ([metrics.mean_score(of[i].scores, metric) for i in usable] for of in (first, second))
     except KeyError:
         raise UsageError(f"--metric {metric}: not every case has been scored by it") from None
-    return comparison.compare_metric(metric, *values)
+    return comparison.compare_metric(metric, ours, theirs, [patients[case_id] for case_id in usable])
 
 
 def refuse_other_truths(pairs: Sequence[tuple[Scored, Scored]]) -> None:

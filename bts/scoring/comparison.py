@@ -19,11 +19,11 @@ Comparison = Mapping[tuple[str, str], Paired]
 def compare(first: Sequence[Scored], second: Sequence[Scored]) -> Comparison:
     """Every region and metric that both have in some case."""
     theirs = {one.case_id: one.scores for one in second}
-    pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    pairs: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
     for one in first:
         for region, of in one.scores.items():
             for metric in of.keys() & theirs.get(one.case_id, {}).get(region, {}).keys():
-                value = of[metric], theirs[one.case_id][region][metric]
+                value = of[metric], theirs[one.case_id][region][metric], one.same_patient
                 pairs.setdefault((region, metric), []).append(value)
     return {
         (region, metric): compare_metric(metric, *zip(*pairs[region, metric], strict=True))
@@ -33,11 +33,13 @@ def compare(first: Sequence[Scored], second: Sequence[Scored]) -> Comparison:
     }
 
 
-def compare_metric(metric: str, first: Sequence[float], second: Sequence[float]) -> Paired:
-    """One metric, case by case in the same order."""
+def compare_metric(
+    metric: str, first: Sequence[float], second: Sequence[float], patients: Sequence[str] = ()
+) -> Paired:
+    """One metric, case by case in the same order. patients: of the cases; empty: each is of its own."""
     # A volume error alone has a sign, and its size is what counts.
     sizes = np.abs(first), np.abs(second)
-    return statistics.compare(*sizes, lower_is_better=metric in LOWER_IS_BETTER)
+    return statistics.compare(*sizes, patients, lower_is_better=metric in LOWER_IS_BETTER)
 
 
 def rank(scored: Mapping[str, Sequence[Scored]]) -> dict[str, float]:

@@ -70,6 +70,11 @@ class Scored:
     rules: str = ""
     """Year of the rules of BraTS that scored it; empty for figshare."""
 
+    @property
+    def same_patient(self) -> str:
+        """Alike for cases of one patient."""
+        return self.patient.lower() or self.case_id
+
 
 def column(scored: Sequence[Scored], region: str, metric: str) -> np.ndarray:
     """(N,) of the cases with that region and metric, in their order."""
@@ -89,8 +94,9 @@ def means(scored: Sequence[Scored], metrics: Iterable[str]) -> dict[str, float]:
 
 
 def interval(scored: Sequence[Scored], region: str, metric: str) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the mean of the same values; NaN for fewer than 6 of them."""
-    return statistics.mean_interval(column(scored, region, metric))
+    """Bootstrap 95 % interval of the mean of the same values; NaN for fewer than 6 patients."""
+    known = [one for one in scored if metric in one.scores.get(region, ())]
+    return statistics.mean_interval(column(known, region, metric), [one.same_patient for one in known])
 
 
 def regions_of(scored: Sequence[Scored]) -> list[str]:

@@ -1,6 +1,8 @@
 """What the scores of many cases say together: their spread, how sure their mean is, which model is better.
 
-Pure functions on arrays. Resampling is seeded: equal scores give equal figures.
+Pure functions on arrays. Resampling is seeded: equal scores give equal figures. Cases of one patient (visits)
+are alike and count as one where something is inferred: patients_N names the patient of each of N values;
+empty: each is of its own.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 FEWEST = 6
-"""Cases below which nothing is tested: of five, Wilcoxon's p is never below 0.0625, and an interval from
+"""Patients below which nothing is tested: of five, Wilcoxon's p is never below 0.0625, and an interval from
 resamples of so few is far too narrow."""
 RESAMPLES = 2000  # enough for percentiles (Efron and Tibshirani 1993)
 LEVEL = 0.95
@@ -29,15 +31,16 @@ def describe(values_N: np.ndarray) -> dict[str, float]:
     return {"n": values_N.size, "mean": values_N.mean(), "std": std, "median": median, "q25": q25, "q75": q75}
 
 
-def mean_interval(values_N: np.ndarray) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the mean, by percentiles; NaN for fewer than 6 values."""
-    if values_N.size < FEWEST:
+def mean_interval(values_N: np.ndarray, patients_N: Sequence[str] = ()) -> tuple[float, float]:
+    """Bootstrap 95 % interval of the mean, by percentiles, of drawn patients; NaN for fewer than 6."""
+    sums, counts = _by_patient(values_N, patients_N)
+    if sums.size < FEWEST:
         return np.nan, np.nan
-    rng, means, n = np.random.default_rng(0), [], values_N.size
+    rng, means, n = np.random.default_rng(0), [], sums.size
     at_once = max(1, DRAWN // n)
     for start in range(0, RESAMPLES, at_once):
         drawn = rng.integers(0, n, (min(at_once, RESAMPLES - start), n))
-        means.append(values_N[drawn].mean(axis=1))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
     low, high = np.quantile(np.concatenate(means), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return float(low), float(high)
 
@@ -51,13 +54,14 @@ class Paired:
     """Mean score of the first."""
     second: float
     low: float
-    """95 % interval of the mean difference; NaN for fewer than 6 cases."""
+    """95 % interval of the mean difference; NaN for fewer than 6 patients."""
     high: float
     better: int
     """Cases in which the first is better."""
     worse: int
     p: float
-    """Of Wilcoxon's signed-rank test, two-sided; NaN for fewer than 6 cases, 1 without any difference."""
+    """Of Wilcoxon's signed-rank test, two-sided, on the patients' mean differences; NaN for fewer than 6
+    patients, 1 without any difference."""
 
     @property
     def difference(self) -> float:
@@ -67,17 +71,24 @@ class Paired:
     @property
     def test(self) -> str:
         """The p value for a reader, or why there is none."""
-        if self.n < FEWEST:
+        if np.isnan(self.p):
             return "too few"
         return f"{self.p:.2g}" if self.better + self.worse else "no difference"
 
 
-def compare(first_N: np.ndarray, second_N: np.ndarray, *, lower_is_better: bool = False) -> Paired:
+def compare(
+    first_N: np.ndarray,
+    second_N: np.ndarray,
+    patients_N: Sequence[str] = (),
+    *,
+    lower_is_better: bool = False,
+) -> Paired:
     """Scores of two models, case by case in the same order. Raises ValueError for unequal lengths."""
     if first_N.shape != second_N.shape:
         raise ValueError(f"{first_N.size} scores of the first model, {second_N.size} of the second")
     differences = np.round(first_N - second_N, 12)  # or equal differences would rank by their rounding
-    low, high = mean_interval(differences)
+    low, high = mean_interval(differences, patients_N)
+    sums, counts = _by_patient(differences, patients_N)
     gains = -differences if lower_is_better else differences
     return Paired(
         n=differences.size,
@@ -87,7 +98,7 @@ def compare(first_N: np.ndarray, second_N: np.ndarray, *, lower_is_better: bool 
         high=high,
         better=int((gains > 0).sum()),
         worse=int((gains < 0).sum()),
-        p=_wilcoxon(differences),
+        p=_wilcoxon(np.round(sums / counts, 12)),
     )
 
 
@@ -101,8 +112,15 @@ def mean_ranks(scores_KM: np.ndarray, lower_is_better_M: Sequence[bool]) -> np.n
     return stats.rankdata(np.where(lower_is_better_M, scores_KM, -scores_KM), axis=0).mean(axis=1)
 
 
+def _by_patient(values_N: np.ndarray, patients_N: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(sum of the values, how many) of each patient, in the order in which they come."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(patients_N))}
+    own = [numbers[name] for name in patients_N] if numbers else range(values_N.size)
+    return np.bincount(own, values_N), np.bincount(own)
+
+
 def _wilcoxon(differences_N: np.ndarray) -> float:
-    """Exact up to 50 cases, up to 13 where differences tie; cases without a difference say nothing."""
+    """Exact up to 50 patients, up to 13 where differences tie; those without a difference say nothing."""
     if differences_N.size < FEWEST:
         return np.nan
     told = differences_N[differences_N != 0]

@@ -40,6 +40,10 @@ def champion(tracker: Tracker, name: str) -> str:
     return tracker.version(f"models:/{name}@champion").number
 
 
+def patient_of(n: int) -> str:
+    return f"p{n}"
+
+
 def report(
     folder, model: bytes, dice: float, *, cases=range(10, 30), options="", truth_ml=40.0, rules=""
 ) -> str:
@@ -51,7 +55,7 @@ def report(
         scores = {region: of for region in REGIONS}
         maker, truth = f"{digest(model)}{options}", {"WT": truth_ml}
         known = {"truth_ml": truth, "rules": rules}
-        scored.append(Scored(f"case{n}", "", "brats2021", scores, f"p{n}", maker, **known))
+        scored.append(Scored(f"case{n}", "", "brats2021", scores, patient_of(n), maker, **known))
     Store(folder).put("scores.parquet", tables.write(scored)["scores.parquet"])
     return str(folder)
 
@@ -101,6 +105,20 @@ def test_cases_that_one_of_the_two_lacks_are_said(tracker, registry, tmp_path, c
     assert f"6 cases are scored for models:/{name}/1 alone, not for models:/{name}/2: left out" in said
 
 
+def test_visits_of_one_patient_are_no_patients_of_their_own(tracker, registry, tmp_path, capsys, monkeypatch):
+    """20 cases, but of four patients: nothing is decided. Of ten, p is that of ten."""
+    name, (old, new) = registry
+    for patients, code in ((4, 2), (10, 0)):
+        monkeypatch.setattr(f"{__name__}.patient_of", lambda n, patients=patients: f"p{10 + n % patients}")
+        on = report(tmp_path / "n", new, 0.8), report(tmp_path / "o", old, 0.7)
+        found, line, said = run(capsys, f"models:/{name}/2", *on)
+        assert found == code
+        if code:
+            assert "20 of them of 4 patients that neither was trained on or chose by; 6 patients are" in said
+        else:
+            assert line["promoted"] and line["n"] == 20 and line["p"] == pytest.approx(2 / 2**10)
+
+
 def test_scores_against_other_truths_say_nothing(tracker, registry, tmp_path, capsys):
     name, (old, new) = registry
     of_new, of_old = report(tmp_path / "n", new, 0.8), report(tmp_path / "o", old, 0.7, truth_ml=90.0)
@@ -124,7 +142,7 @@ def mixed(model: bytes) -> bytes:
     values = 0.7 + NOISE[10:30] + np.resize([0.01, -0.01], 20)
     values[0] += 0.2
     scored = [
-        Scored(f"case{n}", "", "brats2021", {r: {"dice": v} for r in REGIONS}, "p", digest(model))
+        Scored(f"case{n}", "", "brats2021", {r: {"dice": v} for r in REGIONS}, f"p{n}", digest(model))
         for n, v in zip(range(10, 30), values.tolist(), strict=True)
     ]
     return tables.write(scored)["scores.parquet"]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,12 @@ def test_too_few_cases_are_said_to_be():
     assert all(line.endswith("too few") for line in table("a", "b", found).splitlines()[3:])
     rows = csv.DictReader(io.StringIO(write("a", {"b": found}, {}).decode()))
     assert {row["value"] for row in rows if row["statistic"] in ("p", "low", "high")} == {""}
+
+
+def test_visits_of_one_patient_count_as_one_patient():
+    ours, theirs = ([replace(one, patient=f"P{n // 4}") for n, one in enumerate(of)] for of in (OURS, THEIRS))
+    found = compare(ours, theirs)["WT", "dice"]
+    assert (found.n, found.better, found.test) == (7, 7, "too few") and np.isnan(found.low)
 
 
 def test_scores_are_read_back_with_their_maker():

@@ -1,5 +1,8 @@
 """What the scores of many cases say: by region, group, and in the terminal's table."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from bts.labels import REGIONS
@@ -34,9 +37,11 @@ def test_groups_are_those_of_which_there_are_two():
     assert scores.regions_of(one) == ["tumour"]
 
 
-def test_the_table_has_an_interval_from_six_cases_on():
+def test_the_table_has_an_interval_from_six_patients_on():
     six = [scored(f"C{n}", 0.5 + n / 10) for n in range(6)]
     low, high = scores.interval(six, "WT", "dice")
     assert 0.5 < low < 0.75 < high < 1
     assert f"{0.75:10.4f}{0.75:10.4f}{6:7}   0.1871    {low:.4f}–{high:.4f}" in scores.table(six)
+    visits = [replace(one, patient=f"P{n % 5}") for n, one in enumerate(six)]
+    assert np.isnan(scores.interval(visits, "WT", "dice")).all(), "six cases, but five patients"
     assert "–" in scores.table(six[:1]) and "nan" not in scores.table(six[:1])

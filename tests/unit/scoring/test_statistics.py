@@ -32,6 +32,23 @@ def test_the_interval_is_that_of_the_mean():
     assert mean_interval(np.full(6, 0.25)) == (0.25, 0.25)
 
 
+def test_visits_of_a_patient_are_drawn_together():
+    """Ten visits each that are alike say as much as one: the interval and p are those of the patients."""
+    rng = np.random.default_rng(4)
+    first, second = rng.beta(8, 2, (2, 12))
+    visits, patients = (
+        [np.repeat(values, 10) for values in (first, second)],
+        np.repeat(list("abcdefghijkl"), 10),
+    )
+    assert mean_interval(visits[0], patients) == pytest.approx(mean_interval(first))
+    one, ten = compare(first, second), compare(*visits, patients)
+    assert (ten.low, ten.high, ten.p) == pytest.approx((one.low, one.high, one.p)) and ten.n == 120
+    assert ten.p > 10 * compare(*visits).p, "as if each visit were a patient"
+    few = compare(*visits, np.repeat(list("abcde"), 24))
+    assert few.test == "too few" and np.isnan([few.low, few.high]).all()
+    assert mean_interval(first, list("abcdefghijkl")) == mean_interval(first)
+
+
 def test_the_interval_holds_the_true_mean_as_often_as_it_says():
     rng = np.random.default_rng(2)
     intervals = [mean_interval(rng.beta(8, 2, 40)) for _ in range(300)]
