@@ -38,7 +38,7 @@ def draw_spread(values: Mapping[str, np.ndarray], title: str, *, share: bool) ->
     else:
         axes.set_yscale("symlog", linthresh=10)
         axes.set_yticks(MM, [f"{mm:g}" for mm in MM])
-        axes.set_ylim(-0.4, 1.2 * FARTHEST)
+        axes.set_ylim(-0.4, 1.2 * max(FARTHEST, *(of.max() for of in values.values())))
     return _svg(figure)
 
 

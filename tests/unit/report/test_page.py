@@ -14,7 +14,7 @@ from PIL import Image
 from bts.colours import LABEL_COLOURS, colours_of
 from bts.errors import Failure
 from bts.labels import REGIONS
-from bts.report import page, slices
+from bts.report import charts, page, slices
 from bts.report.page import Contents, Picture
 from bts.scoring import metrics, scores
 from bts.scoring.scores import Scored
@@ -149,6 +149,24 @@ def test_a_reader_who_has_never_seen_a_report_finds_every_word():
         html = " ".join(html_of(scored=[picture.scored], pictures=[picture]).split())
         assert "axial slice 2 (counted from 0), the one with most tumour; R is the patient’s right" in html
     assert "GTV gross tumour volume" in html
+
+
+def test_a_metric_of_fewer_cases_has_an_n_of_its_own():
+    """Of one case of two years' rules: nsd05 is of 2024."""
+    some = [scored("A", 0.5), scored("B", 0.7)]
+    for one in some:
+        one.scores["WT"] |= {"hd95": 3.0}
+    assert "<small>n" not in html_of(scored=some)
+    some[0].scores["WT"]["nsd05"] = 0.9
+    assert html_of(scored=some).count("<small>n 1</small>") == 1
+
+
+def test_the_farthest_point_is_on_the_chart(monkeypatch):
+    """Before radiotherapy a missed tumour counts the diagonal of the grid: 745 of 512 × 512 × 176 voxels."""
+    monkeypatch.setattr(charts, "_svg", lambda figure: figure.axes[0].get_ylim())
+    for farthest in (3.0, 374.0, 745.0):
+        drawn = charts.draw_spread({"GTV": np.array([1.0, farthest])}, "HD95, mm", share=False)
+        assert drawn[1] == pytest.approx(1.2 * max(374, farthest))
 
 
 def test_groups_are_compared_where_there_are_two():
