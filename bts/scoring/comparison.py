@@ -45,14 +45,14 @@ def compare_metric(
 def rank(scored: Mapping[str, Sequence[Scored]]) -> dict[str, float]:
     """Folder → mean rank over the cases and regions that all have, the best first; NaN if there is none.
 
-    By the Dice and HD95 of lesions, or by Dice alone where those are not known (figshare).
+    By the Dice and HD95 of lesions, or by Dice alone where one has none (figshare; no lesion in 2026).
     """
     folders = [{one.case_id: one.scores for one in of} for of in scored.values()]
     columns, lower = [], []
     for case_id in sorted(set.intersection(*map(set, folders))):
         for region in folders[0][case_id]:
             known = [of[case_id].get(region, {}) for of in folders]
-            for metric in RANKED if "lesion_dice" in known[0] else ("dice",):
+            for metric in RANKED if all("lesion_dice" in of for of in known) else ("dice",):
                 if all(metric in of for of in known):
                     columns.append([of[metric] for of in known])
                     lower.append(metric in LOWER_IS_BETTER)

@@ -55,6 +55,13 @@ def test_ranking_as_brats_does():
     assert all(np.isnan(place) for place in rank({"a": OURS, "b": []}).values())
 
 
+def test_the_ranking_does_not_depend_on_the_order_of_the_folders():
+    """By the rules of 2026 a case without any lesion has no score by lesion: it is ranked by Dice."""
+    none, false = Scored("x", "", "", {"ET": {"dice": 1.0}}), Scored("x", "", "", {"ET": {"dice": 0.0}})
+    false.scores["ET"] |= {"lesion_dice": 0.0, "lesion_hd95": 373.0}
+    assert rank({"a": [none], "b": [false]}) == rank({"b": [false], "a": [none]}) == {"a": 1, "b": 2}
+
+
 def test_table_and_csv_say_the_same():
     found = compare(OURS, THEIRS)
     text = table("ours", "theirs", found)
