@@ -9,6 +9,8 @@ import pytest
 import torch
 import tyro
 
+from bts.scoring import comparison, tables
+from bts.scoring.metrics import PARTS
 from bts.settings import Layers
 from jobs.driver import preset_flags
 
@@ -85,6 +87,13 @@ def test_its_jobs_take_the_flags_that_it_gives(document):
 def test_its_benchmarks_are_there(document):
     named = re.findall(r"\bbenchmarks(?:\.\w+)+", document.read_text("utf-8"))
     assert [name for name in named if not importlib.util.find_spec(name)] == []
+
+
+def test_every_column_and_metric_of_the_scores_is_explained():
+    text = (ROOT / "docs" / "reference" / "formats.md").read_text("utf-8")
+    metrics = [metric for part in PARTS for metric in part]
+    names = [*tables.TEXTS, *comparison.COLUMNS[:2], *comparison.STATISTICS, *metrics]
+    assert [name for name in names if f"`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
