@@ -18,7 +18,7 @@ from bts.scoring.matching import score_pairs
 from bts.scoring.rules import GLIOMA, NSD, Rules, Weighting
 
 NAMES = (*REGIONS, *TARGET, *TISSUES, *PAEDIATRIC, *TUMOUR, *TYPES)  # of all regions, in the order shown
-FORMAT = 3  # raised when a score changes for the same labelmaps; part of every kept score's fingerprint
+FORMAT = 2  # raised when a score changes for the same labelmaps; part of every kept score's fingerprint
 METRICS = ("dice", "iou", "sensitivity", "specificity")
 DISTANCES = ("hd95", "nsd1", "volume_error_ml")
 LESIONS = ("lesion_dice", "lesion_hd95", "lesions_found", "lesions_missed", "lesions_false")

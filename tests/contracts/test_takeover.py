@@ -20,7 +20,6 @@ from bts.cases.layouts import find_cases
 from bts.inference.segmenter import Segmenter
 from bts.model.file import load_model
 from bts.results.match import match
-from bts.scoring import metrics
 from bts.scoring.score_cache import ScoreCache
 from bts.settings import Budget, Layers, Loss, Optimiser, Preset
 from bts.shards.catalogue import read_catalogue
@@ -68,9 +67,7 @@ def test_nothing_is_done_again(frozen, bucket):
 
 
 @pytest.mark.parametrize("bucket", BUCKETS)
-def test_no_score_is_computed_again(frozen, bucket, monkeypatch):
-    """But for the metrics' own version, which tells scores that changed since."""
-    monkeypatch.setattr(metrics, "FORMAT", 2)
+def test_no_score_is_computed_again(frozen, bucket):
     place = frozen / bucket
     labelmaps, source, report = (Store(str(place / name)) for name in ("labelmaps", "cases", "report"))
     listing = find_cases(source.list())
