@@ -136,9 +136,9 @@ class Store:
                     elif not entry.name.startswith(".tmp-"):
                         yield key + entry.name, entry
                 folders += reversed(inside)
-        except NotADirectoryError as error:
-            raise UsageError(f"{error.filename or self.uri}: is a file; give a folder") from error
         except OSError as error:
+            if os.path.isfile(self.root):
+                raise UsageError(f"{self.uri}: is a file; give a folder") from error
             raise RunError(f"{error.filename or self.uri}: cannot be listed: {_reason(error)}") from error
 
     def _walk_remote(self, prefix: str) -> Iterator[Entry]:
