@@ -94,6 +94,10 @@ class Store:
 
         if self.local:
             return pyarrow.fs.LocalFileSystem()
+        if "s3" in self.fs.protocol:
+            from bts.arrow_s3 import Handler
+
+            return pyarrow.fs.PyFileSystem(Handler(self.fs))
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
 
     def list(self, prefix: str = "") -> list[Entry]:
@@ -147,8 +151,9 @@ class Store:
             find = partial(s3_listing.find, self.fs) if s3 else partial(self.fs.find, detail=True)
             found = find(self.path(prefix))
             bucket = self.root.split("/")[0]
-            # A missing prefix is an empty one; a missing bucket is a mistake that must not look like that.
-            if not found and not self.fs.exists(bucket):
+            # A missing prefix is an empty one; a missing bucket is a mistake that must not look like that. S3
+            # has told by then, and lets only those ask for the bucket itself who may list all of it.
+            if not found and not s3 and not self.fs.exists(bucket):
                 raise FileNotFoundError(f"there is no bucket {bucket}")
         except FileNotFoundError as error:
             raise RunError(f"{self.uri}: {_reason(error)}") from error

@@ -62,6 +62,21 @@ def test_a_missing_bucket_is_no_empty_folder(s3):
         Store("s3://no-such-bucket/x").list()
 
 
+def test_a_prefix_is_enough(bucket, monkeypatch):
+    """Whose policy grants one prefix alone may not ask for the bucket."""
+    monkeypatch.setattr("s3fs.S3FileSystem.exists", lambda *_: False)
+    assert Store(bucket.uri).list() == []
+
+
+def test_a_folder_for_arrow_makes_no_bucket(s3):
+    """Of a bucket that it may not ask for s3fs thinks that there is none."""
+    store = Store("s3://not-there/x")
+    store.arrow_fs().create_dir(store.path("y"), recursive=True)
+    with pytest.raises(RunError, match="not-there"):
+        store.list()
+    assert pickle.loads(pickle.dumps(store.arrow_fs())) == store.arrow_fs()
+
+
 @pytest.mark.parametrize("folders", [1, 3, 40])
 def test_a_listing_of_several_pages(bucket, folders):
     """In one folder; in a few, which are listed side by side; in many."""
