@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 8  # of a request to a throttled or failing store, with exponential backoff by the client itself
 PATIENCE_S = 20  # without a byte
 CREDENTIALS = re.compile("expired|token|credential|signature|AccessKey", re.IGNORECASE)  # in a refusal
+OF_RAY = "/runtime_resources/working_dir_files/"  # where Ray unpacks the working directory of a submitted job
 HINT = "; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_NO_SIGN_REQUEST=yes for a public bucket"
 DATES = ("LastModified", "last_modified", "updated", "mtime", "created")  # of S3, Azure, Google, SFTP, memory
 
@@ -211,6 +212,8 @@ class Store:
 
     @staticmethod
     def _put_local(path: str, data: BinaryIO) -> None:
+        if OF_RAY in path:
+            raise OSError("Ray deletes this folder with its job; give s3://bucket/prefix or a full path")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         half = os.path.join(os.path.dirname(path), f".tmp-{uuid.uuid4().hex}")
         try:

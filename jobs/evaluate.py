@@ -24,6 +24,7 @@ from bts.scoring.score_cache import ScoreCache
 from bts.scoring.scores import Scored, means, metrics_of, regions_of, summarise, table, years_of
 from bts.storage import Store
 from jobs.driver import incremental
+from jobs.driver.cluster import check_seen
 from jobs.driver.figshare_index import index_figshare
 from jobs.driver.here import UseRay
 from jobs.driver.listing import list_cases
@@ -160,6 +161,7 @@ def score(
             failed.append(Failure.from_json(row["failure"]))
         else:
             scores, about = json.loads(row["scores"]), json.loads(row["about"])
+            check_seen(scorer.pages, case_page.key(row["case_id"]))
             cache.add(row["case_id"], marks[row["case_id"]], scores, about)
     lost = {failure.case_id for failure in failed}
     sound = [pair for pair in pairs if pair.case.id not in lost]

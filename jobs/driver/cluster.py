@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ray.util.metrics import Gauge
 
 from bts.errors import RunError
+from bts.storage import Store
 
 ANSWER_S = 10  # until a cluster has answered
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # how a gRPC client begins
@@ -96,6 +97,16 @@ def check_temp() -> None:
         longest = SOCKET_BYTES - len(SOCKET)
         problem = f"{folder}: this folder for temporary files has too long a path for Ray's sockets"
         raise RunError(f"{problem}; set RAY_TMPDIR to one of at most {longest} characters, such as /tmp")
+
+
+def check_seen(output: Store | None, *keys: str) -> None:
+    """Raise RunError where none of the keys is there, one of which a task has just written: it ran on another
+    node, whose disk is its own."""
+    if output is None or not output.local or not os.environ.get("RAY_ADDRESS"):
+        return
+    if not any(os.path.exists(output.path(key)) for key in keys):
+        problem = f"{output.uri}: another node of the cluster wrote {keys[0]} to a disk of its own"
+        raise RunError(f"{problem}; give s3://bucket/prefix, or a folder that all nodes share")
 
 
 def one_task_each(rows: Sequence[dict]) -> "ray.data.Dataset":

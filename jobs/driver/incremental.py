@@ -21,6 +21,7 @@ from bts.cases.read import foreseen
 from bts.cases.worklist import Todo, Work, changes, part_of
 from bts.errors import STORE, UNREADABLE, Failure, UsageError
 from bts.storage import Store
+from jobs.driver.cluster import check_seen
 from jobs.driver.here import UseRay
 from jobs.driver.outcome import Outcome, check_max_failed
 from jobs.driver.progress import say
@@ -141,7 +142,7 @@ def settle(results: Iterable[dict], work: Work, output: Store) -> Settled:
     """Sort a stream of results (case_id, failure, flags: JSON or empty); note failures for the next runs.
 
     Failures of a kind in a row are held until they are known to be the cases' own: a run that they end adds
-    no try to any of them.
+    no try to any of them. Raises RunError where results are not in the output.
     """
     todo = {one.case.id: one for one in work.todo}
     settled = Settled()
@@ -159,6 +160,8 @@ def settle(results: Iterable[dict], work: Work, output: Store) -> Settled:
             else:
                 note([(one, failure)], output)
             continue
+        name = f"{one.case.id}.{one.fingerprint}"
+        check_seen(output, f"_done/{name}.json", f"{name}.parquet")
         settled.written += 1
         if flags := json.loads(result.get("flags") or "[]"):
             settled.flagged[one.case.id] = flags

@@ -7,8 +7,12 @@ import threading
 import pytest
 import ray
 
+from bts.cases.case import Case
+from bts.cases.worklist import Todo, Work
 from bts.errors import RunError
+from bts.storage import Store
 from jobs.driver import cluster
+from jobs.driver.incremental import settle
 
 
 @pytest.fixture
@@ -53,6 +57,28 @@ def test_a_folder_for_temporary_files_with_too_long_a_path(no_ray, monkeypatch):
     monkeypatch.setenv("TMPDIR", "/tmp/" + "deep/" * 20)
     with pytest.raises(RunError, match="set RAY_TMPDIR"):
         cluster.start_ray()
+
+
+def test_results_on_a_node_s_own_disk_end_the_run(monkeypatch, tmp_path):
+    """On a cluster each result must lie where the driver sees it."""
+    case = Case("A", "A", "", "", "", {})
+    todo = Work([Todo(case, "0123456789ab")])
+    row = {"case_id": "A", "failure": ""}
+    output = Store(str(tmp_path))
+    assert settle([row], todo, output).written == 1
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(RunError, match=r"_done/A.0123456789ab.json to a disk of its own; give s3://"):
+        settle([row], todo, output)
+    output.put("A.0123456789ab.parquet", b"")
+    assert settle([row], todo, output).written == 1
+
+
+def test_nothing_is_written_to_the_folder_that_ray_unpacked(tmp_path):
+    """A relative path of a submitted job: what lies there is deleted with the job."""
+    folder = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0123"
+    with pytest.raises(RunError, match=r"Ray deletes this folder.*give s3://bucket/prefix or a full path"):
+        Store(str(folder / "labelmaps")).put("_runs/1.json", b"{}")
+    assert not folder.exists()
 
 
 def test_a_node_that_does_not_come_up_in_time(no_ray, monkeypatch):
