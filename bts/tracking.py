@@ -243,6 +243,14 @@ def is_there() -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or os.path.exists("mlflow.db")
 
 
+def open_registry(model: str) -> Tracker:
+    """Where a registered model is looked for. Raises UsageError where there is none; a new one were empty."""
+    if not is_there():
+        problem = f"{model}: MLFLOW_TRACKING_URI is not set, and {os.getcwd()} has no mlflow.db"
+        raise UsageError(f"{problem}; set it to the server that has the model")
+    return Tracker()
+
+
 def flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested settings → {"loss.smooth": 1.0, …}, the names of the flags."""
     flat: dict[str, object] = {}

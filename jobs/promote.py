@@ -21,7 +21,7 @@ from bts.scoring import comparison, metrics, tables
 from bts.scoring.scores import Scored
 from bts.scoring.statistics import FEWEST, Paired
 from bts.storage import read_file
-from bts.tracking import CHAMPION, Tracker, Version
+from bts.tracking import CHAMPION, Tracker, Version, open_registry
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.progress import say
 
@@ -49,7 +49,7 @@ class Settings:
 def main(settings: Settings) -> Outcome:
     if not 0 < settings.p_value <= 1:
         raise UsageError(f"--p-value {settings.p_value:g}: give a probability, such as 0.05")
-    tracker = Tracker()
+    tracker = open_registry(settings.model)
     candidate = find(tracker, settings.model)
     said: dict[str, Any] = {"model": candidate.uri, "digest": candidate.digest, "alias": settings.alias}
     holder = tracker.holder(candidate.name, settings.if_better_than)

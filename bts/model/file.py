@@ -107,7 +107,7 @@ def read_models(name: str) -> list[bytes]:
     """
     if name == BUNDLED:
         return [file.read_bytes() for file in BOX]
-    return [tracking.Tracker().read(name) if name.startswith("models:/") else read_file(name)]
+    return [tracking.open_registry(name).read(name) if name.startswith("models:/") else read_file(name)]
 
 
 def halved(data: bytes) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 
 from bts.errors import RunError, UsageError
 from bts.mlflow_client import without_login
+from bts.model.file import read_models
 from bts.tracking import Tracker, flatten
 from tests.conftest import ROOT
 
@@ -201,3 +202,14 @@ def test_logins_are_taken_out():
 
 def test_nested_settings_become_flag_names():
     assert flatten({"a": 1, "b": {"c": 2, "d": {"e": (3,)}}}) == {"a": 1, "b.c": 2, "b.d.e": (3,)}
+
+
+def test_a_registered_model_without_a_registry_says_what_to_set(monkeypatch, tmp_path):
+    """As in a submitted job, whose folder has no database; and none is made there."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UsageError, match=r"models:/fast@champion: MLFLOW_TRACKING_URI is not set, and .* no mlflow.db"
+    ):
+        read_models("models:/fast@champion")
+    assert not os.listdir(tmp_path)
