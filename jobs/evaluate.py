@@ -161,7 +161,7 @@ def score(
             failed.append(Failure.from_json(row["failure"]))
         else:
             scores, about = json.loads(row["scores"]), json.loads(row["about"])
-            check_seen(scorer.pages, case_page.key(row["case_id"]))
+            check_seen(scorer.pages, row["case_id"], case_page.key(row["case_id"]))
             cache.add(row["case_id"], marks[row["case_id"]], scores, about)
     lost = {failure.case_id for failure in failed}
     sound = [pair for pair in pairs if pair.case.id not in lost]

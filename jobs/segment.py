@@ -135,7 +135,9 @@ def main(settings: Settings) -> Outcome:
 def submit(settings: Settings, output: Store) -> Outcome:
     """This command by several drivers of a cluster."""
     client, count = drivers.connect(settings.drivers), settings.drivers
-    each = replace(settings, drivers=1, max_failed="0", predictors=predicting.share(settings, count))
+    here = replace(settings, cases=Store(settings.cases).uri, labelmaps=output.uri)
+    here = replace(here, model=drivers.by_full_path(here.model), roles=drivers.by_full_path(here.roles))
+    each = replace(here, drivers=1, max_failed="0", predictors=predicting.share(settings, count))
     return drivers.run(client, "segment", each, count, output, settings.max_failed)
 
 

@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import ray.data
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 from bts.errors import RunError
 from bts.storage import Store
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a submitted job, which carries its own code
 ANSWER_S = 10  # until a cluster has answered
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # how a gRPC client begins
 HTTP2_SETTINGS = b"\x04"  # kind of the frame that every server of it answers first
@@ -41,19 +43,21 @@ def start_ray() -> None:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Workers' own prints stay in Ray's logs: failed cases come as rows, errors as exceptions.
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     # Ray would try a case that runs out of memory without end; here too, RETRIES counts.
     os.environ.setdefault("RAY_task_oom_retries", "2")
     if cluster := os.environ.get("RAY_ADDRESS"):
         check_cluster(cluster)
+        if SUBMITTED not in os.environ:
+            quiet["runtime_env"] = {"py_modules": [str(CHECKOUT / room) for room in ("bts", "jobs")]}
         _init(f"the cluster of RAY_ADDRESS={cluster}", address=cluster, **quiet)
         return
     check_temp()
     # Ray ends workers beyond one a CPU after a second without work, and would start others for the next case.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     # Workers import this checkout wherever the command was started; a submitted job carries its own.
-    here = str(Path(__file__).resolve().parents[2])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    paths = [str(CHECKOUT), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     python = shlex.quote(sys.executable)
     if python != sys.executable:  # Ray hands the path to a shell as it is; a folder's name may have spaces
         quiet["runtime_env"] = {"py_executable": python}
@@ -99,13 +103,13 @@ def check_temp() -> None:
         raise RunError(f"{problem}; set RAY_TMPDIR to one of at most {longest} characters, such as /tmp")
 
 
-def check_seen(output: Store | None, *keys: str) -> None:
-    """Raise RunError where none of the keys is there, one of which a task has just written: it ran on another
-    node, whose disk is its own."""
+def check_seen(output: Store | None, case_id: str, *keys: str) -> None:
+    """Raise RunError where none of the keys is there, one of which the case's task has just written: it ran
+    on another node, whose disk is its own."""
     if output is None or not output.local or not os.environ.get("RAY_ADDRESS"):
         return
     if not any(os.path.exists(output.path(key)) for key in keys):
-        problem = f"{output.uri}: another node of the cluster wrote {keys[0]} to a disk of its own"
+        problem = f"{output.uri}: another node of the cluster wrote case {case_id} to a disk of its own"
         raise RunError(f"{problem}; give s3://bucket/prefix, or a folder that all nodes share")
 
 

@@ -11,7 +11,6 @@ import shlex
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bts.errors import Failure, RunError, UsageError
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 POLL_S = 2.0
 SILENT_S = 120  # without an answer of the cluster, until its submissions are given up
 SAME = ("unfit",)  # counts of the whole listing, which every driver gives
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -118,13 +116,15 @@ def flags_of(settings: Any) -> list[str]:
 
 
 def environment() -> dict[str, Any]:
-    """The runtime environment of this command's own submission; this checkout, where it has none."""
+    """The runtime environment of this command: that of its own submission, or its code."""
     import ray
 
-    own = dict(ray.get_runtime_context().runtime_env)
-    if "working_dir" not in own and (CHECKOUT / "pyproject.toml").exists():
-        own["working_dir"] = str(CHECKOUT)
-    return own
+    return dict(ray.get_runtime_context().runtime_env)
+
+
+def by_full_path(names: Iterable[str]) -> tuple[str, ...]:
+    """The same names, files of this folder so that they are found from another."""
+    return tuple(os.path.abspath(name) if os.path.isfile(name) else name for name in names)
 
 
 def follow(client: "JobSubmissionClient", drivers: Sequence[Driver], job: str) -> None:

@@ -161,7 +161,7 @@ def settle(results: Iterable[dict], work: Work, output: Store) -> Settled:
                 note([(one, failure)], output)
             continue
         name = f"{one.case.id}.{one.fingerprint}"
-        check_seen(output, f"_done/{name}.json", f"{name}.parquet")
+        check_seen(output, one.case.id, f"_done/{name}.json", f"{name}.parquet")
         settled.written += 1
         if flags := json.loads(result.get("flags") or "[]"):
             settled.flagged[one.case.id] = flags

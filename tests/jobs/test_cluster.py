@@ -67,7 +67,7 @@ def test_results_on_a_node_s_own_disk_end_the_run(monkeypatch, tmp_path):
     output = Store(str(tmp_path))
     assert settle([row], todo, output).written == 1
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(RunError, match=r"_done/A.0123456789ab.json to a disk of its own; give s3://"):
+    with pytest.raises(RunError, match=r"wrote case A to a disk of its own; give s3://"):
         settle([row], todo, output)
     output.put("A.0123456789ab.parquet", b"")
     assert settle([row], todo, output).written == 1
@@ -91,3 +91,18 @@ def test_a_node_that_does_not_come_up_in_time(no_ray, monkeypatch):
         RunError, match=r"did not start: The current node timed out during startup\.; run again"
     ):
         cluster.start_ray()
+
+
+@pytest.mark.parametrize("submitted", [False, True])
+def test_a_command_that_joins_a_cluster_brings_its_code(no_ray, monkeypatch, submitted):
+    """The nodes need not have it; a submitted job's is there already."""
+    asked = {}
+    monkeypatch.setattr(ray, "init", lambda **how: asked.update(how))
+    monkeypatch.setattr(cluster, "check_cluster", lambda _: None)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    if submitted:
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    cluster.start_ray()
+    assert asked["address"] == "10.0.0.1:6379"
+    brought = asked.get("runtime_env", {}).get("py_modules", [])
+    assert [os.path.isfile(f"{folder}/__init__.py") for folder in brought] == [True, True][submitted * 2 :]

@@ -28,6 +28,21 @@ def test_a_submission_has_the_flags_of_the_command(given):
     assert flags.parse(segment.Settings, "segment", "", drivers.flags_of(settings)) == settings
 
 
+def test_the_drivers_of_a_command_find_its_relative_paths(monkeypatch, tmp_path):
+    """They run in another folder."""
+    asked = []
+    monkeypatch.setattr(drivers, "connect", lambda _: None)
+    monkeypatch.setattr(drivers, "run", lambda *args: asked.append(args[2]))
+    monkeypatch.setattr(segment.predicting, "share", lambda *_: 1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.safetensors").touch()
+    models = ("a.safetensors", "models:/fast@champion", "box", "s3://b/c.safetensors")
+    segment.main(segment.Settings("cases", "labelmaps", models, drivers=2))
+    (each,) = asked
+    assert (each.cases, each.labelmaps) == (f"{tmp_path}/cases", f"{tmp_path}/labelmaps")
+    assert each.model == (f"{tmp_path}/a.safetensors", *models[1:])
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
