@@ -83,6 +83,8 @@ def stream(
     here = fits_here(ray, len(rows), output)
     if not here:
         start_ray()
+        if not cores():
+            say(f"{name}: the cluster has no node with CPUs yet; waiting for one")
         stages = [replace(stage, resources=within_a_node(stage.resources)) for stage in stages]
     progress, alike = Meter(name, len(rows)), Alike()
     left = {row["case_id"]: row for row in rows}

@@ -154,8 +154,10 @@ def share(settings: Asked, drivers: int) -> int:
 
 def wanted_gpus(gpu: str, there: int, alone: bool) -> int:
     """GPUs to predict with. Raises UsageError for those that this machine does not have."""
-    if gpu == "yes" and alone and not there:
-        raise UsageError("--gpu yes: this machine has no GPU that can be used")
+    if gpu == "yes" and not there:
+        if alone:
+            raise UsageError("--gpu yes: this machine has no GPU that can be used")
+        say("--gpu yes: the cluster has no GPU yet; predicting waits for one")
     return {"auto": there, "yes": max(1, there), "no": 0}[gpu]
 
 

@@ -89,6 +89,9 @@ def scaling(settings: Asked) -> ScalingConfig:
     """What each worker asks of the cluster. Raises UsageError for GPUs that this machine does not have."""
     workers, alone = settings.most_workers, not os.environ.get("RAY_ADDRESS")
     gpu = wants_gpu(settings.gpu, settings.least_workers)
+    kind, least = "GPU" if gpu else "CPU", settings.least_workers
+    if (have := int(ray.cluster_resources().get(kind, 0))) < least and not alone:
+        say(f"the cluster has {have} {kind}s for {least} workers yet; the training waits for more")
     small = alone and ray.cluster_resources()["CPU"] < workers  # then they share the CPUs
     return ScalingConfig(
         num_workers=settings.workers,

@@ -113,3 +113,16 @@ def test_too_few_gpus_for_the_workers_are_told(monkeypatch, capsys):
     assert not training.wants_gpu("auto", 4)
     assert "3 GPUs are fewer than 4 workers, so all train on the CPU; --workers 3" in capsys.readouterr().err
     assert training.wants_gpu("auto", 3) and not capsys.readouterr().err
+
+
+def test_a_training_that_waits_for_nodes_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(training.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    given = {"shards": "", "models": "", "preset": PRESETS["fast"]}
+    training.scaling(train.Settings(**given, workers=2))
+    assert not capsys.readouterr().err
+    training.scaling(train.Settings(**given, workers=(3, 8)))
+    training.scaling(train.Settings(**given, workers=1, gpu="yes"))
+    said = capsys.readouterr().err
+    assert "the cluster has 2 CPUs for 3 workers yet; the training waits for more" in said
+    assert "0 GPUs for 1 workers" in said

@@ -68,8 +68,11 @@ def test_one_process_predicts_as_many_cases_as_fit(room, gibibytes, theirs, engi
     assert side_by_side(room, gibibytes << 30, theirs, engine) == cases
 
 
-def test_gpus_are_asked_for():
+def test_gpus_are_asked_for(capsys):
     assert [wanted_gpus(gpu, 0, alone=False) for gpu in ("auto", "yes", "no")] == [0, 1, 0]
+    assert capsys.readouterr().err.splitlines() == [
+        "--gpu yes: the cluster has no GPU yet; predicting waits for one"
+    ]
     assert [wanted_gpus(gpu, 3, alone=True) for gpu in ("auto", "yes", "no")] == [3, 3, 0]
     with pytest.raises(UsageError, match="no GPU"):
         wanted_gpus("yes", 0, alone=True)
