@@ -56,7 +56,8 @@ class Store:
             raise UsageError("an empty path or URI was given; give a folder or s3://bucket/prefix")
         if urlsplit(uri).password:
             raise UsageError("a URI holds a password, which reports would show; give it by the environment")
-        self.uri = uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+        remote, local = re.sub(r"(?<=[^:/])/+$", "", uri), os.path.abspath(os.path.expanduser(uri))
+        self.uri = remote if "://" in uri else local
 
     def __reduce__(self):
         return Store, (self.uri,)

@@ -117,6 +117,12 @@ def test_another_kind_of_store_tells_versions_too():
     assert after.version != before.version and before.modified > 0
 
 
+def test_a_slash_at_the_end_is_nothing():
+    """In a bucket `reports//index.html`, as a message would say, is another key than what was written."""
+    assert [Store(uri).uri for uri in ("s3://b/cases/", "s3://b/")] == ["s3://b/cases", "s3://b"]
+    assert [Store(uri).uri for uri in ("file:///", "memory://")] == ["file:///", "memory://"]
+
+
 def test_one_file_of_a_bucket():
     store, key = split_uri("s3://b/models/fast.safetensors")
     assert (store.uri, key) == ("s3://b/models", "fast.safetensors")
