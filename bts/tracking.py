@@ -22,6 +22,7 @@ EXPERIMENT = "bts"
 FINGERPRINT = "bts.fingerprint"  # tag by which a resumed training finds its run again
 CHAMPION = "champion"
 PARAMS_A_CALL, METRICS_A_CALL, LONGEST_VALUE = 100, 1000, 6000  # MLflow's own limits
+REST = 10  # times as long as a failed call took
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -62,6 +63,8 @@ class Tracker:
     def __init__(self, uri: str | None = None):
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{os.path.abspath('mlflow.db')}"
         self.client = open_client(self.uri, EXPERIMENT)
+        self.late: dict[str, list] = {}  # points of each run that were not taken yet
+        self.rests = 0.0  # until when, by time.monotonic
 
     @_or_run_error
     def start(
@@ -80,13 +83,22 @@ class Tracker:
 
     @_or_run_error
     def log(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """One point of each curve."""
+        """One point of each curve. A store that failed is left alone for ten times as long as that took, for
+        a training would wait for it at every epoch; its points go with the next that it takes."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        points = [Metric(key, float(value), now, step) for key, value in metrics.items()]
-        for start in range(0, len(points), METRICS_A_CALL):
-            self.client.log_batch(run_id, metrics=points[start : start + METRICS_A_CALL])
+        now, began = int(time.time() * 1000), time.monotonic()
+        points = self.late.setdefault(run_id, [])
+        points += [Metric(key, float(value), now, step) for key, value in metrics.items()]
+        if began < self.rests:
+            raise RunError(f"MLflow at {self.place} failed, and is asked again in {self.rests - began:.0f} s")
+        try:
+            for start in range(0, len(points), METRICS_A_CALL):
+                self.client.log_batch(run_id, metrics=points[start : start + METRICS_A_CALL])
+        except Exception:
+            self.rests = time.monotonic() + REST * (time.monotonic() - began)
+            raise
+        points.clear()
 
     @_or_run_error
     def attach(self, run_id: str, name: str, data: bytes, folder: str = "") -> None:
@@ -138,6 +150,9 @@ class Tracker:
     @_or_run_error
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """FINISHED, FAILED or KILLED."""
+        self.rests = 0.0
+        if self.late.get(run_id):
+            self.log(run_id, {}, step=0)
         self.client.set_terminated(run_id, status)
 
     @_or_run_error

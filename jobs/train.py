@@ -8,6 +8,7 @@ nothing once the model is there. The model is registered in MLflow too, its curv
         --shards s3://b/shards --models s3://b/models
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -90,7 +91,7 @@ def train(settings: Settings, plan: Plan, asked: str) -> Outcome:
     provenance = plan.provenance()
     tags = {"data": plan.data, "commit": provenance["commit"], "shards": without_login(settings.shards)}
     run_id = tracker.start(name, plan.run, params, tags)
-    status, meter = "FAILED", TrainingMeter()
+    meter = TrainingMeter()
     try:
         shards = Store(settings.shards)
         job = Job(plan=plan, provenance=provenance, shards=shards, parts=settings.most_workers)
@@ -111,10 +112,13 @@ def train(settings: Settings, plan: Plan, asked: str) -> Outcome:
         tracker.register(run_id, name, data, digest(data), tags, plan.preset.modalities)
         models.put(f"{name}.safetensors", data)  # last: cut off before this, the next run does the rest
         plans.let_go(settings, asked, plan.run)
-        status = "FINISHED"
+    except BaseException:
+        with contextlib.suppress(RunError):  # what ended the training counts more
+            tracker.finish(run_id, "FAILED")
+        raise
     finally:
         meter.close()
-        tracker.finish(run_id, status)
+    tracker.finish(run_id)
     say(final_table(result["validations"]))
     details = {"losses": result["losses"], "validations": result["validations"]}
     return Outcome(models, summary(models, name, data, len(result["losses"])), details=details)

@@ -204,6 +204,34 @@ def test_nested_settings_become_flag_names():
     assert flatten({"a": 1, "b": {"c": 2, "d": {"e": (3,)}}}) == {"a": 1, "b.c": 2, "b.d.e": (3,)}
 
 
+def test_figures_that_a_store_does_not_take_go_with_the_next_and_it_is_not_asked_at_every_epoch(
+    tmp_path, monkeypatch
+):
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db")
+    run, asked, log_batch = start(tracker, "x"), [], tracker.client.log_batch
+
+    def refuse(*_, **__):
+        asked.append(1)
+        time.sleep(0.1)
+        raise OSError("no answer")
+
+    monkeypatch.setattr(tracker.client, "log_batch", refuse)
+    for epoch in range(3):
+        with pytest.raises(RunError, match="no answer" if epoch == 0 else "asked again in"):
+            tracker.log(run, {"loss": epoch}, epoch)
+    assert len(asked) == 1
+    monkeypatch.setattr(tracker.client, "log_batch", log_batch)
+    time.sleep(1.2)
+    tracker.log(run, {"loss": 3}, 3)
+    assert [point.value for point in tracker.client.get_metric_history(run, "loss")] == [0, 1, 2, 3]
+    monkeypatch.setattr(tracker.client, "log_batch", refuse)
+    with pytest.raises(RunError):
+        tracker.log(run, {"loss": 4}, 4)
+    monkeypatch.setattr(tracker.client, "log_batch", log_batch)
+    tracker.finish(run)
+    assert len(tracker.client.get_metric_history(run, "loss")) == 5
+
+
 def test_a_registered_model_without_a_registry_says_what_to_set(monkeypatch, tmp_path):
     """As in a submitted job, whose folder has no database; and none is made there."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
