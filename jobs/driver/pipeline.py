@@ -8,6 +8,7 @@ kills it kills the command; what was done before stays done.
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ LEAST_LOST, SHARE_LOST = 20, 0.05  # cases that may be lost with their workers, 
 MOST_A_BLOCK = 16  # cases that share a task
 BLOCKS_A_CORE = 16  # at least, so that no core waits long for the last
 CORES = 64  # at least: what an autoscaler may bring
+LACKING = re.compile("No module named '[^']*'")
 ALIKE = 3  # failures of one kind in a row that no data explain: the run ends
 ALIKE_READING = 5  # the same, of what the store does not give
 
@@ -136,6 +138,7 @@ def _together(rows: list[dict], stages: list[Stage], size: int, bound: int) -> G
         for block in blocks.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from unpack(block)
     except RayError as error:
+        check_packages(error)
         said = (str(error).splitlines() or [type(error).__name__])[0]
         problem = f"more than {bound} cases were lost with their workers, the last one by: {said}"
         raise RunError(f"{problem}; likely there is too little memory: use a larger machine") from error
@@ -151,9 +154,17 @@ def alone(row: dict, stages: list[Stage]) -> dict:
         task = ray.remote(call).options(max_retries=1, retry_exceptions=False, **stage.resources)
         try:
             row = ray.get(task.remote(stage.guard, row))
-        except RayError:
+        except RayError as error:
+            check_packages(error)
             return {"case_id": case_id, "failure": lost(case_id, stage.name).to_json(), "stop": ""}
     return row
+
+
+def check_packages(error: Exception) -> None:
+    """Raise RunError where a node lacks a package: no case is to blame for that, nor memory."""
+    if found := LACKING.search(str(error)):
+        mend = "every node needs the packages of requirements.txt"
+        raise RunError(f"a node of the cluster lacks a package: {found[0]}; {mend}") from error
 
 
 def lost(case_id: str, stage: str) -> Failure:

@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+from unittest.mock import MagicMock
 
 import pytest
 import ray
@@ -11,7 +12,7 @@ from bts.cases.case import Case
 from bts.cases.worklist import Todo, Work
 from bts.errors import RunError
 from bts.storage import Store
-from jobs.driver import cluster
+from jobs.driver import cluster, pipeline
 from jobs.driver.incremental import settle
 
 
@@ -106,3 +107,21 @@ def test_a_command_that_joins_a_cluster_brings_its_code(no_ray, monkeypatch, sub
     assert asked["address"] == "10.0.0.1:6379"
     brought = asked.get("runtime_env", {}).get("py_modules", [])
     assert [os.path.isfile(f"{folder}/__init__.py") for folder in brought] == [True, True][submitted * 2 :]
+
+
+def test_a_node_without_a_package_ends_the_run_and_names_it(monkeypatch):
+    """No case is to blame, nor memory."""
+    said = ray.exceptions.RaySystemError("System error: No module named 'isal'\ntraceback: …")
+
+    def fail(_):
+        raise said
+
+    monkeypatch.setattr(ray, "remote", MagicMock())
+    monkeypatch.setattr(ray, "get", fail)
+    stages = [pipeline.Stage("read", lambda row: row)]
+    with pytest.raises(
+        RunError, match=r"lacks a package: No module named 'isal'; every node needs the packages"
+    ):
+        pipeline.alone({"case_id": "A"}, stages)
+    said = ray.exceptions.WorkerCrashedError()
+    assert "its worker was killed or crashed" in pipeline.alone({"case_id": "A"}, stages)["failure"]
