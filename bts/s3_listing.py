@@ -33,6 +33,17 @@ def find(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, dict]:
     return {f"{bucket}/{info['Key']}": {**info, "size": info["Size"]} for info in objects}
 
 
+def lists(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+    """Whether there is an object BUCKET/KEY. S3 refuses to read what is not there, unless all of a bucket may
+    be listed. True where the listing is refused too."""
+    bucket, _, key = path.partition("/")
+    try:
+        first = _page(fs, bucket, key, MaxKeys=1)
+    except PermissionError:
+        return True
+    return [one["Key"] for one in first.get("Contents", ())] == [key]
+
+
 def _pages(fs: fsspec.AbstractFileSystem, bucket: str, below: str) -> Iterator[dict]:
     """The answers that hold every object whose key starts so."""
     page = _page(fs, bucket, below)
@@ -42,7 +53,7 @@ def _pages(fs: fsspec.AbstractFileSystem, bucket: str, below: str) -> Iterator[d
         yield page
 
 
-def _page(fs: fsspec.AbstractFileSystem, bucket: str, below: str, **which: str) -> dict:
+def _page(fs: fsspec.AbstractFileSystem, bucket: str, below: str, **which: str | int) -> dict:
     return fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=below, **which)
 
 

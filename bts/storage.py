@@ -185,6 +185,10 @@ class Store:
         how = {"max_concurrency": 1} if "s3" in self.fs.protocol else {}
         try:
             return self.fs.cat_file(self.path(key), **how)
+        except PermissionError as error:
+            if "s3" in self.fs.protocol and not s3_listing.lists(self.fs, self.path(key)):
+                raise FileNotFoundError(f"there is no {key}") from error
+            raise
         except OSError:
             raise
         except Exception as error:  # botocore's and aiohttp's own classes, after their retries

@@ -6,6 +6,7 @@ import subprocess
 import time
 
 import pytest
+from pyarrow.fs import FileType
 
 from bts.errors import RunError, UsageError
 from bts.storage import Store, split_uri
@@ -66,6 +67,22 @@ def test_a_prefix_is_enough(bucket, monkeypatch):
     """Whose policy grants one prefix alone may not ask for the bucket."""
     monkeypatch.setattr("s3fs.S3FileSystem.exists", lambda *_: False)
     assert Store(bucket.uri).list() == []
+
+
+def test_what_is_not_there_and_may_not_be_read_is_not_there(bucket, faults):
+    """So S3 says it to those who may not list all of the bucket."""
+    store, objects = Store(bucket.uri), f"/{bucket.directory.parent.name}/"
+    store.put("models/fast.safetensors", b"one")
+    with faults.inject("denied", key=objects, times=0):
+        with pytest.raises(FileNotFoundError, match="there is no models/fast"):
+            store.read("models/fast")
+        with pytest.raises(PermissionError):
+            store.read("models/fast.safetensors")
+    with faults.inject("denied", method="HEAD", key=objects, times=0):
+        (found,) = store.arrow_fs().get_file_info([store.path("models/fast")])
+        assert found.type == FileType.NotFound
+        with pytest.raises(PermissionError):
+            store.arrow_fs().get_file_info([store.path("models/fast.safetensors")])
 
 
 def test_a_folder_for_arrow_makes_no_bucket(s3):
