@@ -79,6 +79,9 @@ def _init(what: str, **how) -> None:
 
 def check_cluster(address: str) -> None:
     """Raise RunError where nobody answers at HOST:PORT as Ray does: its own client tries for five minutes."""
+    if address.startswith(("http://", "https://")):
+        mend = "give it to `ray job submit`, or HOST:6379 to join, or unset RAY_ADDRESS to run here alone"
+        raise RunError(f"RAY_ADDRESS={address}: that is the dashboard, which takes submissions; {mend}")
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdigit()) or os.environ.get("RAY_USE_TLS") == "1":
         return  # auto, local, or what Ray itself makes of it

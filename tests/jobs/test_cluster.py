@@ -39,6 +39,13 @@ def test_an_address_that_takes_a_call_and_says_nothing(no_ray, monkeypatch):
             cluster.start_ray()
 
 
+def test_the_address_of_the_dashboard(no_ray, monkeypatch):
+    """Of `ray job submit`, which reads the same variable."""
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(RunError, match=r"dashboard.*`ray job submit`, or HOST:6379"):
+        cluster.start_ray()
+
+
 def test_an_address_of_something_else(no_ray, monkeypatch):
     def answer() -> None:
         caller, _ = web.accept()
