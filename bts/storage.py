@@ -32,7 +32,8 @@ ATTEMPTS = 8  # of a request to a throttled or failing store, with exponential b
 PATIENCE_S = 20  # without a byte
 CREDENTIALS = re.compile("expired|token|credential|signature|AccessKey", re.IGNORECASE)  # in a refusal
 OF_RAY = "/runtime_resources/working_dir_files/"  # where Ray unpacks the working directory of a submitted job
-HINT = "; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_NO_SIGN_REQUEST=yes for a public bucket"
+HINT = "; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (on a cluster to every node), "
+HINT += "or AWS_NO_SIGN_REQUEST=yes for a public bucket"
 DATES = ("LastModified", "last_modified", "updated", "mtime", "created")  # of S3, Azure, Google, SFTP, memory
 
 
@@ -160,8 +161,7 @@ class Store:
         except FileNotFoundError as error:
             raise RunError(f"{self.uri}: {_reason(error)}") from error
         except Exception as error:  # each store raises its own classes
-            hint = HINT if type(error).__name__ == "NoCredentialsError" else ""
-            raise RunError(f"{self.uri}: cannot be listed: {_reason(error)}{hint}") from error
+            raise RunError(f"{self.uri}: cannot be listed: {_reason(error)}") from error
         for path, info in found.items():
             if info.get("type") != "directory":
                 yield Entry(path[len(self.root) + 1 :], info["size"], *self._version(path, info))
@@ -318,4 +318,5 @@ def _stat_of(entry: os.DirEntry) -> os.stat_result | None:
 
 
 def _reason(error: BaseException) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+    said = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+    return said + (HINT if type(error).__name__ == "NoCredentialsError" else "")

@@ -217,6 +217,8 @@ def test_a_bucket_without_credentials_gets_a_hint(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody is asked: there is nothing to sign
     with pytest.raises(RunError, match=r"AWS_ACCESS_KEY_ID .*AWS_NO_SIGN_REQUEST=yes"):
         Store("s3://a-public-bucket/cases").list()
+    with pytest.raises(OSError, match=r"AWS_ACCESS_KEY_ID .*every node"):
+        Store("s3://a-public-bucket/cases").read("scan.nii.gz")
     monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "yes")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(RunError, match="cannot be listed") as asked:
