@@ -4,9 +4,11 @@ stands.
 Axes: B batch, C channel (modality), D slices (z), H rows (front to back), W columns (right to left).
 """
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Literal
 
+from bts.labels import TARGETS
 from bts.modalities import MODALITIES
 
 NETWORKS = Literal[
@@ -73,8 +75,8 @@ class Layers:
             raise ValueError("layers.dropout and layers.widths do not go together: give one share a level")
         if any(not 0 <= share < 1 for share in self.dropout):
             raise ValueError("layers.dropout are shares of at least 0 and below 1")
-        if not 0 < self.epsilon < 1:
-            raise ValueError("layers.epsilon must be positive and below 1")
+        if not (0 < self.epsilon < 1 and 0 <= self.momentum <= 1):
+            raise ValueError("layers.epsilon must be positive and below 1, layers.momentum from 0 to 1")
         if self.place == "level" and self.down == "stride":
             raise ValueError("layers.place level and layers.down stride do not go together: no pooling")
 
@@ -390,10 +392,10 @@ class Preset:
             raise ValueError("modalities must name each input once, at least one")
         if not 1 <= self.batch <= LARGEST:
             raise ValueError(f"batch must be at least 1 and at most {LARGEST}")
-        if self.seed < 0:
-            raise ValueError(f"seed {self.seed}: give at least 0")
-        checks = (_check_size, _check_frame, _check_network, _check_window, _check_output, _check_sampling)
-        for refuse in checks:
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed {self.seed}: give at least 0 and less than 2^63")
+        checks = (_check_numbers, _check_size, _check_frame, _check_network, _check_window, _check_output)
+        for refuse in (*checks, _check_counts, _check_sampling):
             if problem := refuse(self):
                 raise ValueError(problem)
 
@@ -406,6 +408,18 @@ class Preset:
     def channels(self) -> int:
         """Input channels of the network."""
         return len(self.modalities) * (2 * self.sampling.neighbours + 1)
+
+
+def _check_numbers(preset: Preset) -> str:
+    """What is no number, or has no end, would be trained with, and its model then be refused."""
+    for group in fields(preset):
+        settings = getattr(preset, group.name)
+        for one in fields(settings) if is_dataclass(settings) else ():
+            value = getattr(settings, one.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+                return f"{group.name}.{one.name} {value}: give a finite number"
+    return ""
 
 
 def _check_size(preset: Preset) -> str:
@@ -485,6 +499,23 @@ def _check_output(preset: Preset) -> str:
         return "loss.ce and output sigmoid do not go together; use loss.bce"
     if preset.loss.bce and preset.output == "softmax":
         return "loss.bce and output softmax do not go together; use loss.ce"
+    return ""
+
+
+def _check_counts(preset: Preset) -> str:
+    """A value a channel, where a setting has one for each."""
+    weights, outputs = preset.loss.class_weights, len(TARGETS[preset.targets]) + (preset.output == "softmax")
+    if weights and len(weights) != outputs:
+        return (
+            f"loss.class_weights {weights} and targets {preset.targets}, output {preset.output} do not go "
+            f"together: give {outputs}, one for each output channel"
+        )
+    known, inputs = preset.normalisation, len(preset.modalities)
+    if known.kind == "global_zscore" and {len(known.mean), len(known.std)} not in ({0}, {inputs}):
+        return (
+            f"normalisation.mean {known.mean}, normalisation.std {known.std} and modalities do not go "
+            f"together: give {inputs} of both, one for each modality, or none"
+        )
     return ""
 
 
