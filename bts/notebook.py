@@ -16,7 +16,7 @@ from bts.cases.said import list_folder
 from bts.errors import CaseError, UsageError
 from bts.images.grid import Volume
 from bts.images.nifti import read_nifti, write_labelmap
-from bts.labels import WRITTEN_AS, from_internal, regions_of, spelt, to_internal
+from bts.labels import WRITTEN_AS, can_be_written, from_internal, regions_of, spelt, to_internal
 from bts.modalities import MODALITIES
 from bts.results.layout import convention_of
 from bts.storage import Entry, Store, read_file
@@ -28,6 +28,7 @@ Place = str | os.PathLike
 Files = Mapping[str, Place]
 """Path by role: t1, t1ce, t2, flair and seg, or image and seg of MSD Task01."""
 Image = Place | nib.Nifti1Image
+GIVE = "give the folder of a case, or its files by role ({'t1': path, …})"
 
 
 def read_case(
@@ -46,6 +47,7 @@ def read_case(
     there is one. allow_missing: modalities that the case may lack.
     Raises CaseError for bad data, UsageError where there is no such case.
     """
+    _check_modalities(allow_missing)
     store, found = _find(place, case, labels)
     return load_case(found, store, truth=truth, allow_missing=allow_missing)
 
@@ -69,6 +71,9 @@ def open_model(
     from bts.model.load import load
 
     names = [str(name) for name in ([model] if isinstance(model, Place) else model)]
+    if not names:
+        raise UsageError("model: the list is empty; give at least one")
+    _check_modalities(allow_missing)
     loaded = [load(data, name) for name in names for data in read_models(name)]
     return Segmenter(loaded, device, flips=flips, allow_missing=allow_missing)
 
@@ -88,17 +93,21 @@ def segment(
     Raises CaseError for bad data, UsageError where there is no such case or model.
     """
     if model is None or isinstance(model, Place | Sequence):
-        model = open_model(model or "box")
+        model = open_model("box" if model is None else model)
+    if (asked := spelt(labels)) != "auto" and not can_be_written(asked):
+        raise UsageError(f"labels {labels}: a labelmap needs a value for each of NCR, ED and ET")
     if isinstance(place, CaseVolume):
         volume = place
     else:
         used = {modality for one in model.models for modality in one.card.modalities}
         allowed = model.allow_missing | {modality for modality in MODALITIES if modality not in used}
         volume = read_case(place, case=case, truth=False, allow_missing=allowed)
-    convention = convention_of(volume, spelt(labels), model.predicts.targets)
+    convention = convention_of(volume, asked, model.predicts.targets)
     values_DHW = from_internal(model.seen(volume).whole(model(volume)), convention)
     made_by = "bts " + "+".join(one.card.digest for one in model.models)
-    return nib.Nifti1Image.from_bytes(gzip.decompress(write_labelmap(values_DHW, volume.grid, made_by)))
+    data = gzip.decompress(write_labelmap(values_DHW, volume.grid, made_by))
+    kind = nib.Nifti1Image if len(volume.grid.header) == nib.Nifti1Header.sizeof_hdr else nib.Nifti2Image
+    return kind.from_bytes(data)
 
 
 def score(
@@ -140,11 +149,21 @@ def score(
     )
 
 
+def _check_modalities(allowed: Collection[str]) -> None:
+    """Raise UsageError for what is no list of modalities: of a name by itself each letter would be one."""
+    if isinstance(allowed, str) or not {*allowed} <= {*MODALITIES}:
+        raise UsageError(f"allow_missing={allowed!r}: give a list of {', '.join(MODALITIES)}")
+
+
 def _find(place: Place | Files, case: str, labels: str) -> tuple[Store, Case]:
     """The one case that is meant, and the store that its files lie in. Raises CaseError or UsageError."""
     if isinstance(place, Mapping):
         return _of_files(place, case, labels)
+    if not isinstance(place, Place):
+        raise UsageError(f"a {type(place).__name__} is no case; {GIVE}")
     store = Store(str(place))
+    if store.local and os.path.isfile(store.root):
+        raise UsageError(f"{store.uri}: is a file; {GIVE}")
     listing = list_folder(store, labels)
     rows = [figshare.read_index_row(fetch(e.key, store, e.size), e) for e in listing.slices]
     patients, twins = figshare.refuse_twins(figshare.cases_of(rows))
@@ -158,13 +177,16 @@ def _find(place: Place | Files, case: str, labels: str) -> tuple[Store, Case]:
         raise UsageError(f"{store.uri}: no case found; {mend}")
     if case not in found:
         there = ", ".join(list(found)[:3]) + (", …" if len(found) > 3 else "")
-        raise UsageError(f"{store.uri}: {len(found)} cases ({there}); say which one by case=…")
+        which = f" ({there}); say which one by case=…" if found else f"; {GIVE}"
+        raise UsageError(f"{store.uri}: {len(found)} cases{which}")
     return store, found[case]
 
 
 def _of_files(files: Files, case: str, labels: str) -> tuple[Store, Case]:
     if unknown := files.keys() - {*MODALITIES, "seg", "image"}:
         raise UsageError(f"files: {', '.join(sorted(unknown))} is no role; give {', '.join(MODALITIES)}, seg")
+    if images := [role for role, path in files.items() if not isinstance(path, Place)]:
+        raise UsageError(f"files: {', '.join(images)} is no path; save the image to a file first")
     uris = {role: Store(str(path)).uri for role, path in files.items()}
     folders = [f"{uri.rpartition('/')[0]}/" for uri in uris.values()]
     # Of text, not of paths: commonpath would make s3:/ of s3://.

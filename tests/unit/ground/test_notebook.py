@@ -65,6 +65,34 @@ def test_segment_gives_the_very_labelmap_of_the_job(cases, model, by_the_jobs):
     assert bts.segment(files, [model], case=CASE).to_bytes() == data
 
 
+def test_a_labelmap_of_nifti_2_is_of_nifti_2(model, tmp_path):
+    """nibabel's class of NIfTI-1 takes no header of NIfTI-2."""
+    (tmp_path / "A").mkdir()
+    for role, voxels in builders.voxels()[0].items():
+        nib.save(nib.Nifti2Image(voxels, builders.affine("RAS")), tmp_path / "A" / f"A_{role}.nii.gz")
+    found = bts.segment(tmp_path, model)
+    assert type(found) is nib.Nifti2Image and found.shape == (20, 24, 12)
+    assert np.allclose(found.affine, builders.affine("RAS")) and found.get_data_dtype() == np.uint8
+
+
+def test_what_segment_cannot_take_is_refused(cases, model):
+    place = f"{cases.uri}/{CASE}"
+    files = {role: f"{place}/{CASE}_{role}.nii.gz" for role in ("t1", "t1ce", "t2", "flair")}
+    with pytest.raises(UsageError, match="the list is empty"):  # it was the bundled model without a word
+        bts.segment(place, [])
+    with pytest.raises(UsageError, match="a value for each of NCR, ED and ET"):
+        bts.segment(place, model, labels="menrt")
+    for wrong in ("t2", ["T2"]):
+        with pytest.raises(UsageError, match=r"allow_missing=.*give a list of t1, t1ce, t2, flair"):
+            bts.open_model(model, allow_missing=wrong)
+    with pytest.raises(UsageError, match="t2 is no path; save the image"):
+        bts.segment({**files, "t2": nib.load(files["t2"])}, model)
+    with pytest.raises(UsageError, match=r"a Nifti1Image is no case; .*by role"):
+        bts.segment(nib.load(files["t2"]), model)
+    with pytest.raises(UsageError, match=r"is a file; .*by role"):
+        bts.segment(files["t2"], model)
+
+
 @pytest.mark.slow
 def test_score_gives_the_scores_of_the_job(cases, by_the_jobs):
     truth = f"{cases.uri}/{CASE}/{CASE}_seg.nii.gz"
