@@ -49,7 +49,7 @@ class Settings:
     """What to vary: FIELD=LOW..HIGH (whole numbers where both ends are; each decade as likely where there are
     several) or FIELD=A,B,C. A FIELD is a flag of the preset without its dashes."""
     trials: int = 16
-    """How many trainings, that of the preset as it is among them."""
+    """How many different trainings, the preset as it is among them; fewer where --over gives no more."""
     fold: Literal[0, 1, 2, 3, 4] = 0
     """Which fifth of the patients is held out for validation."""
     gpu: Literal["auto", "yes", "no"] = "auto"
@@ -100,7 +100,8 @@ def read_trials(settings: Settings, system: str) -> "list[Trial]":
         raise UsageError(f"--trials {settings.trials}: give at least 1")
     axes = [search_space.parse_axis(given) for given in settings.over]
     read_encoder(settings.preset.layers.weights)  # fails early where it cannot be read
-    catalogue, trials = read_catalogue(Store(settings.shards)), []
+    catalogue = read_catalogue(Store(settings.shards))
+    trials: list[Trial] = []
     for number, drawn in enumerate(search_space.draw_trials(axes, settings.trials, settings.preset.seed)):
         flags = search_space.to_flags(drawn)
         try:
@@ -110,7 +111,10 @@ def read_trials(settings: Settings, system: str) -> "list[Trial]":
         plan = make_plan(catalogue, replace(preset, name=system), settings.fold)
         if number == 0:
             plans.say_left_out(plan)
-        trials.append(Trial(number=number, flags=flags, plan=plan))
+        if all(plan.preset != trial.plan.preset for trial in trials):  # the preset as it is, drawn
+            trials.append(Trial(number=len(trials), flags=flags, plan=plan))
+    if len(trials) < settings.trials:
+        say(f"{len(trials)} trials instead of {settings.trials}: --over gives no more that differ")
     return trials
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from bts.errors import UsageError
 
+TRIES = 100  # draws a trial, most of them repeated where few values are to be tried
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -49,9 +51,21 @@ def parse_axis(given: str) -> Axis:
 
 
 def draw_trials(axes: Sequence[Axis], count: int, seed: int) -> list[dict[str, str]]:
-    """{flag: value} of each trial, the same for the same seed. The first has none: the preset as it is."""
+    """{flag: value} of each trial, the same for the same seed. The first has none: the preset as it is.
+
+    All differ; there are fewer than `count` where the axes give no more. Raises UsageError where none, or
+    one flag twice, is to vary.
+    """
+    flags = [axis.flag for axis in axes]
+    if not flags or len({*flags}) < len(flags):
+        raise UsageError(f"--over {' '.join(flags)}: name what to vary, each field once")
     rng = np.random.default_rng(seed)
-    return [{}, *({axis.flag: axis.draw(rng) for axis in axes} for _ in range(count - 1))]
+    drawn: list[dict[str, str]] = [{}]
+    for _ in range(TRIES * count):
+        trial = {axis.flag: axis.draw(rng) for axis in axes}
+        if len(drawn) < count and trial not in drawn:
+            drawn.append(trial)
+    return drawn
 
 
 def to_flags(trial: dict[str, str]) -> list[str]:

@@ -125,6 +125,15 @@ def test_what_cannot_be_tried_is_said_before_anything_starts(shards, tmp_path, c
     assert not models.exists()
 
 
+def test_the_preset_as_it_is_is_tried_once(shards, tmp_path, capsys):
+    """Sixteen trials of two values were two trainings, each done eight times."""
+    given = ["--shards", shards, "--models", str(tmp_path), "--over", "loss.dice=1.0,2"]
+    settings = preset_flags.parse("tune", tune.Settings, "", ["fast", *given])
+    trials = tune.read_trials(settings, "fast")
+    assert [trial.flags for trial in trials] == [[], ["--loss.dice", "2"]]
+    assert "2 trials instead of 16" in capsys.readouterr().err
+
+
 def test_a_setting_that_is_on_or_off_can_be_swept():
     needed = ["fast", "--shards", "s", "--models", "m"]
     for drawn in ("True", "False"):

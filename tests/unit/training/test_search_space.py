@@ -41,6 +41,19 @@ def test_the_first_trial_is_the_preset_and_a_seed_gives_the_same_again():
     assert draw_trials(axes, 1, seed=3) == [{}]
 
 
+def test_no_trial_repeats_another():
+    axes = [parse_axis("loss.dice=0.5,1,2"), parse_axis("batch=2..3")]
+    trials = draw_trials(axes, 20, seed=0)
+    assert len(trials) == 7 and all(one not in trials[:n] for n, one in enumerate(trials))
+    assert draw_trials(axes, 4, seed=0) == trials[:4]
+
+
+@pytest.mark.parametrize("given", [[], ["batch=2,4", "batch=8,16"]])
+def test_nothing_to_vary_and_a_field_that_is_named_twice_are_refused(given):
+    with pytest.raises(UsageError, match="name what to vary, each field once"):
+        draw_trials([parse_axis(one) for one in given], 4, seed=0)
+
+
 @pytest.mark.parametrize("wrong", ["lr", "lr=", "=1..2", "lr=2..1", "lr=a..b", "lr=1..inf", "lr=nan..2"])
 def test_what_is_no_axis_is_refused(wrong):
     with pytest.raises(UsageError, match="--over"):
