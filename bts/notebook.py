@@ -126,8 +126,14 @@ def score(
     of the data set differ in it.
     """
     from bts.scoring import metrics
-    from bts.scoring.rules import rules_of, year_of
+    from bts.scoring.rules import RULES, rules_of, year_of
 
+    for image, name in ((truth, "truth"), (prediction, "prediction")):
+        if not isinstance(image, Place | nib.Nifti1Image):
+            problem = f"{name}: a {type(image).__name__} has no grid; give a path or a nibabel NIfTI image"
+            raise UsageError(problem)
+    if rules not in ("auto", *RULES):
+        raise UsageError(f"rules={rules!r}: give 'auto', {', '.join(map(repr, RULES))}")
     dataset, told = _told_by_name(truth)
     if labels == "auto" and not told and (several := dataset_of(dataset).conventions):
         raise UsageError(

@@ -131,6 +131,14 @@ def test_score_refuses_another_grid(cases):
         bts.score(one, other)
 
 
+def test_what_score_cannot_take_is_refused(cases):
+    truth = f"{cases.uri}/{CASE}/{CASE}_seg.nii.gz"
+    with pytest.raises(UsageError, match=r"prediction: a ndarray has no grid; give a path or a nibabel"):
+        bts.score(truth, np.asarray(nib.load(truth).dataobj))
+    with pytest.raises(UsageError, match=r"rules=2023: give 'auto', '2023', '2024', '2026'"):
+        bts.score(truth, truth, rules=2023)
+
+
 def test_read_case_reads_the_truth_of_files_anywhere(cases, tmp_path):
     files = {}
     for role in ("t1", "t1ce", "t2", "flair", "seg"):
