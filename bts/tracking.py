@@ -68,12 +68,19 @@ class Tracker:
 
     @_or_run_error
     def start(
-        self, name: str, fingerprint: str, params: Mapping[str, object], tags: Mapping[str, str]
+        self,
+        name: str,
+        fingerprint: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        *,
+        fresh: bool = False,
     ) -> str:
-        """Id of a new run, or of the run with this fingerprint, which goes on where it was cut off."""
+        """Id of a new run, or, unless `fresh`, of the newest with this name and fingerprint, which goes on
+        where it was cut off."""
         experiment = self._experiment()
-        same = f"tags.`{FINGERPRINT}` = '{fingerprint}'"
-        found = self.client.search_runs([experiment], same, max_results=1)
+        same = f"tags.`{FINGERPRINT}` = '{fingerprint}' AND attributes.run_name = '{name}'"
+        found = [] if fresh else self.client.search_runs([experiment], same, max_results=1)
         if found:
             self.client.update_run(found[0].info.run_id, status="RUNNING")
             return found[0].info.run_id

@@ -90,7 +90,7 @@ def train(settings: Settings, plan: Plan, asked: str) -> Outcome:
     params = {**flatten(to_dict(plan.preset)), "fold": plan.fold, "workers": settings.workers}
     provenance = plan.provenance()
     tags = {"data": plan.data, "commit": provenance["commit"], "shards": without_login(settings.shards)}
-    run_id = tracker.start(name, plan.run, params, tags)
+    run_id = tracker.start(name, plan.run, params, tags, fresh=settings.fresh)
     meter = TrainingMeter()
     try:
         shards = Store(settings.shards)

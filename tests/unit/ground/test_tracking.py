@@ -49,6 +49,15 @@ def test_the_same_fingerprint_goes_on_with_the_same_run(tracker):
     assert start(tracker, "c") != first
 
 
+def test_another_model_and_a_fresh_start_have_curves_of_their_own(tracker):
+    """Two names, or twice the same with --fresh: one run had the points of all of them."""
+    first, other = (tracker.start(name, "f", {}, {}) for name in ("fast", "other"))
+    time.sleep(0.01)  # runs are in order of their milliseconds
+    again = tracker.start("fast", "f", {}, {}, fresh=True)
+    assert len({first, other, again}) == 3
+    assert tracker.start("fast", "f", {}, {}) == again and tracker.start("other", "f", {}, {}) == other
+
+
 def test_the_first_version_is_champion_and_the_next_is_not(tracker):
     first, second = start(tracker, "d"), start(tracker, "e")
     assert tracker.register(first, "model-d", b"one", "111") == "1"
