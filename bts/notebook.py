@@ -102,7 +102,11 @@ def segment(
         used = {modality for one in model.models for modality in one.card.modalities}
         allowed = model.allow_missing | {modality for modality in MODALITIES if modality not in used}
         volume = read_case(place, case=case, truth=False, allow_missing=allowed)
-    convention = convention_of(volume, asked, model.predicts.targets)
+    targets = model.predicts.targets
+    if (targets in WRITTEN_AS) != (volume.traits.reader == "slices"):
+        wanted = "figshare slices" if targets in WRITTEN_AS else "NIfTI cases"
+        raise UsageError(f"the model (targets {targets}) is for {wanted}; {volume.case_id} is none of them")
+    convention = convention_of(volume, asked, targets)
     values_DHW = from_internal(model.seen(volume).whole(model(volume)), convention)
     made_by = "bts " + "+".join(one.card.digest for one in model.models)
     data = gzip.decompress(write_labelmap(values_DHW, volume.grid, made_by))
@@ -128,7 +132,8 @@ def score(
     from bts.scoring import metrics
     from bts.scoring.rules import RULES, rules_of, year_of
 
-    for image, name in ((truth, "truth"), (prediction, "prediction")):
+    given: dict[str, object] = {"truth": truth, "prediction": prediction}
+    for name, image in given.items():
         if not isinstance(image, Place | nib.Nifti1Image):
             problem = f"{name}: a {type(image).__name__} has no grid; give a path or a nibabel NIfTI image"
             raise UsageError(problem)

@@ -3,6 +3,7 @@
 import gzip
 import subprocess
 import sys
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,10 @@ import pytest
 
 import bts
 from bts.errors import CaseError, UsageError
+from bts.model.file import save_model
+from bts.model.nets import build
+from bts.presets import PRESETS
+from bts.settings import Layers
 from bts.storage import Store
 from jobs import evaluate, segment
 from tests import builders
@@ -91,6 +96,14 @@ def test_what_segment_cannot_take_is_refused(cases, model):
         bts.segment(nib.load(files["t2"]), model)
     with pytest.raises(UsageError, match=r"is a file; .*by role"):
         bts.segment(files["t2"], model)
+
+
+def test_a_model_for_figshare_segments_no_other_case(cases, tmp_path):
+    """jobs.segment refuses it, too: its labels would be those of another kind of tumour."""
+    preset = replace(PRESETS["figshare2d"], size=(64, 64), layers=Layers(widths=(4, 8)))
+    (tmp_path / "m").write_bytes(save_model(build(preset), preset, {}))
+    with pytest.raises(UsageError, match=f"targets tumour. is for figshare slices; {CASE} is none of them"):
+        bts.segment(cases.uri, tmp_path / "m", case=CASE)
 
 
 @pytest.mark.slow
