@@ -109,6 +109,11 @@ def make_plan(shards: Sequence[Shard], preset: Preset, fold: int) -> Plan:
             f"fold {fold} of {len(groups)} patients with ground truth has {len(training)} cases for training "
             f"and {len(held_out)} for validation; {others}preprocess more cases (5 patients fill every fold)"
         )
+    if not any(s.tumour for s in training):
+        raise UsageError(
+            f"the ground truth of all {len(training)} training cases is empty, {training[0].key} for one: "
+            "there is no tumour to learn; look at the files that jobs.preprocess read as ground truth"
+        )
     preset = with_statistics(preset, training)
     keys = {s.key: "" for s in usable}  # a shard's name carries its content's fingerprint
     options = {"preset": to_dict(preset), "fold": fold}

@@ -123,6 +123,14 @@ def test_fewer_than_two_patients_cannot_be_split(count):
         make_plan(cases(count), FAST, 0)
 
 
+def test_a_training_without_any_tumour_is_refused():
+    """It gave a model that had learnt nothing; some cases without tumour are wanted."""
+    healthy = [replace(s, tumour=0) for s in cases(20)]
+    with pytest.raises(UsageError, match="ground truth of all 16 training cases is empty, c0"):
+        make_plan(healthy, FAST, 0)
+    assert len(make_plan([*healthy[:-2], *cases(20)[-2:]], FAST, 0).training) == 16
+
+
 def test_a_missing_modality_is_named():
     with pytest.raises(UsageError, match=r"c0\..* has no t1, t2, flair; train with --modalities t1ce"):
         make_plan(cases(20, modalities=("t1ce",)), FAST, 0)
