@@ -184,12 +184,10 @@ def _find(place: Place | Files, case: str, labels: str) -> tuple[Store, Case]:
     if len(found) == 1 and not case:
         case = next(iter(found))
     if not found:
-        mend = 'give the folder above it, or the files by role: {"t1": path, …}'
-        raise UsageError(f"{store.uri}: no case found; {mend}")
+        raise UsageError(f"{store.uri}: no case found; give the folder above it, or the files by role")
     if case not in found:
         there = ", ".join(list(found)[:3]) + (", …" if len(found) > 3 else "")
-        which = f" ({there}); say which one by case=…" if found else f"; {GIVE}"
-        raise UsageError(f"{store.uri}: {len(found)} cases{which}")
+        raise UsageError(f"{store.uri}: {len(found)} cases ({there}); say which one by case=…")
     return store, found[case]
 
 
