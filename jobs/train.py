@@ -155,7 +155,8 @@ def pictures(plan: Plan, result: dict) -> dict[str, bytes]:
 
 
 def read_trained(models: Store, name: str, kind: str, made_by: str) -> bytes | None:
-    """The model file, if it is the one that this training ("run") or "sweep" makes, by its fingerprint."""
+    """The model file, if it is the one that this training ("run") or "sweep" makes, by its fingerprint. One
+    of another is said to be replaced."""
     try:
         data = models.read(f"{name}.safetensors")
     except FileNotFoundError:
@@ -163,7 +164,10 @@ def read_trained(models: Store, name: str, kind: str, made_by: str) -> bytes | N
     except OSError as error:
         raise RunError(f"{models.uri}/{name}.safetensors: cannot be read: {error}") from error
     header = read_header(data, f"{models.uri}/{name}.safetensors")
-    return data if header.get("provenance", {}).get(kind) == made_by else None
+    if header.get("provenance", {}).get(kind) == made_by:
+        return data
+    say(f"{name}.safetensors is of another training, and replaced when this one ends; --name keeps both")
+    return None
 
 
 def summary(models: Store, name: str, data: bytes, epochs: int) -> dict:

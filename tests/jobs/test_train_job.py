@@ -20,6 +20,7 @@ from bts.storage import Store
 from bts.tracking import Tracker
 from bts.training.plan import make_plan
 from bts.training.rows import read_rows
+from jobs.train import read_trained
 from tests import builders
 from tests.clusters import kill_a_worker, kill_when_it_says
 
@@ -95,6 +96,15 @@ def test_what_cannot_be_trained_is_said_before_anything_starts(shard_folder, her
     code, _, said = train("--shards", shard_folder, "--models", "models", *flags, capsys=capsys)
     assert code == 2 and problem in said and "Traceback" not in said
     assert not list(here.iterdir())
+
+
+def test_a_model_of_another_training_is_said_to_be_replaced(tmp_path, capsys):
+    models = Store(tmp_path)
+    assert read_trained(models, "fast", "run", "this") is None and not capsys.readouterr().err
+    models.put("fast.safetensors", builders.tiny_model(run="this"))
+    assert read_trained(models, "fast", "run", "this") and not capsys.readouterr().err
+    assert read_trained(models, "fast", "run", "another") is None
+    assert "fast.safetensors is of another training, and replaced" in capsys.readouterr().err
 
 
 @pytest.mark.slow
