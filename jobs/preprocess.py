@@ -39,13 +39,13 @@ class Settings(incremental.Flags):
     """Flags of jobs.preprocess."""
 
     cases: str
-    """Folder or s3://bucket/prefix with the cases, in any layout of BraTS, of MSD Task01 or figshare."""
+    """Folder or s3://bucket/prefix with the cases, in any layout that docs/reference/data.md lists."""
     shards: str
     """Folder or s3://bucket/prefix for the shards."""
     labels: str = "auto"
-    """Label convention of the ground truth; auto: by the name of each case; brats2021,
-    brats2023, brats2024, msd, ped2023, ped2024, met2025, goat, fets2022 or menrt name one; pairs spell one
-    out: 1=ET,2=NCR,3=NCR,4=ED (value in the file = NCR, ED, ET or RC)."""
+    """Label convention of the ground truth; auto: by the name of each case, or by nnU-Net's dataset.json or a
+    dseg.tsv of BIDS; brats2021, brats2023, brats2024, msd, ped2023, ped2024, met2025, goat, fets2022 or menrt
+    name one; pairs spell one out: 1=ET,2=NCR,3=NCR,4=ED (value in the file = NCR, ED, ET or RC)."""
     roles: tuple[str, ...] = ()
     """Where file names do not tell what they hold: patterns ROLE=PATTERN whose * is the case
     (t1ce=*_POST.nii.gz seg=*/mask.nii.gz; t1, t1ce, t2, flair, seg), or a CSV file (case, t1, t1ce, …)."""
