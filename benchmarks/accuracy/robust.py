@@ -1,6 +1,6 @@
 """What a model gets when the input is not as in its training. `python -m benchmarks.accuracy.robust CASES`
 
-CASES: folder of cases that the model has not seen; --model FILE, else the one in the box. Each condition
+CASES: folder of cases that the model has not seen; --model FILE, else the bundled model. Each condition
 changes every image of every case, and the table says the mean Dice and how many cases got which flag.
 """
 

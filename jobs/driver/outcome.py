@@ -50,7 +50,7 @@ class Outcome:
 
 
 def run_job(name: str, settings_class: type, main: Callable[..., Outcome]) -> NoReturn:
-    """Parse the flags into `settings_class`, run `main(settings)`, and exit as DESIGN.md's Commands say."""
+    """Parse the flags into `settings_class`, run `main(settings)`, and exit (docs/reference/commands.md)."""
     settings = parse(name, settings_class, main)
     leave(guarded(name, lambda: main(settings)))
 
