@@ -51,9 +51,9 @@ class Settings:
     """Folder or s3://bucket/prefix for index.html, cases/CASE.html, montage.png, scores.parquet, scores.csv,
     brats.csv."""
     labels: str = "auto"
-    """Label convention of ground truth and labelmaps; auto: by the name of each case. A labelmap of
-    jobs.segment carries its own, nnU-Net's dataset.json names that of the labelmaps beside it. Or a name or
-    pairs, as jobs.preprocess takes them."""
+    """Label convention of ground truth and labelmaps; auto: that of each case, as jobs.preprocess finds it. A
+    labelmap of jobs.segment carries its own, nnU-Net's dataset.json names that of the labelmaps beside it. Or
+    a name or pairs, as jobs.preprocess takes them."""
     roles: tuple[str, ...] = ()
     """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
     takes them."""

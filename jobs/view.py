@@ -37,8 +37,8 @@ class Settings:
     report: str = ""
     """Folder or s3://bucket/prefix of jobs.evaluate, to sort the cases by their Dice."""
     labels: str = "auto"
-    """Label convention of ground truth and labelmaps; auto: by the name of each case. A labelmap of
-    jobs.segment carries its own."""
+    """Label convention of ground truth and labelmaps; auto: that of each case, as jobs.preprocess finds it. A
+    labelmap of jobs.segment carries its own, nnU-Net's dataset.json names that of the labelmaps beside it."""
     roles: tuple[str, ...] = ()
     """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
     takes them."""
