@@ -126,7 +126,7 @@ def labelmap_gzip(volume: CaseVolume) -> Iterator[tuple[str, float]]:
 
 
 def openvino(volume: CaseVolume) -> Iterator[tuple[str, float]]:
-    """The 2.5D network in the box by another runtime, on the middle of the brain."""
+    """The bundled 2.5D network by another runtime, on the middle of the brain."""
     known = torch.from_numpy(
         constants(volume.images.swapaxes(0, 1), volume.mean, volume.std, FAST.normalisation)
     )
