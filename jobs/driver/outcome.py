@@ -51,8 +51,7 @@ class Outcome:
 
 def run_job(name: str, settings_class: type, main: Callable[..., Outcome]) -> NoReturn:
     """Parse the flags into `settings_class`, run `main(settings)`, and exit (docs/reference/commands.md)."""
-    settings = parse(name, settings_class, main)
-    leave(guarded(name, lambda: main(settings)))
+    leave(guarded(name, lambda: main(parse(name, settings_class, main))))
 
 
 def leave(code: int) -> NoReturn:
@@ -136,7 +135,8 @@ def _close(name: str, outcome: Outcome, seconds: float) -> None:
         failed = [case.to_dict() for case in outcome.failed]
         report = {**line, "exit_code": outcome.exit_code, "failed_cases": failed, **outcome.details}
         outcome.output.put(line["report"], json.dumps(report, indent=1).encode())
-    print(json.dumps(line), flush=True)
+    with contextlib.suppress(BrokenPipeError):  # all is done, whoever reads of it
+        print(json.dumps(line), flush=True)
 
 
 def _cause(error: BaseException) -> BaseException:

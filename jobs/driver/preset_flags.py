@@ -7,6 +7,7 @@ from typing import Any
 
 import tyro
 
+from bts.errors import UsageError
 from bts.presets import PRESETS
 from jobs.driver.flags import describe
 from jobs.driver.outcome import DONE, WRONG_USAGE, Outcome, guarded
@@ -23,12 +24,14 @@ def run(job: str, kind: type, work: Callable[..., Outcome], about: str, argv: li
         given = f"there is no preset {argv[0]}" if named else "give a preset first"
         print(f"jobs.{job}: {given}; PRESET --help lists its flags:\n{known}", file=sys.stderr)
         return WRONG_USAGE
+    return guarded(job, lambda: work(_checked(job, kind, about, argv), argv[0]))
+
+
+def _checked(job: str, kind: type, about: str, argv: list[str]) -> Any:
     try:
-        settings = parse(job, kind, about, argv)
+        return parse(job, kind, about, argv)
     except ValueError as error:  # of a preset's own checks, which tyro lets through at the top level
-        print(f"jobs.{job}: {error}", file=sys.stderr)
-        return WRONG_USAGE
-    return guarded(job, lambda: work(settings, argv[0]))
+        raise UsageError(str(error)) from None
 
 
 def parse(job: str, kind: type, about: str, argv: list[str]) -> Any:

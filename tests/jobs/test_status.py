@@ -9,7 +9,7 @@ import pytest
 
 from bts.storage import Store
 from jobs import segment, status
-from jobs.driver.outcome import guarded
+from jobs.driver.outcome import Outcome, guarded
 from tests import builders
 from tests.conftest import ROOT
 
@@ -67,12 +67,22 @@ def test_no_bucket_is_one_line(tmp_path, s3, capsys):
     assert "no-such-bucket" in capsys.readouterr().err
 
 
-def test_a_reader_that_leaves_is_one_line(tmp_path):
+@pytest.mark.parametrize("flags", ["status --labelmaps {}", "status --help", "train fast --help"])
+def test_a_reader_that_leaves_is_one_line(tmp_path, flags):
     """As `bts status … | head -1` does."""
+    job, *words = flags.format(tmp_path).split()
     unread, output = os.pipe()
     os.close(unread)
-    command = [sys.executable, "-m", "jobs.status", "--labelmaps", tmp_path]
+    command = [sys.executable, "-m", f"jobs.{job}", *words]
     done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True)
     os.close(output)
     assert done.returncode == 1
-    assert done.stderr == "jobs.status: stopped: nobody reads its output any more\n"
+    assert done.stderr == f"jobs.{job}: stopped: nobody reads its output any more\n"
+
+
+def test_a_reader_that_leaves_before_the_last_line_changes_no_exit_code(monkeypatch):
+    def refuse(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", refuse)
+    assert guarded("status", lambda: Outcome(None, {})) == 0
