@@ -93,13 +93,9 @@ def main(settings: Settings) -> Outcome:
     scored, unscored = score(matched.pairs, todo, scorer, cache, settings.ray)
     failed += unscored
     failed.sort(key=lambda failure: failure.case_id)
-    theirs = {
-        name: matched_with(folder, listing.cases, source, settings.labels, settings.rules)
-        for name, folder in others.items()
-    }
-    found = {ours: matched, **theirs}
-    scores = {ours: scored}
+    found, scores = {ours: matched}, {ours: scored}
     for name, folder in others.items():
+        found[name] = matched_with(folder, listing.cases, source, settings.labels, settings.rules)
         scores[name] = score_other(name, found[name], Score(source, folder), cache, settings.ray)
     cache.close()
     files = tables.write(scored)
