@@ -11,6 +11,7 @@ from functools import lru_cache
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
+from nibabel.spatialimages import HeaderDataError
 
 CANONICAL = orientations.axcodes2ornt("LPS")
 
@@ -64,7 +65,7 @@ class Grid:
             return ""
         try:
             codes = "".join(map(str, nib.aff2axcodes(header.get_qform())))
-        except ValueError:  # no rotation: it tells nothing
+        except (ValueError, HeaderDataError):  # no rotation, or a spacing below zero: it tells nothing
             return ""
         return codes if codes != self.orientation else ""
 

@@ -13,7 +13,7 @@ import zlib
 import nibabel as nib
 import numpy as np
 
-from bts.images.checks import bad, check_affine, check_finite, check_size
+from bts.images.checks import MAX_BYTES, bad, check_affine, check_finite, check_size
 from bts.images.grid import Grid, Volume, guess
 
 MAX_HEADER = 1 << 20  # bytes; a segmentation's has some 10 kB
@@ -67,7 +67,7 @@ def names_of(data: bytes, name: str) -> dict[int, str]:
     found = {}
     for key, value in fields.items():
         number = re.fullmatch(r"segment(\d+)_labelvalue", key)
-        if number and value.isdecimal() and (called := fields.get(f"segment{number[1]}_name")):
+        if number and re.fullmatch(r"\d{1,9}", value) and (called := fields.get(f"segment{number[1]}_name")):
             found[int(value)] = called
     return found
 
@@ -89,7 +89,7 @@ def _shape(fields: dict[str, str], name: str) -> tuple[int, ...]:
     sizes = _numbers(fields.get("sizes", ""))
     if fields.get("dimension") == "4" and len(sizes) == 4:
         raise bad(name, f"it has {sizes[0]:g} layers, whose segments may overlap; one labelmap is due", MEND)
-    if len(sizes) != 3 or min(sizes) < 1:
+    if len(sizes) != 3 or min(sizes) < 1 or max(sizes) > MAX_BYTES:
         raise bad(name, f"sizes {fields.get('sizes', '')[:60]!r} where three are due", MEND)
     return tuple(int(n) for n in sizes)
 
@@ -119,11 +119,12 @@ def _grid(fields: dict[str, str], shape: tuple[int, ...], name: str) -> Grid:
     affine[:3, :3] = np.reshape(directions, (3, 3)).T
     affine[:3, 3] = origin
     affine[:3] *= np.array(SPACES[space])[:, None]
-    check_affine(affine, name, MEND)
     header = nib.Nifti1Header()
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
-    header.set_sform(affine, code=1)
+    with np.errstate(over="ignore"):  # infinite is refused
+        header.set_sform(affine, code=1)
+    check_affine(header.get_best_affine(), name, MEND)
     header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
     return Grid(bytes(header.binaryblock))
 

@@ -674,6 +674,7 @@ GOOD: dict[str, Callable[[], tuple[str, Files]]] = {
     "qform alone": odd(change=of_header(sform_code=0)),
     "sform alone": odd(change=of_header(qform_code=0)),
     "sform alone, no spacing": odd(change=of_header(qform_code=0, pixdim=0)),
+    "both forms, spacing below zero": odd(change=of_header(pixdim=[1, -1, 1, 1, 0, 0, 0, 0])),
     "no form": odd(change=of_header(**NO_FORM)),
     "qform with qfac 0": odd(change=of_header(sform_code=0, pixdim=[0, 1, 1, 1, 0, 0, 0, 0])),
     "bits a voxel wrong": odd(change=of_header(bitpix=8)),

@@ -215,6 +215,7 @@ def check_exact(volume: CaseVolume, files: dict[str, bytes]) -> None:
         assert whole[role].shape == expected.shape and np.array_equal(whole[role], expected), role
     zooms = nib.as_closest_canonical(nibabel_reads(files["t1"])).affine[:3, :3]
     assert np.allclose(volume.grid.zooms, np.sqrt((zooms**2).sum(axis=0))[::-1])
+    assert not volume.grid.contradicted
     if "seg" not in files:
         assert volume.mask is None
         return

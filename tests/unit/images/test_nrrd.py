@@ -8,7 +8,7 @@ import pytest
 
 from bts.errors import CaseError
 from bts.images.nifti import read_nifti
-from bts.images.nrrd import read_nrrd
+from bts.images.nrrd import names_of, read_nrrd
 from tests import builders
 from tests.unit.images.test_nifti import CODES
 
@@ -105,6 +105,7 @@ BAD = {
     "no sizes": (nrrd(sizes=None), "sizes"),
     "a side of none": (nrrd(sizes="0 4 3"), "sizes"),
     "sizes that are no numbers": (nrrd(sizes="a b c"), "sizes"),
+    "a side of 10^308": (nrrd(sizes="5 4 1e308"), "sizes '5 4 1e308'"),
     "claims 60 TB": (nrrd(sizes="32000 32000 32000"), "claims"),
     "no type": (nrrd(type=None), "type"),
     "blocks": (nrrd(type="block"), "type 'block'"),
@@ -114,6 +115,7 @@ BAD = {
     "a direction of none": (nrrd(**{"space directions": "none (0,1,0) (0,0,1)"}), "does not tell its place"),
     "flat directions": (nrrd(**{"space directions": "(1,0,0) (1,0,0) (0,0,1)"}), "affine"),
     "infinite origin": (nrrd(**{"space origin": "(inf,0,0)"}), "does not tell its place"),
+    "an origin that float32 does not hold": (nrrd(**{"space origin": "(1e39,0,0)"}), "affine"),
     "voxels of a kilometre": (nrrd(**{"space directions": "(1e6,0,0) (0,1,0) (0,0,1)"}), "mm"),
     "no place, no spacings": (nrrd(**NO_PLACE), "neither its place nor its spacings"),
     "no place, a spacing below zero": (nrrd(spacings="1 -1 1", **NO_PLACE), "neither its place"),
@@ -139,3 +141,9 @@ def test_a_bomb_is_not_unpacked():
     bomb = nrrd(encoding="gzip", body=gzip.compress(bytes(50 << 20)))
     with pytest.raises(CaseError, match="121 of 120"):
         read_nrrd(bomb, "x.nrrd")
+
+
+def test_the_name_of_a_value_that_no_label_has_is_passed_over():
+    lines = b"Segment0_LabelValue:=%s\nSegment0_Name:=ET\n\n"
+    for value, found in ((b"3", {3: "ET"}), (b"9" * 5000, {})):
+        assert names_of(nrrd().replace(b"\n\n", b"\n" + lines % value, 1), "x.nrrd") == found
