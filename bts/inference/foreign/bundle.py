@@ -184,19 +184,26 @@ def read_checkpoint(data: bytes, name: str, loaded: str = "model") -> dict[str, 
     Raises UsageError for one that holds more."""
     try:
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (
+        pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError
+    ) as error:  # fmt: skip
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"{name}: no plain weights, and nothing else is loaded ({reason})") from None
     for key in (loaded, "model", "state_dict"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
-    if (
-        not isinstance(found, dict)
-        or not found
-        or not all(isinstance(v, torch.Tensor) for v in found.values())
-    ):
+    if not isinstance(found, dict) or not found or not all(_is_weight(*one) for one in found.items()):
         raise UsageError(f"{name}: holds no state dict of a network")
     return {key: value.clone() for key, value in found.items()}  # DynUNet has some under two names
+
+
+def _is_weight(key: object, value: object) -> bool:
+    """Whether it is a tensor by its name, with all its numbers: not sparse, quantised, or a shape alone."""
+    return (
+        isinstance(key, str)
+        and isinstance(value, torch.Tensor)
+        and (value.layout, value.device.type, value.is_quantized) == (torch.strided, "cpu", False)
+    )
 
 
 def predictor(model: Adopted, how: How) -> Predictor:

@@ -5,6 +5,7 @@ from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from bts.errors import UsageError
+from bts.inference.foreign.checks import shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -18,7 +19,7 @@ def read_fields(kind: type[T], told: object, where: str) -> T:
     Raises UsageError for a field that is unknown, missing, of another type, or refused by its own check.
     """
     if not isinstance(told, dict):
-        raise UsageError(f"{where}: {told!r} where its settings are due")
+        raise UsageError(f"{where}: {shown(told)} where its settings are due")
     known = {field.name: field for field in fields(kind)}
     if odd := [key for key in told if key not in known]:
         raise UsageError(f"{where}: {odd[0]!r} is not supported; supported are {', '.join(known)}")
@@ -35,7 +36,7 @@ def _typed(value: Any, kind: Any) -> object:
     if get_origin(kind) is tuple:
         each = [one for one in get_args(kind) if one is not Ellipsis]
         if not isinstance(value, list | tuple) or (len(each) > 1 and len(value) != len(each)):
-            raise ValueError(f"{value!r} where {len(each)} values are due")
+            raise ValueError(f"{shown(value)} where {len(each)} values are due")
         return tuple(_typed(one, each[0]) for one in value)
     whole = type(value) is int or (type(value) is float and value.is_integer())
     if kind is float and type(value) in (int, float) and math.isfinite(value):
@@ -44,4 +45,4 @@ def _typed(value: Any, kind: Any) -> object:
         return int(value)
     if kind in (bool, str) and type(value) is kind:
         return value
-    raise ValueError(f"{value!r} where a {kind.__name__} is due")
+    raise ValueError(f"{shown(value)} where a {kind.__name__} is due")

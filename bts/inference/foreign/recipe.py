@@ -13,6 +13,7 @@ import torch
 
 from bts.cases.case import CaseVolume
 from bts.errors import CaseError, UsageError
+from bts.inference.foreign.checks import shown
 from bts.inference.foreign.fields import read_fields
 from bts.inference.foreign.steps import Placed, Step, read_step
 from bts.inference.foreign.voxels import whole_images
@@ -192,9 +193,9 @@ def _check_probabilities(found_KXYZ: torch.Tensor, predicts: Predicts) -> None:
 def check_outputs(outputs: object, name: str) -> tuple[str, ...]:
     """What each output channel is. Raises UsageError for others than are known, or some that are missing."""
     for known in (tuple(TARGETS["regions"]), (BACKGROUND, *TARGETS["labels"])):
-        if isinstance(outputs, list | tuple) and len(outputs) == len(known) and set(known) == set(outputs):
-            return tuple(outputs)
-    raise UsageError(f"{name}: outputs {outputs!r} are neither WT, TC, ET nor background, NCR, ED, ET")
+        if isinstance(outputs, list | tuple) and sorted(known) == sorted(map(str, outputs)):
+            return tuple(map(str, outputs))
+    raise UsageError(f"{name}: outputs {shown(outputs)} are neither WT, TC, ET nor background, NCR, ED, ET")
 
 
 def as_in_file(volume: CaseVolume, modalities: Sequence[str], allow_missing: Collection[str] = ()) -> Placed:

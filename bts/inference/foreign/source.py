@@ -1,8 +1,10 @@
 """What somebody brings to be adopted: a folder, a zip of one, or a single file; read, never unpacked."""
 
 import io
+import lzma
 import posixpath
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +13,7 @@ from bts.storage import Store, read_file, split_uri
 
 MOST_BYTES = 8 << 30  # of a file within a zip, unpacked; a checkpoint with its optimiser has some hundred MB
 MOST_FILES = 100_000
-NO_SOUND_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError)
+NO_SOUND_ZIP = (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 """What reading a damaged, locked or odd file within a zip raises."""
 
 
@@ -71,7 +73,7 @@ class Source:
             return None
         try:
             found = zipfile.ZipFile(io.BytesIO(read_file(self.uri)))
-        except (zipfile.BadZipFile, ValueError) as error:
+        except NO_SOUND_ZIP as error:
             raise UsageError(f"{self.uri}: no zip, or damaged ({error})") from None
         names = found.namelist()
         if len(names) > MOST_FILES:

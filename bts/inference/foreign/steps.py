@@ -13,6 +13,7 @@ import torch
 from nibabel import orientations
 
 from bts.errors import UsageError
+from bts.inference.foreign.checks import shown
 from bts.inference.foreign.fields import read_fields
 from bts.inference.foreign.resampling import at_spacing, sampled
 
@@ -144,8 +145,8 @@ STEPS: dict[str, type] = {"orient": Orient, "resample": Resample, "zscore": ZSco
 
 def read_step(told: object, name: str) -> Step:
     """{"step": one of STEPS, its fields} → the step. Raises UsageError; `name` is for its message."""
-    if not isinstance(told, dict) or told.get("step") not in STEPS:
-        raise UsageError(f"{name}: the step {told!r} is not known; known are {', '.join(STEPS)}")
+    if not isinstance(told, dict) or str(told.get("step")) not in STEPS:
+        raise UsageError(f"{name}: the step {shown(told)} is not known; known are {', '.join(STEPS)}")
     step = told["step"]
     fields = {key: told[key] for key in told if key != "step"}
     return read_fields(STEPS[step], fields, f"{name}: step {step}")

@@ -147,7 +147,7 @@ def test_a_source_is_a_folder_a_zip_or_a_file(tmp_path):
             source.read("c.txt")
     alone = Source(str(folder / "bright.txt"))
     assert alone.names == ("bright.txt",) and alone.read("bright.txt") == b"1"
-    with pytest.raises(UsageError, match=r"of no kind that can be adopted .* it holds b.txt"):
+    with pytest.raises(UsageError, match=r"of no kind that can be adopted; it holds b.txt"):
         foreign.convert(Source(str(folder / "deep")), Asked(name="x"))
     with pytest.raises(UsageError, match="there is nothing here"):
         Source(str(tmp_path / "nothing"))
@@ -161,10 +161,19 @@ def test_a_zip_that_reaches_out_of_itself_is_refused(tmp_path, name):
         Source(str(tmp_path / "z.zip"))
 
 
-def test_no_zip(tmp_path):
-    (tmp_path / "z.zip").write_bytes(b"PK no zip")
-    with pytest.raises(UsageError, match="no zip, or damaged"):
-        Source(str(tmp_path / "z.zip"))
+def test_no_zip_or_a_damaged_one(tmp_path):
+    place = tmp_path / "z.zip"
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.txt", "text " * 99)
+    whole = place.read_bytes()
+    place.write_bytes(whole[:38] + b"\xff" * 9 + whole[47:])
+    with pytest.raises(UsageError, match="cannot be unpacked"):
+        Source(str(place)).read("a.txt")
+    listed = whole.index(b"PK\1\2")
+    for data in (b"PK no zip", whole[: listed + 6] + b"\xff" + whole[listed + 7 :]):
+        place.write_bytes(data)
+        with pytest.raises(UsageError, match="no zip, or damaged"):
+            Source(str(place))
 
 
 def test_adopt_writes_one_file_under_its_digest(tmp_path, monkeypatch):

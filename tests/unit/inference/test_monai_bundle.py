@@ -218,11 +218,18 @@ def test_a_pickle_with_a_trap_is_not_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("holds", "words"),
-    [([1, 2], "holds no state dict"), ({"model": {"w": 3}}, "holds no state dict"), ({}, "no state dict")],
+    "holds",
+    [
+        [1, 2],
+        {"model": {"w": 3}},
+        {},
+        {None: torch.zeros(3)},
+        {"w": torch.zeros(3, device="meta")},
+        {"w": torch.eye(3).to_sparse()},
+    ],
 )
-def test_a_checkpoint_without_a_network(tmp_path, holds, words):
-    with pytest.raises(UsageError, match=words):
+def test_a_checkpoint_without_a_network(tmp_path, holds):
+    with pytest.raises(UsageError, match="holds no state dict of a network"):
         adopt(bundles.write_bundle(tmp_path, holds))
 
 

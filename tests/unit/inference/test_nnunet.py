@@ -216,6 +216,22 @@ def test_regions_whose_names_say_other_structures_are_refused(tmp_path, names, w
         adopt(write(tmp_path / "m", regions=True, described=told))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network_weights": {"w": torch.zeros(3, device="meta")}},
+        {"inference_allowed_mirroring_axes": torch.ones(3)},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_odd_values_is_refused(tmp_path, change):
+    folder = write(tmp_path / "m")
+    place = folder / "fold_0" / "checkpoint_final.pth"
+    torch.save(torch.load(place, weights_only=False) | change, place)
+    with pytest.raises(UsageError, match="no nnU-Net that can be adopted"):
+        adopt(folder)
+
+
 def test_a_case_without_a_modality_fails_unless_it_may_be_missing(tmp_path, head):
     data = adopt(write(tmp_path / "m"))
     lacking = replace(

@@ -242,6 +242,8 @@ def test_a_graph_that_does_not_keep_its_promise_fails_the_case(tmp_path, case):
         (('"ET"', '"EN"'), "neither WT, TC, ET nor background"),
         (("roi_size", "size"), "'size' is not supported; supported are roi_size"),
         (('step = "zscore"', 'step = "os.system"'), "'os.system'} is not known|is not known; known are"),
+        (('step = "zscore"', "step = []"), "is not known; known are"),
+        (('"ET"', "[]"), "neither WT, TC, ET nor background"),
         (("[window]", "[window"), "no TOML"),
         (("[window]\n", "[window]\nsw_batch_size = 2\n"), "its input is fixed at 1×4×16×16×8"),
     ],

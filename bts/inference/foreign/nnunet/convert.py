@@ -59,7 +59,7 @@ def convert(source: Source, asked: Asked) -> bytes:
     checkpoints = (_checkpoint(source, name) for name in folds)
     try:
         return _converted(asked, plans, dataset, checkpoints, folds)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UsageError(f"{where}: {_reason(error)}; no nnU-Net that can be adopted") from None
     except UsageError as error:
         said = str(error)
