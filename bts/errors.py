@@ -6,6 +6,8 @@ Everything else is a programming error and is left to raise.
 import json
 from dataclasses import asdict, dataclass, fields
 
+from bts.plain_json import parse
+
 
 class CaseError(Exception):
     """A case's data are bad: this case fails, with its stage and reason, and the run goes on.
@@ -80,7 +82,7 @@ class Failure:
     @classmethod
     def from_json(cls, text: str | bytes) -> "Failure":
         """Of any version of the program. Raises ValueError where it is none."""
-        found = json.loads(text)
+        found = parse(text)
         if not isinstance(found, dict) or "case_id" not in found:
             raise ValueError("no record of a failed case")
         return cls(**{f.name: str(found[f.name]) for f in fields(cls) if f.name in found})

@@ -22,6 +22,7 @@ from bts.errors import UsageError
 from bts.intake import tools
 from bts.intake.identity import read_identity
 from bts.intake.index import series_files
+from bts.plain_json import parse
 from bts.results.layout import MARKER, RESULT, left_to_do, marker_key
 from bts.storage import Entry, Store
 from jobs.driver import incremental
@@ -166,7 +167,7 @@ def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> d
     for one in todo:
         told: dict[str, Any] = {"uri": "", "keys": [], "problem": "", "nifti": False}
         try:
-            record = json.loads(cases.read(one.case.files["record"].key))
+            record = parse(cases.read(one.case.files["record"].key))
             told["uri"] = settings.scans or record["scans"]
             series = record["series"].get(settings.space, {"uid": "", "files": 0})
             uid, count = (record["study_uid"], series["uid"]), series["files"]

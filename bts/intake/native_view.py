@@ -4,7 +4,6 @@ The scans are read again from where they lie. Of DICOM the index of jobs.intake 
 of NIfTI their names do.
 """
 
-import json
 from functools import cached_property
 
 import nibabel as nib
@@ -21,6 +20,7 @@ from bts.intake.native import to_native
 from bts.intake.rules import read_rules
 from bts.intake.studies import Study, find_studies, sort_entries
 from bts.modalities import MODALITIES
+from bts.plain_json import parse
 from bts.results.layout import MARKER
 from bts.storage import Store
 
@@ -86,7 +86,7 @@ class NativeView:
 
     def _record(self, case_id: str) -> dict:
         try:
-            return json.loads(self.cases.read(self.records[case_id]))
+            return parse(self.cases.read(self.records[case_id]))
         except (KeyError, OSError, ValueError):
             problem = "jobs.intake left no record of it that can be read"
             raise CaseError(problem, mend="look at it in its own space", case=case_id, stage="read") from None

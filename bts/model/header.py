@@ -63,13 +63,16 @@ def _is_described(header: dict) -> bool:
     if not (isinstance(header.get("preset"), dict) and isinstance(provenance, dict)):
         return False
     validation, inputs = provenance.get("validation", {}), provenance.get("inputs", {})
-    patients = [provenance.get(f"{kind}_patients") or [] for kind in ("training", "held_out")]
+    patients = [provenance.get(f"{kind}_patients") for kind in ("training", "held_out")]
     return (
         isinstance(validation, dict)
         and all(isinstance(value, (int, float)) for value in validation.values())
         and isinstance(inputs, dict)
         and all(_are_ranges(value) for value in inputs.values())
-        and all(isinstance(some, list) and all(isinstance(one, str) for one in some) for some in patients)
+        and all(
+            some is None or (isinstance(some, list) and all(isinstance(one, str) for one in some))
+            for some in patients
+        )
         and isinstance(provenance.get("epochs", 0), int)
     )
 

@@ -15,6 +15,7 @@ from bts.cases import figshare
 from bts.cases.case import Case
 from bts.images.grid import Grid
 from bts.labels import REGIONS, WRITTEN_AS
+from bts.plain_json import parse
 from bts.results.layout import inputs_of
 
 
@@ -59,7 +60,7 @@ class Marker:
     @classmethod
     def from_json(cls, data: bytes) -> "Marker":
         """Raises ValueError for what is no JSON object."""
-        found = json.loads(data)
+        found = parse(data)
         if not isinstance(found, dict):
             raise ValueError("no marker")
         texts = {name: found[name] for name in TEXTS if isinstance(found.get(name), str)}

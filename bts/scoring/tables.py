@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from bts.errors import UsageError
 from bts.labels import REGIONS
 from bts.parquet import check_plain
+from bts.plain_json import parse
 from bts.scoring import statistics
 from bts.scoring.scores import Scored
 from bts.storage import read_file
@@ -69,7 +70,7 @@ def read(data: bytes, name: str) -> list[Scored]:
     try:
         table = pq.read_table(pa.BufferReader(data))
         check_plain(table.schema)
-        cases = json.loads(table.schema.metadata[b"bts"])["cases"]
+        cases = parse(table.schema.metadata[b"bts"])["cases"]
         rows = table.select([*TEXTS, "value"]).to_pylist()
     except (pa.ArrowException, KeyError, TypeError, ValueError):
         raise UsageError(

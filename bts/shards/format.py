@@ -19,6 +19,7 @@ from bts.cases.case import STATISTICS, CaseVolume
 from bts.images.grid import Grid
 from bts.modalities import MODALITIES
 from bts.parquet import check_plain
+from bts.plain_json import parse
 
 FORMAT = 1  # raised when a shard's content changes for the same input; part of every fingerprint
 ROW_GROUP = 32  # slices: the unit that a reader fetches
@@ -62,7 +63,7 @@ def metadata_of(schema: pa.Schema) -> dict:
     raw = (schema.metadata or {}).get(b"bts")
     if raw is None:
         raise ValueError("not a shard of this project (no `bts` metadata)")
-    meta = json.loads(raw)
+    meta = parse(raw)
     if meta["format"] > FORMAT:
         raise ValueError(f"written by a newer version (shard format {meta['format']}, known {FORMAT})")
     return meta

@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Iterable
 
 from bts.errors import RunError
+from bts.plain_json import parse
 from bts.storage import Store
 
 FOLDER, SUPERSEDED = "_held", "_superseded"
@@ -28,7 +29,7 @@ def held_keys(shards: Store) -> set[str]:
     found: set[str] = set()
     for entry in shards.list(FOLDER):
         try:
-            found.update(map(str, json.loads(shards.read(entry.key))))
+            found.update(map(str, parse(shards.read(entry.key))))
         except FileNotFoundError:
             continue  # released between listing and reading
         except (OSError, ValueError, TypeError) as error:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from bts.errors import RunError
 from bts.fingerprint import fingerprint
+from bts.plain_json import parse
 from bts.settings import Preset
 from bts.settings_json import to_dict
 from bts.storage import Store
@@ -46,7 +47,7 @@ def write(models: Store, name: str, asked: str, pin: Pin) -> None:
 def read(models: Store, name: str, asked: str) -> Pin | None:
     """None where no training of this is under way. Raises RunError."""
     try:
-        found = json.loads(models.read(key(name, asked)))
+        found = parse(models.read(key(name, asked)))
         return Pin(str(found["run"]), tuple(map(str, found["keys"])), str(found["started"]))
     except FileNotFoundError:
         return None

@@ -13,6 +13,7 @@ from bts.errors import Failure
 from bts.intake.identity import case_id, keeps_ids, read_identity
 from bts.intake.index import INDEX, indexed
 from bts.intake.studies import nifti_cases, sort_entries
+from bts.plain_json import parse
 from bts.results.layout import MARKER, held, labelmap_key, marked_cases
 from bts.storage import Store
 from jobs.driver.incremental import READERS
@@ -45,7 +46,7 @@ def last_failures(store: Store, there: Iterable[str]) -> Iterator[str]:
     """What the last run of a job in this folder could not do, a line each."""
     reports = sorted(key for key in there if key.startswith(RUN) and key.endswith(".json"))
     try:
-        found = json.loads(store.read(reports[-1]))["failed_cases"] if reports else []
+        found = parse(store.read(reports[-1]))["failed_cases"] if reports else []
         yield from (Failure.from_json(json.dumps(one)).message for one in found)
     except (OSError, ValueError, KeyError, TypeError):
         yield f"its run report {reports[-1]} cannot be read"
@@ -65,7 +66,7 @@ def outdated(results: Store, there: Iterable[str], labelmaps: Store) -> set[str]
 
     def older(case: str, key: str, version: str) -> str:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            return "" if json.loads(results.read(key))["inputs"]["labelmap"] == version else case
+            return "" if parse(results.read(key))["inputs"]["labelmap"] == version else case
         return case
 
     with ThreadPoolExecutor(READERS) as threads:

@@ -20,6 +20,7 @@ from bts.cases.layouts import Listing
 from bts.cases.read import foreseen
 from bts.cases.worklist import Todo, Work, changes, part_of
 from bts.errors import STORE, UNREADABLE, Failure, UsageError
+from bts.plain_json import parse
 from bts.storage import Store
 from jobs.driver.cluster import check_seen
 from jobs.driver.here import UseRay
@@ -219,7 +220,7 @@ def explain(
 def made_of_record(output: Store, key: str) -> dict:
     """What made an older result, for `explain`, by the JSON of its record. Raises OSError, ValueError or
     KeyError."""
-    record = json.loads(output.read(key))
+    record = parse(output.read(key))
     return {"inputs": record["inputs"], **record["options"], "format": record["versions"]["format"]}
 
 

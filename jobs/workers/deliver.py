@@ -11,6 +11,7 @@ from bts.cases.case import Case
 from bts.errors import CaseError
 from bts.intake import dicom_seg
 from bts.intake.native import on_case_grid, to_native, volumes_ml, write_labels
+from bts.plain_json import parse
 from bts.results.layout import marker_key
 from bts.results.marker import digest
 from bts.results.match import Pair, read_vouched
@@ -115,7 +116,7 @@ def _read_record(case: Case, cases: Store) -> dict:
         problem = "jobs.intake left two records of the case, for two of its runs overlapped"
         raise CaseError(problem, mend="run jobs.intake again, then jobs.segment", file=key, stage="read")
     try:
-        return json.loads(_read(cases, key, "the record of jobs.intake"))
+        return parse(_read(cases, key, "the record of jobs.intake"))
     except ValueError:
         problem = "the record of jobs.intake is spoilt"
         raise CaseError(problem, mend="delete it and run jobs.intake again", file=key, stage="read") from None

@@ -49,11 +49,11 @@ class WithoutMemory(TorchFunctionMode):
 
 def check_network(name: object, arguments: object, where: str) -> None:
     """Raise UsageError for a network that is not on the list, or arguments that it does not take."""
-    if name not in NETWORKS:
+    if str(name) not in NETWORKS:
         raise UsageError(f"{where}: the network {name} is not supported; supported are {', '.join(NETWORKS)}")
     if not isinstance(arguments, dict):
         raise UsageError(f"{where}: {name} without arguments")
-    if odd := [key for key in arguments if key not in NETWORKS[name]]:
+    if odd := [key for key in arguments if key not in NETWORKS[str(name)]]:
         raise UsageError(f"{where}: {name}'s argument {odd[0]} is not supported")
     if arguments.get("spatial_dims", 3) != 3:
         raise UsageError(

@@ -313,6 +313,7 @@ def test_weights_that_were_not_downloaded(tmp_path, weights):
     [
         {"network": {"name": "os.system", "arguments": {}}},
         {"network": {"name": "SegResNet", "arguments": {"init_filters": 1e30}}},
+        {"network": {"name": ["SegResNet"], "arguments": {}}},
         {"network": None},
         {"recipe": {"steps": "$import os"}},
         {"recipe": None},

@@ -120,6 +120,7 @@ def nested_within(header: dict) -> None:
         (with_value("format", float("inf")), "not by jobs.train"),
         (with_value("preset", []), "header lacks what jobs.train writes"),
         (with_value("provenance.training_patients", [3]), "header lacks what jobs.train writes"),
+        (with_value("provenance.training_patients", 0), "header lacks what jobs.train writes"),
         (with_value("preset.name", {}), "name is '{}'"),
         (with_value("preset.modalities", 4), "modalities is '4'"),
         (with_value("provenance", "mine"), "header lacks what jobs.train writes"),
