@@ -168,11 +168,11 @@ def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> d
         told: dict[str, Any] = {"uri": "", "keys": [], "problem": "", "nifti": False}
         try:
             record = parse(cases.read(one.case.files["record"].key))
-            told["uri"] = settings.scans or record["scans"]
+            told["uri"] = settings.scans or str(record["scans"])
             series = record["series"].get(settings.space, {"uid": "", "files": 0})
-            uid, count = (record["study_uid"], series["uid"]), series["files"]
+            uid, count = (str(record["study_uid"]), str(series["uid"])), int(series["files"])
             told["nifti"] = not series["uid"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             told["problem"] = f"the record of jobs.intake cannot be read ({type(error).__name__})"
             found[one.case.id] = json.dumps(told)
             continue

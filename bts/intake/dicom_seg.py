@@ -40,6 +40,9 @@ def read_source(files: Sequence[bytes]) -> list[Any]:
     pydicom = tools.load("pydicom")
     try:
         datasets = [pydicom.dcmread(io.BytesIO(data)) for data in files]
+        if len(datasets) > 1:
+            across = _across(datasets[0].ImageOrientationPatient)
+            datasets.sort(key=lambda one: float(np.dot(np.array(one.ImagePositionPatient, float), across)))
     except Exception as error:  # pydicom raises whatever a broken value leads to
         raise CaseError(
             f"a source file cannot be read ({type(error).__name__})", mend=MEND, stage="seg"
@@ -48,15 +51,23 @@ def read_source(files: Sequence[bytes]) -> list[Any]:
         for name in WANTED:
             if name not in one:
                 setattr(one, name, None)
-    if len(datasets) == 1:
-        return datasets
-    first = datasets[0]
-    across = _across(first.ImageOrientationPatient)
-    return sorted(datasets, key=lambda one: float(np.dot(np.array(one.ImagePositionPatient, float), across)))
+    return datasets
 
 
 def lattice_of(datasets: Sequence[Any]) -> tuple[Lattice, np.ndarray]:
-    """(grid of the slices as DICOM stores them, places of its slices in the order of the frames)."""
+    """(grid of the slices as DICOM stores them, places of its slices in the order of the frames). Raises
+    CaseError."""
+    try:
+        lattice, places = _lattice_of(datasets)
+        if not np.isfinite(lattice.affine).all() or abs(np.linalg.det(lattice.affine)) < 1e-6:
+            raise ValueError
+    except Exception as error:  # pydicom raises whatever a broken value leads to
+        problem = f"its source series does not tell where its slices lie ({type(error).__name__})"
+        raise CaseError(problem, mend=MEND, stage="seg") from None
+    return lattice, places
+
+
+def _lattice_of(datasets: Sequence[Any]) -> tuple[Lattice, np.ndarray]:
     first = datasets[0]
     if len(datasets) > 1:
         directions, spacing = first.ImageOrientationPatient, first.PixelSpacing

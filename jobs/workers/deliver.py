@@ -116,8 +116,8 @@ def _read_record(case: Case, cases: Store) -> dict:
         problem = "jobs.intake left two records of the case, for two of its runs overlapped"
         raise CaseError(problem, mend="run jobs.intake again, then jobs.segment", file=key, stage="read")
     try:
-        return parse(_read(cases, key, "the record of jobs.intake"))
-    except ValueError:
+        return {**parse(_read(cases, key, "the record of jobs.intake"))}
+    except (ValueError, TypeError):
         problem = "the record of jobs.intake is spoilt"
         raise CaseError(problem, mend="delete it and run jobs.intake again", file=key, stage="read") from None
 

@@ -133,6 +133,14 @@ def test_two_records_of_a_case_are_not_chosen_from(place):
     refused(place, "two of its runs overlapped")
 
 
+@pytest.mark.parametrize("spoilt", [b"[1]", b"{", b'{"scans": 1, "series": []}', b"[" * 10**5], ids=len)
+def test_a_record_that_is_spoilt_fails_its_case_alone(place, spoilt):
+    (record,) = (place / "cases/_done").iterdir()
+    record.write_bytes(spoilt)
+    (failure,) = delivered(place).failed
+    assert failure.case_id in failure.message
+
+
 def test_a_study_that_cannot_be_worked_on_is_named(tmp_path):
     flat = scans_of(1)
     for data in flat["t2"]:

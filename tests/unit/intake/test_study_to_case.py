@@ -171,6 +171,28 @@ def t2(siemens):
     return datasets, Image(voxels, lattice), places
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("ImagePositionPatient", None, "a source file cannot be read"),
+        ("ImageOrientationPatient", ["nan"] * 6, "does not tell where its slices lie"),
+        ("ImageOrientationPatient", [1, 0, 0, 1, 0, 0], "does not tell where its slices lie"),
+        ("PixelSpacing", None, "does not tell where its slices lie"),
+        ("Rows", None, "does not tell where its slices lie"),
+    ],
+)
+def test_a_source_that_was_spoilt_since_is_the_fault_of_its_case(siemens, name, value, reason):
+    files = []
+    for data in scans_of(siemens)["t2"]:
+        one = pydicom.dcmread(io.BytesIO(data))
+        setattr(one, name, value) if value else delattr(one, name)
+        one.save_as(found := io.BytesIO())
+        files.append(found.getvalue())
+    with pytest.raises(CaseError, match=reason) as caught:
+        dicom_seg.lattice_of(dicom_seg.read_source(files))
+    assert caught.value.mend and caught.value.stage == "seg"
+
+
 def test_another_result_of_the_same_model_is_another_object(t2):
     """A PACS drops an object that it has already: a study that was completed would keep its first SEG."""
     datasets, labels, places = t2
