@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bts.cases.case import STATISTICS
+from bts.cases.case import STATISTICS, CaseVolume
 from bts.cases.worklist import NOTE
 from bts.errors import RunError, UsageError
 from bts.modalities import MODALITIES
-from bts.shards.format import metadata_of
+from bts.shards.format import metadata_of, read_volume
 from bts.shards.holds import in_force
 from bts.storage import Store
 
@@ -101,15 +101,23 @@ def open_shard(store: Store, key: str):
     return store.fs.open(store.path(key), "rb", cache_type="none")
 
 
-def _blame(store: Store, key: str, error: Exception) -> Exception:
+def read_shard(store: Store, key: str, modalities: tuple[str, ...]) -> CaseVolume:
+    """The case of one shard. Raises UsageError where it cannot be read, RunError where the store fails."""
+    try:
+        return read_volume(store.read(key), modalities)
+    except Exception as error:
+        raise blame(store, key, error) from error
+
+
+def blame(store: Store, key: str, error: Exception) -> Exception:
     """The store, if it does not give the shard at all; else the shard."""
     try:
         store.read(key)
     except OSError as refused:
         return RunError(f"{store.uri}/{key}: cannot be read: {refused}")
-    problem = (str(error) or type(error).__name__).splitlines()[0]
+    problem = "".join(filter(str.isprintable, (str(error) or type(error).__name__).splitlines()[0]))
     mend = "delete it and run jobs.preprocess again"
-    return UsageError(f"{store.uri}/{key}: not a shard of this project ({problem}); {mend}")
+    return UsageError(f"{store.uri}/{key}: not a shard of this project, or damaged ({problem}); {mend}")
 
 
 def _describe(store: Store, key: str, failed: Mapping[str, Set[str]]) -> Shard:
@@ -121,7 +129,7 @@ def _describe(store: Store, key: str, failed: Mapping[str, Set[str]]) -> Shard:
             first = file.read_row_group(0, columns=["case_id", "patient_id", "dataset", "group", *STATISTICS])
             counts = file.read(columns=["brain_px", "tumour_px"])
     except Exception as error:  # each store raises its own classes
-        raise _blame(store, key, error) from error
+        raise blame(store, key, error) from error
     row = {name: first[name][0].as_py() for name in first.column_names}
     places = [MODALITIES.index(m) for m in meta["modalities"]]
     return Shard(

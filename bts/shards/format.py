@@ -48,6 +48,7 @@ def write_shard(volume: CaseVolume, inputs: dict[str, str]) -> bytes:
         compression_level=1,
         use_dictionary=["case_id", "patient_id", "dataset", "group", "dtype"],
         write_statistics=plain,  # min and max of pixel bytes would be as large as the pixels
+        write_page_checksum=True,  # zstd alone takes many a damaged pixel for a sound one
     )
     return sink.getvalue()
 
@@ -74,7 +75,7 @@ def read_volume(data: bytes, modalities: tuple[str, ...] = MODALITIES) -> CaseVo
 
     Raises ValueError if it is not a shard of ours, or lacks a modality.
     """
-    file = pq.ParquetFile(io.BytesIO(data))
+    file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
     meta = metadata_of(file.schema_arrow)
     if missing := [m for m in modalities if m not in meta["modalities"]]:
         raise ValueError(f"the shard has no {', '.join(missing)} (it has {', '.join(meta['modalities'])})")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from bts.images.grid import Grid
 from bts.settings import Preset
-from bts.shards.catalogue import open_shard
+from bts.shards.catalogue import blame, open_shard
 from bts.shards.format import STATISTICS, read_grid
 from bts.storage import Store
 from bts.training.draw import needed
@@ -23,6 +23,7 @@ def read_rows(
     """Rows (epoch, key) → the slices of these shards that this epoch needs, or all if `whole`.
 
     turns: of each key, what the split `leaking_by_slice` holds out (bts.splits.turns); empty by patient.
+    Raises UsageError where a shard cannot be read, RunError where the store fails.
     """
     return pa.concat_tables(
         _read_case(row, store, preset, turns.get(row["key"]), whole) for row in items.to_pylist()
@@ -37,8 +38,12 @@ def by_case(rows: pa.Table) -> list[pa.Table]:
 
 
 def _read_case(item: dict, store: Store, preset: Preset, turn: int | None, whole: bool) -> pa.Table:
-    with open_shard(store, item["key"]) as file:
-        rows = pq.read_table(file, columns=[*COLUMNS, *preset.modalities, *STATISTICS])
+    columns = [*COLUMNS, *preset.modalities, *STATISTICS]
+    try:
+        with open_shard(store, item["key"]) as file:
+            rows = pq.read_table(file, columns=columns, page_checksum_verification=True)
+    except Exception as error:  # each store raises its own classes
+        raise blame(store, item["key"], error) from error
     rows = with_grid(rows, read_grid(rows.schema)).replace_schema_metadata(None)
     return rows if whole else needed(rows, preset, item["epoch"], turn)
 

@@ -13,7 +13,7 @@ from bts.model.file import load_model
 from bts.report import gallery
 from bts.report.curves import draw_thresholds
 from bts.settings import Preset
-from bts.shards.format import read_volume
+from bts.shards.catalogue import read_shard
 from bts.storage import Store
 from bts.training import loop, prefetch, validation
 from bts.training.plan import Plan, read_encoder
@@ -117,7 +117,7 @@ def held_out(job: Job, rank: int = 0, world: int = 1) -> Iterator[CaseVolume]:
     out."""
     preset, turns = job.plan.preset, job.plan.turns()
     keys = [shard.key for shard in job.plan.held_out[rank::world]]
-    volumes = prefetch.ahead((read_volume(job.shards.read(key), preset.modalities) for key in keys), 1)
+    volumes = prefetch.ahead((read_shard(job.shards, key, preset.modalities) for key in keys), 1)
     for key, volume in zip(keys, volumes, strict=True):
         part = validation.held_out_part(volume, preset.seed, turns[key]) if key in turns else volume
         if part:

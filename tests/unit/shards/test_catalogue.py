@@ -1,5 +1,8 @@
 """bts.shards.catalogue: what a folder of shards holds, and which of them count."""
 
+import io
+
+import pyarrow.parquet as pq
 import pytest
 
 from bts.cases.layouts import find_cases
@@ -56,6 +59,23 @@ def test_a_damaged_shard_is_named(tmp_path):
     Store(tmp_path).put("bad.parquet", b"PAR1 and nothing more")
     with pytest.raises(UsageError, match=r"bad\.parquet: not a shard of this project"):
         catalogue.read_catalogue(Store(tmp_path))
+
+
+@pytest.mark.parametrize("column", ["t1ce", "mask"])
+def test_a_shard_with_a_damaged_pixel_is_named(tmp_path, column):
+    """Its footer is sound, and what zstd does not look at has a checksum of its own."""
+    key = "BraTS-GLI-00007-000.aaaaaaaaaaaa.parquet"
+    put_shard(tmp_path, "BraTS-GLI-00007-000", key)
+    store = Store(tmp_path / "shards")
+    data = bytearray(store.read(key))
+    group = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0)
+    (place,) = [group.column(n) for n in range(group.num_columns) if group.column(n).path_in_schema == column]
+    data[place.data_page_offset + place.total_compressed_size - 9] ^= 1
+    assert catalogue.read_shard(store, key, ("t1", "t1ce")).mask is not None
+    store.put(key, bytes(data))
+    assert len(catalogue.read_catalogue(store)) == 1
+    with pytest.raises(UsageError, match=rf"{key}: not a shard .* or damaged .* jobs\.preprocess again"):
+        catalogue.read_shard(store, key, ("t1", "t1ce"))
 
 
 def test_two_shards_of_one_case_are_refused(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from bts.cases.layouts import find_cases
 from bts.cases.read import load_case
+from bts.errors import RunError, UsageError
 from bts.presets import PRESETS
 from bts.settings import Layers, Normalisation, Sampling
 from bts.shards.format import read_volume, write_shard
@@ -56,6 +57,19 @@ def test_many_shards_at_once_are_each_by_itself(tmp_path, whole):
     apart = [read_rows(items.slice(n, 1), store, preset, {}, whole) for n in range(len(keys))]
     together = by_case(read_rows(items, store, preset, {}, whole))
     assert len(keys) > 2 and [table.to_pylist() for table in together] == [t.to_pylist() for t in apart]
+
+
+def test_a_shard_that_is_damaged_is_named(store):
+    data = bytearray(store.read("case.parquet"))
+    column = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(9)
+    assert column.path_in_schema == "t1"
+    data[column.data_page_offset + column.total_compressed_size - 9] ^= 1
+    store.put("case.parquet", bytes(data))
+    with pytest.raises(UsageError, match=r"case\.parquet: not a shard of this project, or damaged"):
+        read(store, FLAT)
+    store.delete("case.parquet")
+    with pytest.raises(RunError, match=r"case\.parquet: cannot be read"):
+        read(store, FLAT)
 
 
 def whole(store: Store, name: str) -> np.ndarray:
