@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -32,6 +33,7 @@ def open_client(uri: str, experiment: str):
     # Of errors that are raised as well, whole tracebacks.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with _alone(local_folder(uri)):
+        _check_file(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.get_experiment_by_name(experiment)
     return client
@@ -40,6 +42,21 @@ def open_client(uri: str, experiment: str):
 def local_folder(uri: str) -> str:
     """The folder of a store that is an SQLite file; "" for any other."""
     return os.path.dirname(os.path.abspath(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else ""
+
+
+def _check_file(uri: str) -> None:
+    """Raise OSError for an SQLite file that cannot be opened: MLflow would try for hours."""
+    if not uri.startswith(SQLITE):
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(uri.removeprefix(SQLITE), timeout=0)) as file:
+            file.execute("PRAGMA schema_version")
+    except sqlite3.OperationalError as error:
+        if "unable to open" in str(error):
+            instead = "start the command in a folder that can be written, or name a server in"
+            raise OSError(f"{error}; {instead} MLFLOW_TRACKING_URI") from None
+    except sqlite3.DatabaseError:
+        pass  # MLflow says so itself
 
 
 @contextlib.contextmanager

@@ -128,6 +128,14 @@ def test_a_store_that_cannot_be_used_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path):
+    (tmp_path / "mlflow.db").mkdir()
+    began = time.monotonic()
+    with pytest.raises(RunError, match=r"unable to open database file; start the command in a folder"):
+        start(Tracker(f"sqlite:///{tmp_path}/mlflow.db"), "x")
+    assert time.monotonic() - began < 20
+
+
 def test_an_unreachable_server_is_named_without_its_login(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RunError, match=r"MLflow at http://127\.0\.0\.1:9:") as caught:
