@@ -102,7 +102,7 @@ def bare(shards: Path) -> float:
     pa.set_cpu_count(1)  # a thread a core is enough
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         started = time.perf_counter()
-        tables = threads.map(lambda shard: read(store, plan.preset, 0, shard.key), plan.training)
+        tables = threads.map(lambda shard: read(store, plan.preset, 1, shard.key), plan.training)
         return sum(map(len, tables)) / (time.perf_counter() - started)
 
 
