@@ -13,7 +13,6 @@ from bts.storage import Entry
 
 SEPARATORS = "_-."
 PROCESSED = ("brain",)  # what the images' names have behind the case's, and the truth's may lack
-IMAGES = frozenset(MODALITIES)
 
 
 @dataclass(slots=True)
@@ -37,7 +36,7 @@ class Found:
     @property
     def images(self) -> frozenset[str]:
         """Its modalities, as far as their files are named after them."""
-        return IMAGES & self.files.keys()
+        return frozenset(MODALITIES) & self.files.keys()
 
 
 Groups = dict[tuple[str, str], Found]

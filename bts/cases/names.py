@@ -114,7 +114,7 @@ def layout(name: str, keys: str, *, sign: str = "", dataset: str = OTHER.name, b
 
 def any_role(spellings: Mapping[str, Iterable[str]]) -> str:
     """A regular expression of one group a role, named after it."""
-    groups = (f"(?P<{role}>{'|'.join(map(re.escape, names))})" for role, names in spellings.items() if names)
+    groups = (f"(?P<{role}>{'|'.join(map(re.escape, names))})" for role, names in spellings.items())
     return f"(?:{'|'.join(groups)})"
 
 
@@ -185,7 +185,10 @@ LAYOUTS = (
         sign="/brain_",
         bare=True,
     ),
-    layout("BraTS since 2017", rf"^(?:.*/)?(?P<id>(?!(?:t2[_-]flair|final_seg)\.)[^/]+?)[_-]{ROLE}{FILE}"),
+    layout(  # T2_FLAIR or final_seg alone names no case
+        "BraTS since 2017",
+        rf"^(?:.*/)?(?P<id>(?!(?:t2[_-]flair|final_seg)\.)[^/]+?)[_-]{ROLE}{FILE}",
+    ),
     layout(
         "a folder a case or a visit, its files named after what they hold",
         rf"{CASE_FOLDER}(?:/{KIND_FOLDER})?/{ROLE}{FILE}",

@@ -21,9 +21,8 @@ def read_card(data: bytes, name: str) -> ModelCard:
     return file.card_of(read_header(data, name), digest(data), name)
 
 
-def describe(data: bytes, name: str) -> dict[str, str]:
+def describe(model: Loaded, name: str) -> dict[str, str]:
     """What a result says of the model that made it: the name it was asked for by, digest, preset; of an
     adopted one its kind too."""
-    card = read_card(data, name)
-    kind = {"kind": adopted.read_adopted(data, name)["kind"]} if adopted.is_adopted(data, name) else {}
-    return {"name": name, "digest": card.digest, "preset": card.name, **kind}
+    kind = {"kind": model.kind} if isinstance(model, Adopted) else {}
+    return {"name": name, "digest": model.card.digest, "preset": model.card.name, **kind}

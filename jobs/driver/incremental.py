@@ -21,6 +21,7 @@ from bts.cases.read import foreseen
 from bts.cases.worklist import Todo, Work, changes, part_of
 from bts.errors import STORE, UNREADABLE, Failure, UsageError
 from bts.plain_json import parse
+from bts.results.layout import marker_key
 from bts.storage import Store
 from jobs.driver.cluster import check_seen
 from jobs.driver.here import UseRay
@@ -161,8 +162,8 @@ def settle(results: Iterable[dict], work: Work, output: Store) -> Settled:
             else:
                 note([(one, failure)], output)
             continue
-        name = f"{one.case.id}.{one.fingerprint}"
-        check_seen(output, one.case.id, f"_done/{name}.json", f"{name}.parquet")
+        shard = f"{one.case.id}.{one.fingerprint}.parquet"
+        check_seen(output, one.case.id, marker_key(one.case.id, one.fingerprint), shard)
         settled.written += 1
         if flags := json.loads(result.get("flags") or "[]"):
             settled.flagged[one.case.id] = flags

@@ -47,4 +47,5 @@ def read_models(names: Iterable[str], engine: Engine = "torch") -> Models:
         files += [(name, data) for data in files_of(name)]
     loaded = [load(data, name) for name, data in files]
     finish = Segmenter(loaded, "cpu", engine=engine).finish  # refuses now, not in an actor
-    return Models(files, loaded, [describe(data, name) for name, data in files], finish)
+    described = [describe(model, name) for model, (name, _) in zip(loaded, files, strict=True)]
+    return Models(files, loaded, described, finish)

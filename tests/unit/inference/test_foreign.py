@@ -68,7 +68,7 @@ def test_an_adopted_model_says_of_itself_what_ours_does():
     assert card == load(data, "m").card and card.digest == digest(data)
     assert (card.name, card.modalities, card.predicts) == ("bright", ("t1", "t1ce", "t2"), LABELS)
     assert not card.brain_only and card.training_patients is None
-    assert describe(data, "m") == {
+    assert describe(load(data, "m"), "m") == {
         "name": "m", "digest": digest(data), "preset": "bright", "kind": "brightness",
     }  # fmt: skip
     assert of_brightness() == data, "equal parts give equal bytes"
