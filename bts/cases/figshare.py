@@ -10,13 +10,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-import nibabel as nib
 import numpy as np
 
 from bts.cases.case import Case
 from bts.errors import CaseError
-from bts.images.grid import Grid, Volume
-from bts.images.matfile import read_arrays
+from bts.images.grid import Volume, lps
 from bts.storage import Entry
 
 TUMOURS = {1: "meningioma", 2: "glioma", 3: "pituitary"}
@@ -50,6 +48,8 @@ class IndexRow:
 
 def read_slice(data: bytes, name: str) -> Slice:
     """Decode one file, rows front to back; only plain datasets, no links out of it. Raises CaseError."""
+    from bts.images.matfile import read_arrays  # with HDF5, which no other data set needs
+
     if len(data) > MAX_BYTES:
         raise CaseError(f"{len(data):,} bytes for one slice", mend="is it of the figshare set?", file=name)
     mend = "copy the file again; it should be MATLAB v7.3 with cjdata/image, tumorMask, label and PID"
@@ -110,11 +110,7 @@ def stack(slices: list[Slice]) -> tuple[Volume, Volume]:
     """(image, truth) of one patient: (D, H, W), the truth holding the tumour type within the mask."""
     image = np.stack([s.image for s in slices])
     truth = np.stack([s.mask * np.uint8(s.tumour) for s in slices])
-    header = nib.Nifti1Header()
-    header.set_data_shape(image.shape[::-1])
-    header.set_sform(np.diag([-1.0, -1.0, 1.0, 1.0]), code=1)  # LPS; the set tells neither place nor spacing
-    header["magic"] = header.single_magic
-    grid = Grid(bytes(header.binaryblock))
+    grid = lps(image.shape)  # the set tells neither place nor spacing
     return Volume(image, grid), Volume(truth, grid)
 
 

@@ -138,6 +138,15 @@ def guess(shape: tuple[int, ...], zooms_mm: Sequence[float]) -> Grid:
     return Grid(bytes(header.binaryblock))
 
 
+def lps(shape: tuple[int, ...]) -> Grid:
+    """Of voxels that are on a canonical grid of (D, H, W) already, 1 mm each."""
+    header = nib.Nifti1Header()
+    header.set_data_shape(shape[::-1])
+    header.set_sform(np.diag([-1.0, -1.0, 1.0, 1.0]), code=1)
+    header["magic"] = header.single_magic
+    return Grid(bytes(header.binaryblock))
+
+
 @lru_cache(maxsize=64)  # one case asks for those of its few files again and again
 def _to_canonical(header: bytes) -> np.ndarray:
     """Read-only (3, 2): the canonical axis and direction of each of the source's (nibabel's orientation)."""

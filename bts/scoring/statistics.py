@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # scipy.stats is imported where it is used first: half of a second
 
 FEWEST = 6
 """Patients below which nothing is tested: of five, Wilcoxon's p is never below 0.0625, and an interval from
@@ -109,7 +109,7 @@ def mean_ranks(scores_KM: np.ndarray, lower_is_better_M: Sequence[bool]) -> np.n
     """
     if not scores_KM.shape[1]:
         return np.full(len(scores_KM), np.nan)
-    return stats.rankdata(np.where(lower_is_better_M, scores_KM, -scores_KM), axis=0).mean(axis=1)
+    return scipy.stats.rankdata(np.where(lower_is_better_M, scores_KM, -scores_KM), axis=0).mean(axis=1)
 
 
 def _by_patient(values_N: np.ndarray, patients_N: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -124,4 +124,4 @@ def _wilcoxon(differences_N: np.ndarray) -> float:
     if differences_N.size < FEWEST:
         return np.nan
     told = differences_N[differences_N != 0]
-    return float(stats.wilcoxon(told).pvalue) if told.size else 1.0
+    return float(scipy.stats.wilcoxon(told).pvalue) if told.size else 1.0

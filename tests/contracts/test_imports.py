@@ -63,7 +63,8 @@ def test_workers_that_read_write_score_or_draw_load_no_torch():
         ("bts.model.nets", ("scipy", "PIL", "matplotlib")),
         ("bts.training.loop", ("matplotlib", "jinja2")),
         ("bts.results.marker", ("matplotlib", "torch", "scipy.ndimage")),
-        ("jobs.segment", ("ray", "torch", "scipy.ndimage", "matplotlib", "mlflow")),
+        ("jobs.segment", ("ray", "torch", "scipy.ndimage", "matplotlib", "mlflow", "pydicom", "h5py")),
+        ("jobs.evaluate", ("ray", "torch", "scipy.stats", "matplotlib", "mlflow", "pydicom", "h5py")),
     ],
 )
 def test_what_a_module_does_without(module, without):
