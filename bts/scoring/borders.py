@@ -13,9 +13,7 @@ Borders = tuple[np.ndarray, np.ndarray]
 
 def gaps(truth_XYZ: np.ndarray, prediction_XYZ: np.ndarray, spacing: tuple[float, ...]) -> Borders:
     """Between two bool masks, neither empty. spacing: mm along X Y Z."""
-    borders = border(truth_XYZ), border(prediction_XYZ)
-    points = [np.argwhere(one) * np.asarray(spacing) for one in borders]
-    return _gaps(borders, points, 0), _gaps(borders, points, 1)
+    return nearest(border(truth_XYZ), border(prediction_XYZ), spacing)
 
 
 def surface_dice(found: Borders, tolerance: float) -> float:
@@ -42,10 +40,16 @@ def border(mask_XYZ: np.ndarray) -> np.ndarray:
     return mask_XYZ & ~inside
 
 
-def _gaps(borders: tuple[np.ndarray, np.ndarray], points: list[np.ndarray], own: int) -> np.ndarray:
-    apart = ~borders[1 - own][borders[own]]  # voxels of both borders are 0 mm apart
-    mm = np.zeros(len(points[own]))
-    if apart.any():
-        tree = cKDTree(points[1 - own], balanced_tree=False, compact_nodes=False)
-        mm[apart] = tree.query(points[own][apart])[0]
-    return mm
+def nearest(first_XYZ: np.ndarray, second_XYZ: np.ndarray, spacing: tuple[float, ...]) -> Borders:
+    """mm from each True of one bool mask to the nearest of the other, in the order of the array, and back."""
+    masks = first_XYZ, second_XYZ
+    points = [np.argwhere(one) * np.asarray(spacing) for one in masks]
+    found = []
+    for own, other in ((0, 1), (1, 0)):
+        apart = ~masks[other][masks[own]]  # what both have is 0 mm apart
+        mm = np.zeros(len(points[own]))
+        if apart.any():
+            tree = cKDTree(points[other], balanced_tree=False, compact_nodes=False)
+            mm[apart] = tree.query(points[own][apart])[0]
+        found.append(mm)
+    return found[0], found[1]

@@ -22,7 +22,6 @@ FORMAT = 2  # raised when a score changes for the same labelmaps; part of every 
 METRICS = ("dice", "iou", "sensitivity", "specificity")
 DISTANCES = ("hd95", "nsd1", "volume_error_ml")
 LESIONS = ("lesion_dice", "lesion_hd95", "lesions_found", "lesions_missed", "lesions_false")
-SINCE_2024 = ("nsd05", "lesion_nsd05", "lesion_nsd1")
 DETECTION = ("lesion_f1", "lesion_precision", "lesion_recall")  # since 2026
 BY_SIZE = tuple(f"{size}_{of}" for size in ("large", "small") for of in ("f1", "precision", "recall"))
 PARTS = (
@@ -84,16 +83,17 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """`score`, and of each region what needs space: DISTANCES and LESIONS. spacing: mm, D H W.
 
-    Rules since 2024 add SINCE_2024, those of 2026 DETECTION and, where they tell large lesions from small
-    ones, BY_SIZE. hd95 (mm) is the farthest distance of the rules where one side is empty and 0 where both
-    are; nsd1 and nsd05 are the surface Dice at 1 and 0.5 mm; volume_error_ml is positive where the prediction
-    is larger.
+    Rules since 2024 add nsd05, lesion_nsd05 and lesion_nsd1, those of 2026 DETECTION and, where they tell
+    large lesions from small ones, BY_SIZE. hd95 (mm) is the farthest distance of the rules where one side is
+    empty and 0 where both are; nsd1 and nsd05 are the surface Dice at 1 and 0.5 mm; volume_error_ml is
+    positive where the prediction is larger.
     """
     scores = score(truth_DHW, prediction_DHW, regions, where_present)
     if rules.farthest is None:
         rules = replace(rules, farthest=float(np.linalg.norm(truth_DHW.shape)))
+    box = _box(truth_DHW, prediction_DHW, rules.widest)
     # The challenge's axes: its table of areas tells them apart.
-    truth, prediction = (one.T for one in _crop(truth_DHW, prediction_DHW, rules.widest))
+    truth, prediction = truth_DHW[box].T, prediction_DHW[box].T
     mm = tuple(map(_exact, spacing[::-1]))
     known = {**TISSUES, **regions, **where_present}
     lesions = _number(truth, prediction, known, mm, rules) if rules.grouped else {}
@@ -144,7 +144,7 @@ def _in_space(truth_XYZ, prediction_XYZ, labels, spacing, rules: Rules, lesions)
 def _gaps(truth, prediction, spacing, rules: Rules) -> dict[Weighting, tuple]:
     """The gaps between two masks, as the rules weight them; none where they leave nothing to measure."""
     # In 2026 what does not overlap is as far apart as it can be.
-    apart = not (truth & prediction).any() if rules.matching == "pair" else False
+    apart = rules.matching == "pair" and not (truth & prediction).any()
     if apart or not truth.any() or not prediction.any():
         return {}
     measure_gaps = {"area": surfaces.gaps, "voxels": borders.gaps}
@@ -163,14 +163,8 @@ def _distances(found: Mapping[Weighting, tuple], anything: bool, rules: Rules) -
     return {"hd95": hd95, **dict(zip(near, shares, strict=True))}
 
 
-def _crop(truth: np.ndarray, prediction: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both without what is empty in both, but for a margin."""
-    box = _box(truth, prediction, margin)
-    return truth[box], prediction[box]
-
-
 def _box(truth: np.ndarray, prediction: np.ndarray, margin: int) -> tuple[slice, ...]:
-    """Around all that is not 0 in either, as slices."""
+    """Around all that is not 0 in either, and a margin."""
     filled = filled_box(truth, prediction)
     return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in filled)
 

@@ -10,8 +10,9 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import cKDTree
 from surface_distance.lookup_tables import create_table_neighbour_code_to_surface_area
+
+from bts.scoring.borders import nearest
 
 FARTHEST = 374.0
 """mm, in place of a distance where one mask is empty: the diagonal of 240 × 240 × 155 voxels of 1 mm."""
@@ -31,17 +32,10 @@ def gaps(truth_XYZ: np.ndarray, prediction_XYZ: np.ndarray, spacing: tuple[float
     """(from the truth, from the prediction) of two bool masks, neither empty. spacing: mm along X Y Z."""
     areas = _areas(tuple(spacing))
     codes = _codes(truth_XYZ), _codes(prediction_XYZ)
-    borders = [(code != 0) & (code != INSIDE) for code in codes]
-    points = [np.argwhere(border) * np.asarray(spacing) for border in borders]
-    found = []
-    for own, other in ((0, 1), (1, 0)):
-        apart = ~borders[other][borders[own]]  # elements of both surfaces are 0 mm apart
-        mm = np.zeros(len(points[own]))
-        if apart.any():
-            tree = cKDTree(points[other], balanced_tree=False, compact_nodes=False)
-            mm[apart] = tree.query(points[own][apart])[0]
-        found.append(Gaps(mm, areas[codes[own][borders[own]]]))
-    return found[0], found[1]
+    surfaces = [(code != 0) & (code != INSIDE) for code in codes]
+    found = nearest(surfaces[0], surfaces[1], spacing)
+    first, second = (Gaps(mm, areas[code[on]]) for mm, code, on in zip(found, codes, surfaces, strict=True))
+    return first, second
 
 
 def robust_hausdorff(found: tuple[Gaps, Gaps], share: float = 0.95) -> float:
