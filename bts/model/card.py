@@ -25,7 +25,7 @@ class ModelCard:
 
     name: str
     digest: str
-    """Of its file, bts.model.file.digest: its identity."""
+    """Of its file, bts.model.header.digest: its identity."""
     modalities: tuple[str, ...]
     """In the order of its channels."""
     predicts: Predicts

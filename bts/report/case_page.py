@@ -37,7 +37,7 @@ def render(
     places: Sequence[str],
     colours: Colours,
 ) -> bytes:
-    """The page. images: those of pictures.BACKGROUNDS that there are, (D, H, W) of any dtype; places: the
+    """The page. images: those of slices.BACKGROUNDS that there are, (D, H, W) of any dtype; places: the
     URIs of the labelmaps and of the cases.
     """
     legend = colours_of(labels.convention, colours)

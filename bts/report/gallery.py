@@ -34,8 +34,8 @@ def draw(
     shown = _Slice.fullest(volume, labels, WRITTEN_AS.get(preset.targets, ""))
     kinds: dict[str, Callable[[], bytes]] = {
         "strip": lambda: _strip(shown, volume.modalities, probabilities[:, shown.z], preset.targets),
-        "triptych": lambda: _triptych(shown, _first_image(volume, preset)),
-        "overlay": lambda: _overlay(shown, _first_image(volume, preset)),
+        "triptych": lambda: _three(shown, _first_image(volume, preset), on_image=False),
+        "overlay": lambda: _three(shown, _first_image(volume, preset), on_image=True),
         "turning": lambda: rotation.draw(volume, shown.truth_DHW, labels, shown.legend),
     }
     ends = {"turning": "gif"}
@@ -64,10 +64,10 @@ def grid(
 
 
 def montage(cases: Mapping[str, bytes], title: str, legend: Legend) -> bytes:
-    """PNG of many cases, four a row: {caption: picture of `pictures.draw_pair`}."""
+    """PNG of many cases, four a row: {caption: picture of `slices.draw_pair`}."""
     groups = [{caption: Image.open(io.BytesIO(data))} for caption, data in cases.items()]
     rows = [groups[n : n + 4] for n in range(0, len(groups), 4)]
-    return slices.png(_sheet(title, rows, legend, ramp=False))
+    return _sheet(title, rows, legend, ramp=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class _Slice:
         return {label: of for label, of in self.legend.items() if label != 4 or seen}
 
     def sheet(self, rows: Sequence[Sequence[Group]], legend: Legend, ramp: bool = False) -> bytes:
-        return slices.png(_sheet(self.title, rows, legend, ramp))
+        return _sheet(self.title, rows, legend, ramp)
 
 
 def _first_image(volume: CaseVolume, preset: Preset) -> str:
@@ -137,24 +137,14 @@ def _first_image(volume: CaseVolume, preset: Preset) -> str:
     return wanted if wanted in volume.modalities else volume.modalities[0]
 
 
-def _triptych(shown: _Slice, image: str) -> bytes:
-    """Image, truth, prediction; the labels by themselves on black."""
-    black = np.zeros_like(shown.truth)
-    group = {
-        NAMES[image]: shown.panel(shown.grey(image)),
-        "ground truth": shown.panel(black, shown.truth),
-        "prediction": shown.panel(black, shown.prediction),
-    }
-    return shown.sheet([[group]], shown.used())
-
-
-def _overlay(shown: _Slice, image: str) -> bytes:
-    """Image, truth on it, prediction on it."""
+def _three(shown: _Slice, image: str, *, on_image: bool) -> bytes:
+    """Image, truth, prediction; the labels on the image, or by themselves on black."""
     grey = shown.grey(image)
+    below = grey if on_image else np.zeros_like(grey)
     group = {
         NAMES[image]: shown.panel(grey),
-        "ground truth": shown.panel(grey, shown.truth),
-        "prediction": shown.panel(grey, shown.prediction),
+        "ground truth": shown.panel(below, shown.truth),
+        "prediction": shown.panel(below, shown.prediction),
     }
     return shown.sheet([[group]], shown.used())
 
@@ -182,8 +172,8 @@ def _tinted(shown: _Slice, probability_HW: np.ndarray, colour: tuple[int, int, i
     return picture
 
 
-def _sheet(title: str, rows: Sequence[Sequence[Group]], legend: Legend, ramp: bool) -> Image.Image:
-    """Rows of groups of panels of one size, captions above them, a title on top, the colours below."""
+def _sheet(title: str, rows: Sequence[Sequence[Group]], legend: Legend, ramp: bool) -> bytes:
+    """PNG: rows of groups of panels of one size, captions above them, a title on top, the colours below."""
     wide, high = next(iter(rows[0][0].values())).size
     large, small = ImageFont.load_default(18), ImageFont.load_default(15)
     widths = [sum(len(g) * (wide + GAP) - GAP + APART for g in row) - APART for row in rows]
@@ -210,7 +200,7 @@ def _sheet(title: str, rows: Sequence[Sequence[Group]], legend: Legend, ramp: bo
         x += 21 + round(small.getlength(name)) + 22
     if ramp:
         _draw_ramp(ink, x, y + 15, small)
-    return sheet
+    return slices.png(sheet)
 
 
 def _draw_ramp(ink: ImageDraw.ImageDraw, x: int, y: int, font: slices.Font) -> None:

@@ -45,7 +45,7 @@ class Plan:
     change between two resumes."""
 
     def turns(self) -> dict[str, int]:
-        """Key → what of a case's slices is held out (bts.splits.turns); empty where patients are."""
+        """Key → what of a case's slices is held out (bts.training.splits.turns); empty where patients are."""
         if self.preset.split == "by_patient":
             return {}
         cases = {s.key: (s.group, s.slices) for s in self.held_out}

@@ -22,7 +22,7 @@ def read_rows(
 ) -> pa.Table:
     """Rows (epoch, key) → the slices of these shards that this epoch needs, or all if `whole`.
 
-    turns: of each key, what the split `leaking_by_slice` holds out (bts.splits.turns); empty by patient.
+    turns: of each key, what the split `leaking_by_slice` holds out (splits.turns); empty by patient.
     Raises UsageError where a shard cannot be read, RunError where the store fails.
     """
     return pa.concat_tables(
