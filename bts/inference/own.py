@@ -48,8 +48,8 @@ class OwnPredictor(Predictor):
     def probabilities(self, volume: CaseVolume) -> torch.Tensor:
         """Raises CaseError for a case that lacks a modality."""
         model, allowed = self.model, self.how.allow_missing
-        images, mean, std = pick_modalities(volume, model.preset.modalities, allowed)
-        images = _at_working_size(_signed(images), volume, model.preset, self.how.device)
+        raw, mean, std = pick_modalities(volume, model.preset.modalities, allowed)
+        images = _at_working_size(_signed(raw), volume, model.preset, self.how.device)
         slices, settings = images.transpose(0, 1), model.preset.normalisation  # (D, C, H, W)
         pixels = slices.cpu().numpy() if by_slice(settings) else slices
         known = to_device(constants(pixels, mean, std, settings, model.preset.frame), self.how.device)
@@ -126,25 +126,23 @@ class OwnPredictor(Predictor):
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised images, each side a multiple of what the network wants → probabilities (B, K, …)."""
+        found = self._one_pass(images)
+        return found.add_(self._one_pass(images.flip(-1)).flip(-1)).div_(2) if self.how.flips else found
+
+    def _one_pass(self, images: torch.Tensor) -> torch.Tensor:
         with autocast(self.how.device):
             logits = self.network(images.contiguous(memory_format=self.memory))
-            mirrored = (
-                self.network(images.flip(-1).contiguous(memory_format=self.memory))
-                if self.how.flips
-                else None
-            )
-        found = probabilities(logits, self.model.preset)
-        if mirrored is not None:
-            found = found.add_(probabilities(mirrored, self.model.preset).flip(-1)).div_(2)
-        return found
+        return probabilities(logits, self.model.preset)
 
 
-def _place(volume, preset: Preset, size: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+def _place(
+    volume: CaseVolume, preset: Preset, size: Sequence[int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """(row and column of the first pixel, multiples of rows and columns) as `_slices` takes them, for slices
     of that size."""
     multiples = (preset.layers.multiple,) * 2
     # Where nothing was resampled, pooling falls on the same pixels wherever the crop begins.
-    place = volume.origin[1:] if tuple(size) == np.shape(volume.images)[2:] else (0, 0)
+    place = volume.origin[1:] if tuple(size) == volume.images.shape[2:] else (0, 0)
     if preset.frame is None:
         return place, multiples
     grid = volume.grid
@@ -154,7 +152,9 @@ def _place(volume, preset: Preset, size: Sequence[int]) -> tuple[tuple[int, int]
     return (row, column), (rows, columns)
 
 
-def _at_working_size(images_CDHW: np.ndarray, volume, preset: Preset, device: torch.device) -> torch.Tensor:
+def _at_working_size(
+    images_CDHW: np.ndarray, volume: CaseVolume, preset: Preset, device: torch.device
+) -> torch.Tensor:
     """Voxels on the device, as the network wants them: 1 mm, or the whole slice at the preset's own size.
 
     A 2D network never looks along z, and needs no slices that were not scanned: z stays as it is.
@@ -169,9 +169,9 @@ def _at_working_size(images_CDHW: np.ndarray, volume, preset: Preset, device: to
     return resize_images(images.transpose(0, 1), work).transpose(0, 1)
 
 
-def _at_source_size(found_KDHW: torch.Tensor, volume, preset: Preset) -> torch.Tensor:
+def _at_source_size(found_KDHW: torch.Tensor, volume: CaseVolume, preset: Preset) -> torch.Tensor:
     """Probabilities back on the volume's own grid."""
-    depth, height, width = np.shape(volume.images)[1:]
+    depth, height, width = volume.images.shape[1:]
     if preset.resize:
         _, y, x = volume.origin
         whole = resize_probabilities(found_KDHW.transpose(0, 1), volume.grid.shape[1:]).transpose(0, 1)
@@ -181,8 +181,9 @@ def _at_source_size(found_KDHW: torch.Tensor, volume, preset: Preset) -> torch.T
     return resize_probabilities(found_KDHW.transpose(0, 1), (height, width)).transpose(0, 1)
 
 
-def _depth(volume) -> slice:
-    return slice(volume.origin[0], volume.origin[0] + np.shape(volume.images)[1])
+def _depth(volume: CaseVolume) -> slice:
+    """The crop's slices in the source."""
+    return slice(volume.origin[0], volume.origin[0] + volume.images.shape[1])
 
 
 def _with_neighbours(slices: torch.Tensor, near: int) -> torch.Tensor:
@@ -214,7 +215,7 @@ def _window_size(preset: Preset, shape: Sequence[int]) -> tuple[int, ...]:
     )
 
 
-def _corners(shape, size, overlap: float) -> Iterator[tuple[int, ...]]:
+def _corners(shape: Sequence[int], size: Sequence[int], overlap: float) -> Iterator[tuple[int, ...]]:
     """First voxels of windows that cover the shape, evenly spaced, overlapping by at least that share."""
     axes = []
     for n, side in zip(shape, size, strict=True):

@@ -70,13 +70,15 @@ class Predictor(ABC):
         raise ValueError(f"{self.card.name}: all of it is done at once")
 
 
-def pick_modalities(volume, wanted: Sequence[str], allow_missing: Collection[str] = ()) -> tuple:
+def pick_modalities(
+    volume: CaseVolume, wanted: Sequence[str], allow_missing: Collection[str] = ()
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(images (C, D, H, W), mean (C,), std (C,)) of the wanted modalities; one that may be missing is 0.
 
     Raises CaseError for another missing one.
     """
     missing = missing_of(volume, wanted, allow_missing)
-    images = np.empty((len(wanted), *np.shape(volume.images)[1:]), volume.images.dtype)
+    images = np.empty((len(wanted), *volume.images.shape[1:]), volume.images.dtype)
     mean, std = np.zeros(len(wanted), np.float32), np.ones(len(wanted), np.float32)
     for n, name in enumerate(wanted):
         if name in missing:
@@ -87,7 +89,7 @@ def pick_modalities(volume, wanted: Sequence[str], allow_missing: Collection[str
     return images, mean, std
 
 
-def missing_of(volume, wanted: Sequence[str], allow_missing: Collection[str] = ()) -> list[str]:
+def missing_of(volume: CaseVolume, wanted: Sequence[str], allow_missing: Collection[str] = ()) -> list[str]:
     """The wanted modalities that a case lacks. Raises CaseError for one that may not be missing."""
     missing = [name for name in wanted if name not in volume.modalities]
     if set(missing) <= set(allow_missing):
@@ -96,6 +98,6 @@ def missing_of(volume, wanted: Sequence[str], allow_missing: Collection[str] = (
         f"lacks {', '.join(missing)}, which the model needs",
         mend="add the missing modality, allow it to be missing (segment --allow-missing), or use a model "
         "trained without it",
-        case=getattr(volume, "case_id", ""),
+        case=volume.case_id,
         stage="predict",
     )

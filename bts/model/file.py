@@ -17,7 +17,7 @@ from bts.errors import UsageError
 from bts.labels import TARGETS
 from bts.model.card import ModelCard, Predicts
 from bts.model.device import in_channels_last
-from bts.model.header import FORMAT, KEY, digest, read_header
+from bts.model.header import FORMAT, KEY, digest, read_header, read_metadata
 from bts.model.nets import build
 from bts.settings import Preset
 from bts.settings_json import from_dict, to_dict
@@ -112,10 +112,9 @@ def read_models(name: str) -> list[bytes]:
 
 def halved(data: bytes) -> bytes:
     """The model file with its weights in half precision; `load_model` gives single precision back."""
-    with_header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     weights = safetensors.torch.load(data)
     half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
-    return safetensors.torch.save(half, metadata=with_header)
+    return safetensors.torch.save(half, metadata=read_metadata(data, "the model"))
 
 
 def card_of(header: dict, digest: str, name: str) -> ModelCard:

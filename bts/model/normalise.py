@@ -15,7 +15,7 @@ from bts.settings import Normalisation
 CONSTANTS = ("low", "high", "shift", "scale")
 """x → (clip(x, low, high) - shift) / scale, the last axis of `constants`."""
 NOTHING = (0, 0, 0, 1)
-"""CONSTANTS of a slice that is not there."""
+"""CONSTANTS of a slice that is not there, or shows no brain."""
 
 
 def by_slice(settings: Normalisation) -> bool:
@@ -61,18 +61,18 @@ def constants(
 
 
 def _clipped(image_HW: np.ndarray, pixels: int) -> tuple[float, float, float, float]:
-    """CONSTANTS of slice_zscore; of a slice without brain such that nothing happens.
+    """CONSTANTS of slice_zscore; NOTHING of a slice without brain.
 
     pixels: of the frame, of which the percentiles are; 0: they are of the brain.
     """
     brain = image_HW[image_HW != 0].astype(np.float32)
     if not brain.size:
-        return 0, 0, 0, 1
+        return NOTHING
     low, high = limits(brain, pixels - brain.size) if pixels else np.percentile(brain, (1, 99))
     brain.clip(low, high, out=brain)
     if pixels:  # of a slice near the crown even the 99th percentile may be background
         brain = brain[brain != 0]
-    return (low, high, brain.mean(), brain.std()) if brain.size else (0, 0, 0, 1)
+    return (low, high, brain.mean(), brain.std()) if brain.size else NOTHING
 
 
 def limits(brain_N: np.ndarray, zeros: int) -> tuple[float, float]:

@@ -16,7 +16,7 @@ LONGEST = 2000  # characters of an expression that is looked at
 DEEPEST = 32  # references through references, and levels of a value
 MOST = 10_000  # values that are looked at
 REFERENCE = re.compile(r"@([A-Za-z_]\w*(?:(?:::|#)\w+)*)")
-TYPES = {f"{of}.{kind}": kind for of in ("np", "numpy", "torch") for kind in ("float32",)}
+FLOAT32 = ("np.float32", "numpy.float32", "torch.float32")
 PACKAGES = ("networks.nets", "transforms", "inferers", "engines", "handlers", "data")
 
 
@@ -109,10 +109,10 @@ class BundleConfig:
         return found
 
     def _literal(self, told: str, where: str, depth: int) -> object:
-        """$ and a literal of Python, a type of numbers, or texts joined by +."""
+        """$ and a literal of Python, a name of float32, or texts joined by +."""
         text = told[1:].strip()
-        if text in TYPES:
-            return TYPES[text]
+        if text in FLOAT32:
+            return "float32"
         parts = [part.strip() for part in text.split("+")]
         if len(parts) > 1 and all(REFERENCE.fullmatch(p) or re.fullmatch("'[^'\\\\]*'", p) for p in parts):
             texts = [self._followed(p, where, depth + 1) if p[0] == "@" else p[1:-1] for p in parts]

@@ -149,9 +149,8 @@ def open_session(data: bytes, device: torch.device, name: str):
     runtime = load("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = (
-        False  # which keep a case's memory for the next
-    )
+    # Both keep a case's memory for the next.
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     options.log_severity_level = 3  # errors
     there = runtime.get_available_providers()
     gpu = ["CUDAExecutionProvider"] if device.type == "cuda" and "CUDAExecutionProvider" in there else []

@@ -70,7 +70,7 @@ def slide(
     for box in boxes:
         weights[box] += weight
     total = None
-    for some in _batches(boxes, window.sw_batch_size):
+    for some in (boxes[i : i + window.sw_batch_size] for i in range(0, len(boxes), window.sw_batch_size)):
         views = [images[(slice(None), slice(None), *box)] for box in some]
         cuts = (views[0] if len(views) == 1 else torch.cat(views)).to(device)  # no copy of the one window
         found = forward(cuts).float() * weight
@@ -82,10 +82,6 @@ def slide(
     total /= weights
     inner = (slice(a, a + n) for a, n in zip(before, shape, strict=True))
     return total[(slice(None), *inner)].cpu()
-
-
-def _batches(boxes: Sequence[tuple], most: int) -> Iterator[Sequence[tuple]]:
-    return (boxes[i : i + most] for i in range(0, len(boxes), most))
 
 
 def _corners(
