@@ -24,6 +24,7 @@ from bts.settings import Augmentation, Budget, Normalisation, Optimiser, Preset
 from bts.shards.format import table_of
 from bts.storage import Store
 from bts.training.batches import Sample, collate
+from bts.training.log import mean_dice
 from bts.training.loop import train
 from bts.training.rows import with_grid
 from bts.training.validation import score_case
@@ -136,7 +137,7 @@ def overfit(preset: Preset, case: Cut, seconds: float) -> tuple[float, int]:
     def validate(segmenter):
         figures = score_case(segmenter, case.volume)
         nonlocal best
-        best = max(best, float(np.mean([v for k, v in figures.items() if k.startswith("dice/")])))
+        best = max(best, mean_dice(figures))
         return figures
 
     def on_epoch(progress):

@@ -33,9 +33,9 @@ from bts.shards.format import pq, table_of, write_shard
 from bts.storage import Store
 from bts.training.batches import collate, samples_of
 from bts.training.draw import draw_slices, needed
-from bts.training.loop import train_step
 from bts.training.rows import with_grid
 from bts.training.state import start
+from bts.training.step import train_step
 
 RUNS = 3
 FLAT = replace(FAST, sampling=Sampling())  # single slices

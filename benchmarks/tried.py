@@ -37,8 +37,8 @@ from bts.presets import FAST, FAST3D
 from bts.settings import Layers, Sampling
 from bts.shards.format import table_of
 from bts.storage import Store
-from bts.training.loop import train_step
 from bts.training.state import start
+from bts.training.step import train_step
 
 RUNS = 5
 FLAT = replace(FAST, sampling=Sampling())  # single slices

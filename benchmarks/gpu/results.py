@@ -14,6 +14,7 @@ import numpy as np
 
 from bts.report import gallery
 from bts.shards.format import read_volume
+from bts.training.log import mean_dice
 
 NETWORKS = ("unet3d", "unet3d-attention", "unet3d-fcn", "unet3d-segnet", "unet3d-vnet")
 
@@ -38,10 +39,6 @@ def trainings(out: Path) -> list[str]:
             columns.append(", ".join(f"{region} {value:.3f}" for region, value in found))
         lines.append("| " + " | ".join(map(str, columns)) + f" | {figures['accuracy']:.4f} |")
     return lines
-
-
-def mean_dice(figures: dict[str, float]) -> float:
-    return float(np.mean(list(of_kind(figures, "dice").values())))
 
 
 def of_kind(figures: dict[str, float], kind: str) -> dict[str, float]:

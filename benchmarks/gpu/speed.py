@@ -21,7 +21,7 @@ from bts.model.device import pick_device
 from bts.presets import PRESETS
 from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
-from bts.training import loop
+from bts.training import step
 from bts.training.plan import make_plan
 from bts.training.state import start
 
@@ -43,7 +43,7 @@ def measure(name: str, shards: str, seconds: float) -> dict:
         if steps == 0:
             wait()
             began = time.perf_counter()
-        loop.train_step(progress, progress.network, [batches[steps % len(batches)]], 0.0, generator)
+        step.train_step(progress, progress.network, [batches[steps % len(batches)]], 0.0, generator)
         steps += 1
         if steps % 8 == 0:
             wait()

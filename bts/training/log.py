@@ -9,7 +9,7 @@ def progress_line(budget: Budget, epoch: int, minutes: float, figures: Mapping[s
     """Epoch, minutes, loss, Dice where it was validated, speed, share of time that batches were awaited."""
     epochs = f"/{budget.epochs}" if budget.epochs else ""
     bound = f"/{budget.minutes:g}" if budget.minutes else ""
-    dice = "".join(f" {name.removeprefix('dice/')} {figures[name]:.3f}" for name in _dice(figures))
+    dice = "".join(f" {name.removeprefix('dice/')} {figures[name]:.3f}" for name in _names([figures]))
     return (
         f"epoch {epoch}{epochs}, {minutes:.1f}{bound} min: loss {figures['loss']:.4f}{dice} "
         f"{figures['samples_per_second']:.0f} samples/s, wait {figures['wait_share']:.0%}"
@@ -38,16 +38,13 @@ def final_table(validations: Mapping[int, Mapping[str, float]]) -> str:
 
 def best_epoch(validations: Mapping[int, Mapping[str, float]]) -> int:
     """The epoch whose weights are kept: of the highest mean Dice, the last one of equals."""
-
-    def rank(epoch: int) -> tuple[float, int]:
-        dice = [validations[epoch][name] for name in _dice(validations[epoch])]
-        return sum(dice) / max(1, len(dice)), epoch
-
-    return max(validations, key=rank)
+    return max(validations, key=lambda epoch: (mean_dice(validations[epoch]), epoch))
 
 
-def _dice(figures: Mapping[str, float]) -> list[str]:
-    return _names([figures])
+def mean_dice(figures: Mapping[str, float]) -> float:
+    """What weights are judged by: the mean of a validation's figures of Dice."""
+    dice = [figures[name] for name in _names([figures])]
+    return sum(dice) / max(1, len(dice))
 
 
 def _names(validations: Iterable[Mapping[str, float]]) -> list[str]:

@@ -13,8 +13,9 @@ from bts.model.device import pick_device
 from bts.model.file import load_model
 from bts.settings import Augmentation, Budget, Layers, Loss, Normalisation, Optimiser, Preset, Sampling
 from bts.training import loop
-from bts.training.loop import learning_rate, train, train_step, vary
+from bts.training.loop import train
 from bts.training.state import start
+from bts.training.step import learning_rate, train_step, vary
 
 PRESET = Preset(
     name="tiny",

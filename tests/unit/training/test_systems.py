@@ -23,10 +23,10 @@ from bts.settings import Normalisation
 from bts.shards.format import read_volume, write_shard
 from bts.storage import Store
 from bts.training.batches import collate, samples_of
-from bts.training.loop import learning_rate
 from bts.training.losses import total_loss
 from bts.training.rows import read_rows
 from bts.training.state import start
+from bts.training.step import learning_rate
 from tests import builders
 
 
