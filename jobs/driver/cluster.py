@@ -55,6 +55,7 @@ def start_ray() -> None:
     check_temp()
     # Ray ends workers beyond one a CPU after a second without work, and would start others for the next case.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of this machine
     # Workers import this checkout wherever the command was started; a submitted job carries its own.
     paths = [str(CHECKOUT), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

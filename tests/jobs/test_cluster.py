@@ -7,6 +7,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import ray
+from ray._common.usage import usage_lib
 
 from bts.cases.case import Case
 from bts.cases.worklist import Todo, Work
@@ -99,6 +100,15 @@ def test_a_node_that_does_not_come_up_in_time(no_ray, monkeypatch):
         RunError, match=r"did not start: The current node timed out during startup\.; run again"
     ):
         cluster.start_ray()
+
+
+def test_a_jobs_own_ray_tells_its_makers_nothing(no_ray, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    assert usage_lib.usage_stats_enabled()
+    cluster.start_ray()
+    assert not usage_lib.usage_stats_enabled()
 
 
 @pytest.mark.parametrize("submitted", [False, True])
