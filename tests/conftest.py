@@ -1,6 +1,7 @@
 """What tests share: an S3 server on this machine, a small Ray, the real cases, and jobs run as commands."""
 
 import gc
+import importlib
 import json
 import os
 import re
@@ -240,6 +241,27 @@ def niivue() -> None:
 def run_job():
     """`run_job("preprocess", "--cases", uri, …, env={…})`: the job as a user runs it. See `JobRun`."""
     return _run_job
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """The same in this process, which has made its imports: where a process of its own is not the point."""
+
+    def run(name: str, *flags: object) -> JobRun:
+        from jobs.driver import outcome
+
+        monkeypatch.setattr(outcome, "leave", sys.exit)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, flags)])
+        job = importlib.import_module(f"jobs.{name}")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            if name == "train":
+                sys.exit(job.cli(sys.argv[1:]))
+            outcome.run_job(name, job.Settings, job.main)
+        said = capsys.readouterr()
+        return JobRun(ended.value.code, said.out, said.err, _last_json(said.out))
+
+    return run
 
 
 def _run_job(name: str, *flags: object, env: dict[str, str] | None = None, timeout: float = 240) -> JobRun:

@@ -105,7 +105,7 @@ def test_preprocess_killed_and_run_again(run_module_job, cases, tmp_path):
 
 
 def test_ctrl_c_is_one_line_and_the_same_command_does_the_rest(
-    bucket, faults, cases, model, undisturbed, run_job
+    bucket, faults, cases, model, undisturbed, run_here
 ):
     """While a network is at work, and the bucket keeps a labelmap waiting."""
     flags = segmenting(cases, model, bucket.uri)
@@ -121,7 +121,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_does_the_rest(
     assert job.returncode == 1
     assert said.splitlines()[-1] == "jobs.segment: stopped; the same command does the rest"
     assert "Traceback" not in said
-    done = run_job("segment", *flags[1:])
+    done = run_here("segment", *flags[1:])
     assert (done.code, done.summary["unchanged"], done.summary["written"]) == (0, 3, CASES - 3)
     check_all(bucket.uri, undisturbed)
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -299,11 +298,9 @@ def wrong(tmp_path, model: str) -> dict[str, tuple[list[str], int, str]]:
     }  # fmt: skip
 
 
-def test_every_mistake_is_one_clear_line(run_job, s3, tmp_path, model):
-    mistakes = wrong(tmp_path, model)
-    with ThreadPoolExecutor(2) as threads:
-        runs = list(threads.map(lambda mistake: run_job(*mistake[0]), mistakes.values()))
-    for run, (what, (_, code, said)) in zip(runs, mistakes.items(), strict=True):
+def test_every_mistake_is_one_clear_line(run_here, s3, tmp_path, model):
+    for what, (command, code, said) in wrong(tmp_path, model).items():
+        run = run_here(*command)
         assert run.code == code, (what, run.stderr)
         assert said in run.stderr + run.stdout, (what, run.stderr)
         assert "Traceback" not in run.stderr, (what, run.stderr)

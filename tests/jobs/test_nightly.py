@@ -251,10 +251,10 @@ def test_a_marker_tells_enough_to_make_the_same_bytes_again(place):
         assert marker["versions"].keys() >= {"format", "torch", "python"} and marker["written"]
 
 
-def test_a_dry_run_tells_a_cause_that_many_cases_share_once(tmp_path, run_job):
+def test_a_dry_run_tells_a_cause_that_many_cases_share_once(tmp_path, run_here):
     for case, role in itertools.product(("a1", "b2", "c3", "d4"), ("t1", "t1ce", "t2", "flair", "seg")):
         (tmp_path / f"{case}_{role}.nii.gz").write_bytes(b"nobody opens it")
-    run = run_job("preprocess", "--cases", tmp_path, "--shards", tmp_path / "shards", "--dry-run")
+    run = run_here("preprocess", "--cases", tmp_path, "--shards", tmp_path / "shards", "--dry-run")
     said = [line for line in run.stderr.splitlines() if line.startswith("failed at")]
     assert len(said) == 1 and "4 cases (a1, b2, c3, …)" in said[0] and "--labels" in said[0]
     assert run.summary["failed"] == 4

@@ -184,7 +184,7 @@ def test_without_niivue_one_line_says_how_to_get_it(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_serves_until_ctrl_c_without_ray(niivue, tmp_path):
+def test_the_command_serves_until_ctrl_c_without_ray(niivue, run_here, tmp_path):
     cases, labelmaps = write(str(tmp_path))
     report = Store(str(tmp_path / "report"))
     put_all(report, tables.write([Scored(OLD, "", "brats2021", {"WT": {"dice": 0.25}})]))
@@ -207,5 +207,5 @@ def test_the_command_serves_until_ctrl_c_without_ray(niivue, tmp_path):
     out, err = job.communicate(timeout=20)
     assert job.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["cases"] == 6 and labelmaps.list("_runs") == []
-    wrong = subprocess.run([*command[:-1], "nobody"], cwd=ROOT, capture_output=True, text=True)
-    assert wrong.returncode == 2 and "--case nobody" in wrong.stderr and NEW in wrong.stderr
+    wrong = run_here("view", *command[3:-1], "nobody")
+    assert wrong.code == 2 and "--case nobody" in wrong.stderr and NEW in wrong.stderr
