@@ -23,7 +23,6 @@ from bts.training.prefetch import ahead, shuffled
 SHUFFLE = 1024  # slices of the local shuffle: about 200 MB of four modalities
 SHUFFLE_VOLUMES = 16  # cuts of volumes, likewise
 AHEAD = 4  # batches made beforehand
-PLACE = ("y0", "x0", "full_height", "full_width", "row_mm", "column_mm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +112,10 @@ def _read(rows: pa.Table, preset: Preset) -> tuple[Sequence[np.ndarray], np.ndar
 
     Images are the shard's own memory, where they need not be resized.
     """
-    names = ("height", "width", "row_mm", "column_mm", "dtype", "mean", "std")
-    first = {name: rows[name][0].as_py() for name in names}
-    shape = rows.num_rows, first["height"], first["width"]
-    work = working_size(shape[1:], (first["row_mm"], first["column_mm"]))
-    little = np.dtype(first["dtype"]).newbyteorder("<")
+    shape = rows.num_rows, *_of_all(rows, "height", "width")
+    work = working_size(shape[1:], _of_all(rows, "row_mm", "column_mm"))
+    dtype, *statistics = _of_all(rows, "dtype", "mean", "std")
+    little = np.dtype(dtype).newbyteorder("<")
     images: Sequence[np.ndarray] = [pixels(rows[m], little).reshape(shape) for m in preset.modalities]
     mask = pixels(rows["mask"], np.dtype(np.uint8)).reshape(shape)
     if preset.resize:
@@ -127,7 +125,7 @@ def _read(rows: pa.Table, preset: Preset) -> tuple[Sequence[np.ndarray], np.ndar
     elif images[0].dtype != np.int16:
         images = [image.astype(np.float32) for image in images]
     columns = [MODALITIES.index(m) for m in preset.modalities]
-    mean, std = (np.array(first[name], np.float32)[columns] for name in ("mean", "std"))
+    mean, std = (np.array(of, np.float32)[columns] for of in statistics)
     if by_slice(preset.normalisation):
         seen_SCHW = np.stack(images, axis=1)
     else:
@@ -135,12 +133,16 @@ def _read(rows: pa.Table, preset: Preset) -> tuple[Sequence[np.ndarray], np.ndar
     return images, mask, constants(seen_SCHW, mean, std, preset.normalisation, preset.frame)
 
 
+def _of_all(rows: pa.Table, *columns: str) -> list:
+    """What all rows of a case have in common: these columns of the first."""
+    return [rows[name][0].as_py() for name in columns]
+
+
 def _whole(images_CSHW: np.ndarray, mask_SHW: np.ndarray, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Slices of the source's full size: the crop of the shard is put back."""
-    place = {name: rows[name][0].as_py() for name in ("y0", "x0", "full_height", "full_width")}
+    y, x, *whole = _of_all(rows, "y0", "x0", "full_height", "full_width")
     height, width = mask_SHW.shape[1:]
-    box = slice(place["y0"], place["y0"] + height), slice(place["x0"], place["x0"] + width)
-    whole = place["full_height"], place["full_width"]
+    box = slice(y, y + height), slice(x, x + width)
     images = np.zeros((*images_CSHW.shape[:2], *whole), np.float32)
     mask = np.zeros((len(mask_SHW), *whole), np.uint8)
     images[(..., *box)], mask[(..., *box)] = images_CSHW, mask_SHW
@@ -169,8 +171,8 @@ def _framed(rows: pa.Table, preset: Preset, crop: tuple[int, ...]) -> tuple[int 
     """First row and column of a slice in its patch, None along an axis where the patch is no whole frame."""
     if preset.frame is None:
         return None, None
-    first = {name: rows[name][0].as_py() for name in PLACE}
-    start, source, zooms = ([first[name] for name in PLACE[n : n + 2]] for n in (0, 2, 4))
+    pairs = ("y0", "x0"), ("full_height", "full_width"), ("row_mm", "column_mm")
+    start, source, zooms = (_of_all(rows, *pair) for pair in pairs)
     found = place_in_frame(preset.frame, crop, start, source, zooms)
     whole = (n == side for n, side in zip(preset.size, preset.frame, strict=True))
     row, column = (at if fills else None for at, fills in zip(found, whole, strict=True))
