@@ -5,7 +5,6 @@ The same model (random weights) and the same full-size cases, in turn: jobs.segm
 hour, CPU seconds a case, the peak memory of all processes, and how many voxels of the labelmaps differ.
 """
 
-import io
 import json
 import os
 import shutil
@@ -113,9 +112,7 @@ def bundle(place: Path, asked: Settings) -> tuple[Path, Path]:
     program = torch.onnx.export(
         bundles.untrained(NETWORK), (torch.zeros(1, 4, *asked.window),), dynamo=True, verbose=False
     )
-    file = io.BytesIO()
-    program.save(file)
-    (graph / "model.onnx").write_bytes(file.getvalue())
+    program.save(graph / "model.onnx")
     return folder, graph
 
 

@@ -24,6 +24,7 @@ import psutil
 from benchmarks.memory import make_cases, make_model
 from bts.errors import LOST
 from tests import servers
+from tests.clusters import workers_below
 from tests.faults.proxy import Faults
 
 # Those at work. Not Ray's own actors: a run ends without them; not those that start, or none would ever work.
@@ -79,17 +80,10 @@ def start(place: Path, module: str, *more: str, labelmaps: str, log: Path | None
 
 def kill_one(job: psutil.Popen, rng: random.Random) -> bool:
     """SIGKILL a random worker of the job."""
-    workers = []
-    for process in job.children(recursive=True):
-        try:
-            if "".join(process.cmdline()).startswith(WORKERS):
-                workers.append(process)
-        except psutil.Error:
-            continue
-    if not workers:
-        return False
-    rng.choice(sorted(workers, key=lambda worker: worker.pid)).kill()
-    return True
+    workers = sorted(workers_below(job.pid, WORKERS), key=lambda worker: worker.pid)
+    if workers:
+        rng.choice(workers).kill()
+    return bool(workers)
 
 
 def torment(job: psutil.Popen, results: Path, every: float, bucket: Bucket, cases: int) -> Counter:

@@ -55,8 +55,8 @@ class Small(torch.nn.Module):
         return 3 * self.last(torch.relu(self.norm(self.first(images))))
 
 
-def exported(network: torch.nn.Module, size=(16, 16, 8)) -> bytes:
-    program = torch.onnx.export(network.eval(), (torch.zeros(1, 4, *size),), dynamo=True, verbose=False)
+def exported(network: torch.nn.Module) -> bytes:
+    program = torch.onnx.export(network.eval(), (torch.zeros(1, 4, 16, 16, 8),), dynamo=True, verbose=False)
     file = io.BytesIO()
     onnx.save(program.model_proto, file)
     return file.getvalue()
@@ -264,14 +264,14 @@ class Ending(torch.nn.Module):
         return self.ending(self.network(images)).clone()
 
 
-def test_an_activation_is_not_applied_twice(tmp_path, case):
+def test_an_activation_is_not_applied_twice(tmp_path, graph, case):
     """A sigmoid of probabilities is over a half everywhere: every voxel would be tumour."""
     data = exported(Ending(torch.nn.Sigmoid()))
     with pytest.raises(UsageError, match=r'ends with Sigmoid already; .*activation = "none"'):
         adopt(written(tmp_path / "twice", data))
     once = TOML.replace("\n[window]", 'activation = "none"\n\n[window]')
     found = foreign.predictor(adopt(written(tmp_path / "once", data, once)), HOW).probabilities(case)
-    plain = foreign.predictor(adopt(written(tmp_path / "plain", exported(Small()))), HOW)
+    plain = foreign.predictor(adopt(written(tmp_path / "plain", graph)), HOW)
     assert (found > 0.5).float().mean() == pytest.approx(
         float((plain.probabilities(case) > 0.5).float().mean()), abs=0.01
     )
