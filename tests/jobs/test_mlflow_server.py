@@ -53,7 +53,7 @@ def labelmaps(folder, model: bytes, moved: int) -> str:
     return str(folder)
 
 
-def test_from_scores_to_champion(server, run_job, tmp_path, monkeypatch, capsys):
+def test_from_scores_to_champion(server, run_here, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     tracker, models = Tracker(), [tiny_model(1), tiny_model(2)]
     runs = [tracker.start("clinic", f"run{n}", {}, {"data": "d"}) for n in (1, 2)]
@@ -79,7 +79,7 @@ def test_from_scores_to_champion(server, run_job, tmp_path, monkeypatch, capsys)
         assert {f"evaluate/v{n}/{name}" for name in shown} <= files
 
     flags = ("--if-better-than", "champion", "--on", tmp_path / "v1", tmp_path / "v2")
-    done = run_job("promote", "models:/clinic/2", *flags)
+    done = run_here("promote", "models:/clinic/2", *flags)
     assert done.code == 0 and done.summary["promoted"] and done.summary["n"] == 7, done.stderr
     assert tracker.version("models:/clinic@champion").number == "2"
     assert tracker.read("models:/clinic@champion") == models[1]
