@@ -1,12 +1,10 @@
 """ONNX adopted and run by jobs.segment: the labelmaps of the network that was exported, ours or MONAI's."""
 
 import gzip
-import io
 import json
 
 import nibabel as nib
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -16,7 +14,7 @@ from bts.model.nets import build
 from bts.settings import Budget, Layers, Loss, Preset, Sampling
 from bts.storage import Store
 from jobs import adopt, segment
-from tests import builders, bundles
+from tests import builders, bundles, graphs
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:::(torch|onnxscript)")]
 
@@ -54,18 +52,8 @@ def models(tmp_path_factory):
     (folder / "own.safetensors").write_bytes(save_model(untrained, preset, {}))
     network = load_model((folder / "own.safetensors").read_bytes(), "own").network
     assert list(TARGETS[preset.targets]) == ["WT", "TC", "ET"]
-    return folder / "own.safetensors", exported(network, (z, y, x), TOML, folder / "export")
-
-
-def exported(network, size, toml, folder):
-    """A folder as jobs.adopt takes it."""
-    program = torch.onnx.export(network, (torch.zeros(1, 4, *size),), dynamo=True, verbose=False)
-    file = io.BytesIO()
-    onnx.save(program.model_proto, file)
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(file.getvalue())
-    (folder / "model.toml").write_text(toml)
-    return folder
+    graph = graphs.exported(network, z, y, x)
+    return folder / "own.safetensors", graphs.write(folder / "export", graph, TOML)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +103,8 @@ def test_monai_s_network_in_either_form_from_a_bucket(cases, tmp_path, monkeypat
     toml = TOML.replace('"SPL"', '"RAS"').replace("[16, 32, 24]", "[32, 32, 32]\noverlap = 0.5")
     toml = toml.replace('["t1", "t1ce", "t2", "flair"]', '["t1ce", "t1", "t2", "flair"]')
     toml = toml.replace('["WT", "TC", "ET"]', '["TC", "WT", "ET"]')
-    graph = exported(bundles.untrained(bundles.NETWORK), (32, 32, 32), toml, tmp_path / "export")
+    graph = graphs.exported(bundles.untrained(bundles.NETWORK), 32, 32, 32)
+    graph = graphs.write(tmp_path / "export", graph, toml)
     labelmaps = {}
     for name, source in (("bundle", bundle), ("graph", graph)):
         adopt.main(adopt.Settings(str(source), f"{bucket.uri}/models", name))

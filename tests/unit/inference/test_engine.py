@@ -28,7 +28,7 @@ from bts.presets import FAST, FAST3D
 from bts.scoring.metrics import score
 from bts.settings import Layers, Preset
 from bts.storage import Store
-from tests import builders, bundles, nnunet_folders
+from tests import builders, bundles, graphs, nnunet_folders
 
 if importlib.util.find_spec("openvino") is None:  # not imported here: see the test of what it tells
     pytest.skip("OpenVINO is not installed", allow_module_level=True)
@@ -100,12 +100,7 @@ def segresnet(folder):
 
 
 def graph(folder):
-    folder.mkdir()
-    network = bundles.untrained(bundles.NETWORK)
-    program = torch.onnx.export(network, (torch.zeros(1, 4, 16, 16, 16),), dynamo=True, verbose=False)
-    program.save(folder / "model.onnx")
-    (folder / "model.toml").write_text(TOML)
-    return folder
+    return graphs.write(folder, graphs.exported(bundles.untrained(bundles.NETWORK), 16, 16, 16), TOML)
 
 
 @pytest.mark.slow

@@ -1,10 +1,8 @@
 """bts.inference.foreign.onnx_model: a graph and its description are adopted; dangerous graphs are refused."""
 
-import io
 import zipfile
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
@@ -21,7 +19,8 @@ from bts.inference.segmenter import Segmenter
 from bts.model.adopted import load_adopted, save_adopted
 from bts.model.targets import LABELS, REGIONAL
 from bts.storage import Store
-from tests import builders
+from tests import builders, graphs
+from tests.graphs import Small
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(torch|monai|onnxscript)")
 
@@ -42,24 +41,8 @@ channel_wise = true
 """
 
 
-class Small(torch.nn.Module):
-    """Two convolutions and a norm, as segmentation networks have them."""
-
-    def __init__(self, outputs=3):
-        super().__init__()
-        torch.manual_seed(4)
-        self.first, self.last = torch.nn.Conv3d(4, 8, 3, padding=1), torch.nn.Conv3d(8, outputs, 3, padding=1)
-        self.norm = torch.nn.InstanceNorm3d(8)
-
-    def forward(self, images):
-        return 3 * self.last(torch.relu(self.norm(self.first(images))))
-
-
 def exported(network: torch.nn.Module) -> bytes:
-    program = torch.onnx.export(network.eval(), (torch.zeros(1, 4, 16, 16, 8),), dynamo=True, verbose=False)
-    file = io.BytesIO()
-    onnx.save(program.model_proto, file)
-    return file.getvalue()
+    return graphs.exported(network, 16, 16, 8)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +59,7 @@ def case(tmp_path_factory):
 
 
 def written(folder, data: bytes, toml: str = TOML):
-    folder.mkdir(exist_ok=True)
-    (folder / "model.onnx").write_bytes(data)
-    (folder / "model.toml").write_text(toml)
-    return folder
+    return graphs.write(folder, data, toml)
 
 
 def adopt(folder, **asked):

@@ -11,6 +11,7 @@ from bts.inference import foreign
 from bts.inference.foreign.source import Asked, Source
 from bts.inference.predictor import How
 from bts.model.adopted import load_adopted
+from tests.graphs import Small
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(torch|onnxscript)")
 
@@ -22,19 +23,6 @@ outputs = ["WT", "TC", "ET"]
 roi_size = [16, 16, 8]
 """
 ENDINGS = [".pt2", ".ts"]
-
-
-class Small(torch.nn.Module):
-    """Two convolutions and a norm."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(4)
-        self.first, self.last = torch.nn.Conv3d(4, 8, 3, padding=1), torch.nn.Conv3d(8, 3, 3, padding=1)
-        self.norm = torch.nn.InstanceNorm3d(8)
-
-    def forward(self, images):
-        return 3 * self.last(torch.relu(self.norm(self.first(images))))
 
 
 class Random(torch.nn.Module):
