@@ -138,7 +138,7 @@ def test_a_case_that_failed_is_a_failure_of_a_run_that_is_too_short_to_try_it_ag
 
 def test_since_leaves_cases_without_a_new_file_to_other_runs(place, capsys):
     assert preprocess_all(place, since="2999-01-01").counts["written"] == 0
-    only_first = max(p.stat().st_mtime for p in (place / "cases" / CASES[0]).iterdir()) + 0.005
+    only_first = max(p.stat().st_ctime for p in (place / "cases" / CASES[0]).iterdir()) + 0.005
     for path in (place / "cases" / CASES[1]).glob("*t1*"):
         time.sleep(0.01)
         path.touch()
