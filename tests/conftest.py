@@ -193,6 +193,7 @@ def ray_local(s3):
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         # As jobs.driver.cluster has them.
         patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "60000")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")
         # Ray hands the path to a shell as it is: in a folder with a space Train would wait without end. Only
         # there, for a worker with an environment of its own imports Ray twice.
