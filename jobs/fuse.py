@@ -78,20 +78,21 @@ def main(settings: Settings) -> Outcome:
         told_beside(folder, listing.values(), settings.labels)
         for folder, listing in zip(folders, listings, strict=True)
     ]
-    pairs, failed = paired(cases, folders, listings, told)
+    pairs, unpaired = paired(cases, folders, listings, told)
     there = output.keys()
     refuse_foreign(pairs, there, output, "give --fused another folder")
     made = [joined(case, pairs[case.id], listings) for case in cases if case.id in pairs]
     wanted = [(case, fingerprint(case, settings.method, told)) for case in made]
     gone = {marker_key(case.id, mark) for case, mark in wanted if labelmap_key(case.id) not in there}
     work = left_to_do(wanted, there, gone, settings.retry_failed)
-    failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
+    failed = unpaired + incremental.failed_before(work.aside | incremental.cut(work, settings), output)
     counts = {"cases": len(cases), "unchanged": work.done, "left_aside": len(work.aside)}
     if settings.dry_run:
         reasons = [(one.case.id, "changed" if one.older else "new") for one in work.todo]
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
         output.delete(key)
+    note_unpaired(unpaired, cases, settings.method, output)
     make = Fuse(folders, output, settings.method)
     settled = incremental.settle(run(work.todo, pairs, make, settings.ray), work, output)
     incremental.say_flagged(settled.flagged)
@@ -141,6 +142,15 @@ def paired(
             )
     whole = {case_id: pairs for case_id, pairs in found.items() if case_id not in problems}
     return whole, [Failure.of(problem) for problem in problems.values()]
+
+
+def note_unpaired(failed: Iterable[Failure], cases: Iterable[Case], method: Method, output: Store) -> None:
+    """Note the cases that have not a labelmap of now in every folder: what was fused of them is an older one,
+    and not to be scored."""
+    known = {case.id: case for case in cases}
+    for failure in failed:
+        case = known[failure.case_id]
+        incremental.note([(worklist.Todo(case, fingerprint(case, method, ())), failure)], output)
 
 
 def joined(case: Case, pairs: Sequence[Pair], listings: Sequence[Listed]) -> Case:

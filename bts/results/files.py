@@ -16,11 +16,12 @@ import numpy as np
 from PIL import Image
 
 from bts.cases.case import Case
-from bts.errors import RunError, UsageError
+from bts.errors import CaseError, RunError, UsageError
 from bts.images.grid import Grid
 from bts.images.nifti import write_labelmap, write_probabilities
 from bts.labels import from_internal
 from bts.results.layout import labelmap_key, marked_cases, probability_key, result_keys
+from bts.results.marker import Marker, digest
 from bts.storage import Store
 
 SIGNATURE = "bts "  # then the digests of the models: how `descrip` of a labelmap begins
@@ -43,6 +44,22 @@ def refuse_foreign(case_ids: Iterable[str], there: Set[str], output: Store, mend
             raise RunError(f"{output.uri}/{key}: cannot be read: {error}") from error
         if not ours:
             raise UsageError(f"{output.uri}/{key}: jobs.segment did not make this labelmap; {mend}")
+
+
+def refuse_edited(key: str, markers: Iterable[str], output: Store, mend: str) -> None:
+    """Raise CaseError where the labelmap that would be replaced is not the one that its markers are of: a
+    person has edited it since.
+
+    key: of the labelmap, markers: of its markers. mend: what to do, for the message.
+    """
+    try:
+        data = output.read(key)  # first: another run deletes the marker first
+        known = [Marker.from_json(output.read(one)) for one in markers]
+    except (OSError, ValueError):
+        return  # another run has replaced it meanwhile, or nothing is known of it
+    if known and not any(marker.speaks_of(digest(data)) for marker in known):
+        problem = "its labelmap was edited since it was made, and would be replaced"
+        raise CaseError(problem, mend=mend, file=key, stage="write")
 
 
 def is_ours(labelmap: bytes) -> bool:

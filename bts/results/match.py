@@ -165,9 +165,10 @@ def match(
 
 
 def outdated(case_id: str, labelmap: str) -> CaseError:
-    """Of a case that failed when it was last segmented: the labelmap that is still there is an older one."""
-    problem = "the case failed when it was last segmented: this labelmap is of older files or another model"
-    mend = "see the run report of jobs.segment, fix the case, run it again; or delete the labelmap"
+    """Of a case that failed when it was last segmented or fused: the labelmap that is still there is an
+    older one."""
+    problem = "the case failed when it was last segmented or fused: this labelmap is of older files or models"
+    mend = "see the newest run report in _runs, fix the case, run that job again; or delete the labelmap"
     return CaseError(problem, mend=mend, case=case_id, file=labelmap, stage="list")
 
 

@@ -15,7 +15,7 @@ from bts.images.nifti import write_labelmap
 from bts.inference import quality
 from bts.inference.fusion import Method, fuse
 from bts.labels import REGIONS, from_internal
-from bts.results.files import SIGNATURE
+from bts.results.files import SIGNATURE, refuse_edited
 from bts.results.layout import labelmap_key, marker_key
 from bts.results.marker import Marker, digest
 from bts.results.match import Pair, read_markers, read_prediction, written_in
@@ -44,6 +44,7 @@ class Fuse:
         data = write_labelmap(
             from_internal(fused, convention), grid, f"{SIGNATURE}{self.method} of {len(pairs)}"
         )
+        refuse_edited(labelmap_key(case.id), row["older"], self.output, "move it to a folder of its own")
         for key in row["older"]:  # as jobs.segment does: no marker may speak of other voxels
             self.output.delete(key)
         self.output.put(labelmap_key(case.id), data)

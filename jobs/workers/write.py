@@ -10,14 +10,13 @@ from datetime import UTC, datetime
 
 from bts.cases.case import Case, CaseVolume
 from bts.cases.worklist import Todo
-from bts.errors import CaseError
 from bts.inference.finish import Finish
 from bts.inference.options import SegmentOptions
 from bts.inference.prediction import Prediction
 from bts.labels import TARGETS, spelt
-from bts.results.files import SIGNATURE, encode, encode_probabilities
+from bts.results.files import SIGNATURE, encode, encode_probabilities, refuse_edited
 from bts.results.layout import convention_of, held, labelmap_key, marker_key, versions_of
-from bts.results.marker import Marker, describe, digest
+from bts.results.marker import Marker, describe
 from bts.storage import Store
 
 FORMAT = 4  # raised when a labelmap changes for the same input and model; part of every fingerprint
@@ -64,7 +63,10 @@ class Write:
             sure = volume.whole(said.whole)
             files |= encode_probabilities(case, sure, self.sure_of, volume.grid, SIGNATURE + digests)
         if not self.overwrite:
-            self.refuse_edited(case.id, row["older"], row["present"])
+            key = labelmap_key(case.id)
+            key = key if key in row["present"] else held(key)
+            mend = "move it to a folder of its own, or give --overwrite"
+            refuse_edited(key, row["older"], self.output, mend)
         # A marker of older voxels must be gone before they are replaced, or a crash would leave it lying.
         for key in row["older"]:
             self.output.delete(key)
@@ -85,20 +87,6 @@ class Write:
         key = marker_key(case.id, row["fingerprint"])
         self.output.put(key, marker.to_json())
         return {"flags": json.dumps(flags)}
-
-    def refuse_edited(self, case_id: str, older: Iterable[str], present: Iterable[str]) -> None:
-        """Raise CaseError where the labelmap that would be replaced is not the one that its marker is of."""
-        key = labelmap_key(case_id)
-        there = [one for one in (key, held(key)) if one in present]
-        try:
-            data = [self.output.read(one) for one in there[:1]]  # first: another run deletes the marker first
-            markers = [Marker.from_json(self.output.read(one)) for one in older]
-        except (OSError, ValueError):
-            return  # another run has replaced it meanwhile, or nothing is known of it
-        if data and markers and not any(marker.speaks_of(digest(data[0])) for marker in markers):
-            problem = "its labelmap was edited since jobs.segment made it, and would be replaced"
-            mend = "move it to a folder of its own, or give --overwrite"
-            raise CaseError(problem, mend=mend, case=case_id, file=there[0], stage="write")
 
     def put(self, files: dict[str, bytes], present: Iterable[str]) -> None:
         """Write them all; what else is present of the case is outdated, and goes."""

@@ -1,5 +1,6 @@
 """jobs.fuse: folders of labelmaps, ours and another tool's, become one."""
 
+import gzip
 import json
 import shutil
 
@@ -100,6 +101,34 @@ def test_a_bad_case_fails_alone(place):
     assert outcome.counts["written"] == 1 and outcome.exit_code == 3
     assert {(f.case_id, f.stage) for f in outcome.failed} == {(CASES[0], "grid"), (CASES[1], "list")}
     assert all("/c/" in f.message for f in outcome.failed if f.stage == "grid")
+
+
+def test_what_was_fused_of_a_case_that_fails_now_is_not_scored_until_it_is_fused_again(place):
+    def refused() -> list[str]:
+        outcome = evaluate.main(evaluate.Settings("fused", "cases", "report", ray="no", dry_run=True))
+        assert outcome.counts["cases"] + len(outcome.failed) == 3
+        return [one.case_id for one in outcome.failed]
+
+    run()
+    assert refused() == []
+    (place / "b" / f"{CASES[0]}.nii.gz").rename(place / "kept")
+    for _ in range(2):
+        assert [one.case_id for one in run().failed] == [CASES[0]] == refused()
+    (place / "kept").rename(place / "b" / f"{CASES[0]}.nii.gz")
+    run()
+    assert refused() == [] and not Store(place / "fused").list("_failed")
+
+
+def test_one_that_was_edited_by_hand_is_not_replaced(place):
+    run(method="majority")
+    path = place / "fused" / f"{CASES[0]}.nii.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-9] + bytes(range(9))))
+    edited = path.read_bytes()
+    outcome = run(method="staple")
+    assert outcome.counts["written"] == 2 and path.read_bytes() == edited
+    assert [(one.case_id, one.stage) for one in outcome.failed] == [(CASES[0], "write")]
+    path.unlink()
+    assert run(method="staple").counts["written"] == 1
 
 
 def test_values_outside_the_convention_are_named(place):

@@ -270,7 +270,7 @@ def test_a_labelmap_that_was_edited_by_hand_is_not_replaced_by_another_model(pla
     changed = segment_all(place, two)
     assert changed.counts["written"] == 1
     (failure,) = (one for one in changed.failed if one.case_id == CASES[0])
-    assert "was edited since jobs.segment made it" in failure.message and failure.stage == "write"
+    assert "was edited since it was made" in failure.message and failure.stage == "write"
     assert path.read_bytes() == edited
     assert segment_all(place, two, overwrite=True).counts["written"] == 1
     assert path.read_bytes() != edited
