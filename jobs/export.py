@@ -46,6 +46,8 @@ class Settings:
     """File or s3://bucket/key to write."""
     cases: str = ""
     """Folder or s3://bucket/prefix with the cases that must all be in it; empty: whatever is there."""
+    roles: tuple[str, ...] = ()
+    """Where file names do not tell what they hold: as jobs.segment was given it."""
 
 
 def main(settings: Settings) -> Outcome:
@@ -58,7 +60,7 @@ def main(settings: Settings) -> Outcome:
     wanted = list(found)
     if settings.cases:
         cases = Store(settings.cases)
-        listing = list_cases(cases, "auto")
+        listing = list_cases(cases, "auto", settings.roles)
         wanted = [case.id for case in listing.cases]
         failed = [Failure.of(problem) for problem in listing.problems]
         if listing.slices:  # as of a folder of both, of which a model segments the one kind

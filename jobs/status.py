@@ -9,12 +9,14 @@ With --scans and --results it tells the whole chain, from the scanner and back t
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Container, Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from bts.cases.case import Case
+from bts.cases.layouts import Listing
 from bts.cases.worklist import NOTE
 from bts.errors import Failure, UsageError
 from bts.results.layout import MARKER, held, labelmap_key, versions_of
@@ -41,6 +43,8 @@ class Settings:
     --cases."""
     results: str = ""
     """Folder or s3://bucket/prefix that jobs.deliver writes to, to tell which labelmaps are delivered."""
+    roles: tuple[str, ...] = ()
+    """Where file names do not tell what they hold: as jobs.segment was given it."""
 
 
 def main(settings: Settings) -> Outcome:
@@ -48,11 +52,13 @@ def main(settings: Settings) -> Outcome:
         raise UsageError("--scans: give --cases too, where jobs.intake has put what it made of them")
     taken = say_taken_in(Store(settings.scans), Store(settings.cases)) if settings.scans else {}
     output = Store(settings.labelmaps)
+    listing = list_cases(Store(settings.cases), "auto", settings.roles) if settings.cases else None
     keys = output.keys()
     notes = {
         named["case"]: (key, int(named["tries"])) for key in sorted(keys) if (named := NOTE.fullmatch(key))
     }
     markers, unreadable = read_markers(keys, output)
+    gone = take_gone(listing, markers, notes)
     waiting = sorted(case for case in markers if held(labelmap_key(case)) in keys)
     flagged = {case: marker.flags for case, marker in sorted(markers.items()) if marker.flags}
     counts = {"segmented": len(markers), "held": len(waiting), "flagged": len(flagged), "noted": len(notes)}
@@ -63,11 +69,12 @@ def main(settings: Settings) -> Outcome:
     show("held for review", waiting)
     show("flagged", [f"{case}: {'; '.join(flags)}" for case, flags in flagged.items()])
     show("failed", failures(notes, output))
-    show("with a result record that cannot be read; jobs.segment makes them again", unreadable)
-    if settings.cases:
-        listing = list_cases(Store(settings.cases), "auto")
+    show("with a result record that cannot be read; delete it, then jobs.segment makes them anew", unreadable)
+    if listing:
         show("refused in the listing", list(map(str, listing.problems)))
-        counts |= say_left(listing.cases, markers, notes)
+        show("of no case there (deleted, renamed, or of another folder); what was made of them stays", gone)
+        spoilt = {named["case"] for named in map(MARKER.fullmatch, unreadable) if named}
+        counts |= say_left(listing.cases, markers, notes.keys() | spoilt) | {"gone": len(gone)}
         if listing.slices:
             print(f"{len(listing.slices)} figshare slices, whose patients, told inside, are not counted")
     if settings.results:
@@ -77,7 +84,8 @@ def main(settings: Settings) -> Outcome:
 
 
 def read_markers(keys: set[str], output: Store) -> tuple[dict[str, Marker], list[str]]:
-    """({case: its marker, the newest of several}, keys of those that cannot be read)."""
+    """({case: its marker, the newest of several}, keys of those that cannot be read). Without the markers
+    whose labelmap is gone: jobs.segment makes it again."""
 
     def read(key: str) -> Marker | None:
         with suppress(OSError, ValueError):
@@ -85,6 +93,7 @@ def read_markers(keys: set[str], output: Store) -> tuple[dict[str, Marker], list
         return None
 
     named = [(found["case"], key) for key in sorted(keys) if (found := MARKER.fullmatch(key))]
+    named = [one for one in named if {labelmap_key(one[0]), held(labelmap_key(one[0]))} & keys]
     markers: dict[str, Marker] = {}
     unreadable = []
     with ThreadPoolExecutor(READERS) as threads:
@@ -108,8 +117,24 @@ def failures(notes: Mapping[str, tuple[str, int]], output: Store) -> list[str]:
     return found
 
 
-def say_left(cases: Iterable[Case], markers: Mapping[str, Marker], notes: Mapping) -> dict[str, int]:
-    """What the next run will do, as far as the files tell: not whether model or options are new."""
+def take_gone(listing: Listing | None, *found: dict[str, Any]) -> list[str]:
+    """Take what is of no case of the listing out of markers and notes; the names of those cases. None where
+    there are figshare slices, whose patients are told inside."""
+    if listing is None or listing.slices:
+        return []
+    known = {case.id for case in listing.cases} | {problem.case for problem in listing.problems}
+    gone = sorted({case for of in found for case in of} - known)
+    for of in found:
+        for case in gone:
+            of.pop(case, None)
+    return gone
+
+
+def say_left(cases: Iterable[Case], markers: Mapping[str, Marker], notes: Container[str]) -> dict[str, int]:
+    """What the next run will do, as far as the files tell: not whether model or options are new.
+
+    notes: cases that failed, or whose marker cannot be read.
+    """
     left, changed = [], []
     for case in cases:
         if case.id in markers:

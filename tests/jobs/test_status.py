@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bts.storage import Store
-from jobs import segment, status
+from jobs import export, segment, status
 from jobs.driver.outcome import Outcome, guarded
 from tests import builders
 from tests.conftest import ROOT
@@ -56,9 +56,43 @@ def test_a_night_in_a_bucket(bucket, model, capsys):
 
     labelmaps.put(f"_done/{GOOD}.0123456789ab.json", b"{")
     said, _ = run(capsys, labelmaps)
-    assert (
-        f"1 with a result record that cannot be read; jobs.segment makes them again\n  _done/{GOOD}." in said
-    )
+    assert "1 with a result record that cannot be read; delete it, then jobs.segment makes" in said
+    assert f"  _done/{GOOD}.0123456789ab" in said
+
+
+def test_what_was_deleted_by_hand(tmp_path, capsys):
+    """A case, another one's labelmap and a third one's result record, spoilt: jobs.segment looks at none."""
+    cases, labelmaps = Store(tmp_path / "cases"), Store(tmp_path / "labelmaps")
+    (tmp_path / "model").write_bytes(builders.tiny_model())
+    for n, name in enumerate(CASES):
+        builders.put_all(cases, builders.case_files(name, seed=n))
+    cases.put(f"{BAD}/{BAD}-t2w.nii.gz", b"\x1f\x8b rubbish")
+    segment.main(segment.Settings(cases.uri, labelmaps.uri, (str(tmp_path / "model"),), ray="no"))
+    assert run(capsys, labelmaps, cases)[1]["gone"] == 0
+    for key in [e.key for e in cases.list() if BAD in e.key or GOOD in e.key]:
+        cases.delete(key)
+    labelmaps.delete(f"{SECOND}.nii.gz")
+    (record,) = [e.key for e in labelmaps.list("_done") if LATER in e.key]
+    labelmaps.put(record, b"{")
+    said, last = run(capsys, labelmaps, cases)
+    assert {k: last[k] for k in ("segmented", "noted", "left", "gone")} == {
+        "segmented": 0, "noted": 0, "left": 1, "gone": 2,
+    }  # fmt: skip
+    assert f"1 left\n  {SECOND}" in said and "record that cannot be read" in said
+    assert "2 of no case there (deleted, renamed, or of another folder)" in said
+    assert f"stays\n  {GOOD}\n  {BAD}\n" in said and "failed" not in said
+
+
+def test_cases_that_are_told_by_roles(tmp_path, capsys):
+    cases, labelmaps = Store(tmp_path / "cases"), Store(tmp_path / "labelmaps")
+    roles = ("t1=*_A.nii.gz", "t1ce=*_B.nii.gz", "t2=*_C.nii.gz", "flair=*_D.nii.gz")
+    for name in ("P1_A", "P1_B", "P1_C", "P1_D"):
+        cases.put(f"{name}.nii.gz", b"")
+    outcome = status.main(status.Settings(labelmaps.uri, cases.uri, roles=roles))
+    assert outcome.counts["left"] == 1
+    labelmaps.put("P1.nii.gz", builders.nifti(builders.voxels()[1]))
+    flags = {"cases": cases.uri, "roles": roles, "zip": str(tmp_path / "set.zip")}
+    assert export.main(export.Settings(labelmaps.uri, **flags)).counts["written"] == 1
 
 
 def test_no_bucket_is_one_line(tmp_path, s3, capsys):
