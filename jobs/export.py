@@ -12,7 +12,7 @@ One labelmap at a time is in memory. No Ray: the store is the limit.
 
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,16 @@ from bts.cases.worklist import NOTE
 from bts.errors import CaseError, Failure, RunError, UsageError
 from bts.images.nifti import read_nifti
 from bts.labels import WRITTEN, is_known, meaning, values_of
-from bts.results.layout import held, labelmap_key
-from bts.results.match import Pair, by_case, match, outdated, read_markers, refuse_older
+from bts.results.layout import held, labelmap_key, marked_cases
+from bts.results.match import (
+    Pair,
+    by_case,
+    match,
+    outdated,
+    read_markers,
+    refuse_cut_off,
+    refuse_older,
+)
 from bts.storage import Store, split_uri
 from jobs.driver.incremental import READERS
 from jobs.driver.listing import list_cases
@@ -75,7 +83,7 @@ def main(settings: Settings) -> Outcome:
     if not failed:
         with tempfile.TemporaryDirectory() as here:
             path = Path(here, "labelmaps.zip")
-            damaged = pack(chosen, labelmaps, path)
+            damaged = pack(chosen, marked_cases(keys), labelmaps, path)
             failed = [Failure.of(problem, stage="export") for problem in damaged]
             if not failed:
                 output.put_file(name, str(path))
@@ -141,15 +149,17 @@ def refuse_other_labels(pair: Pair, said: Iterable[str]) -> None:
             )  # fmt: skip
 
 
-def pack(chosen: Mapping[str, str], labelmaps: Store, path: Path) -> list[CaseError]:
-    """Write the zip; what is wrong with the labelmaps that are no whole images. Raises RunError for one that
-    cannot be read."""
+def pack(chosen: Mapping[str, str], marked: Set[str], labelmaps: Store, path: Path) -> list[CaseError]:
+    """Write the zip; what is wrong with the labelmaps that are no whole images, or that a run left which was
+    cut off. marked: cases with a marker. Raises RunError for one that cannot be read."""
     progress, damaged = Meter("export", len(chosen)), []
     with zipfile.ZipFile(path, "w") as file:  # stored: gzip has done the work
         for case, key in chosen.items():
             try:
                 data = labelmaps.read(key)
-                read_nifti(data, key)
+                found = read_nifti(data, key)
+                if case not in marked:
+                    refuse_cut_off(found, key)
             except OSError as error:
                 raise RunError(f"{labelmaps.uri}/{key}: cannot be read ({error})") from None
             except CaseError as error:

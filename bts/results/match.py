@@ -253,6 +253,17 @@ def read_markers(pair: Pair, labelmaps: Store) -> list[Marker]:
     return found
 
 
+def refuse_cut_off(found: Volume, labelmap: str) -> None:
+    """Raise CaseError where a labelmap that no marker vouches for is one of jobs.segment."""
+    if signed(found.grid.header):
+        raise CaseError(
+            "jobs.segment wrote this labelmap, but its result record in _done is missing: a run was cut off",
+            mend="run jobs.segment again; a copy needs the folder _done beside it, one that a person "
+            "corrected a header whose description (descrip) does not begin with bts",
+            file=labelmap, stage="labels",
+        )  # fmt: skip
+
+
 def written_in(pair: Pair, markers: Sequence[Marker]) -> str:
     """Label convention of the labelmap: what its marker says, else its folder, else the case's own. Raises
     CaseError."""
@@ -284,13 +295,8 @@ def _prediction(
     data: bytes, found: Volume, pair: Pair, markers: Sequence[Marker]
 ) -> tuple[np.ndarray, str, list[Marker]]:
     """(labels of the project, convention of the file, its own markers) of a labelmap read from its bytes."""
-    if not pair.markers and signed(found.grid.header):
-        raise CaseError(
-            "jobs.segment wrote this labelmap, but its result record in _done is missing: a run was cut off",
-            mend="run jobs.segment again; a copy needs the folder _done beside it, one that a person "
-            "corrected a header whose description (descrip) does not begin with bts",
-            file=pair.labelmap, stage="labels",
-        )  # fmt: skip
+    if not pair.markers:
+        refuse_cut_off(found, pair.labelmap)
     markers = _speaking_of(data, markers, pair)
     convention = written_in(pair, markers)
     mend = f"write the labelmap in the convention {convention}"
@@ -304,7 +310,7 @@ def _speaking_of(data: bytes, markers: Sequence[Marker], pair: Pair) -> list[Mar
     if markers and not own:
         raise CaseError(
             "the labelmap is not the one that its result record in _done is of",
-            mend="give another tool's, or an edited one, a folder of its own, or run jobs.segment again",
+            mend="give another tool's, or an edited one, a folder of its own; then run jobs.segment again",
             file=pair.labelmap, stage="labels",
         )  # fmt: skip
     return own

@@ -5,9 +5,11 @@ import io
 import json
 import zipfile
 
+import numpy as np
 import pytest
 
 from bts.cases.layouts import find_cases
+from bts.images.nifti import read_nifti, write_labelmap
 from bts.storage import Store
 from jobs import export
 from jobs.driver.outcome import guarded
@@ -60,6 +62,17 @@ def test_a_damaged_labelmap_is_named_and_nothing_is_packed(folders, tmp_path, ca
         code, said = run(capsys, *place, zip=str(tmp_path / "first.zip"))
         assert code == 3 and f"failed at export: case {ONE}, {ONE}.nii.gz" in said and TWO not in said
         assert "copy the file again" in said and not (tmp_path / "first.zip").exists()
+
+
+def test_a_labelmap_of_a_run_that_was_cut_off_is_not_packed(folders, tmp_path, capsys):
+    labelmaps, grid = folders[0], read_nifti(LABELS, "").grid
+    for case in (ONE, TWO):
+        labelmaps.put(f"{case}.nii.gz", write_labelmap(np.zeros(grid.shape, np.uint8), grid, "bts 0123"))
+    labelmaps.delete(f"{TWO}-seg.nii")
+    for place in (folders, folders[:1]):
+        code, said = run(capsys, *place, zip=str(tmp_path / "first.zip"))
+        assert code == 3 and f"case {TWO}" in said and "a run was cut off" in said and ONE not in said
+        assert not (tmp_path / "first.zip").exists()
 
 
 def test_an_incomplete_set_is_named_and_not_packed(folders, tmp_path, capsys):
