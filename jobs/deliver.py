@@ -63,7 +63,7 @@ def main(settings: Settings) -> Outcome:
         raise UsageError(f"{labelmaps.uri}: no labelmap of a case that jobs.intake made ({cases.uri}/_done/)")
     incremental.keep_part(listing, settings)
     work = plan(listing.cases, there, settings)
-    failed = incremental.failed_before(work.aside | incremental.cut(work, settings), output)
+    failed = incremental.failed_before(work, settings, output)
     counts = {"cases": len(listing.cases), "unchanged": work.done, "left_aside": len(work.aside)}
     counts["held"] = waiting
     if settings.dry_run:

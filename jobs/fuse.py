@@ -85,7 +85,7 @@ def main(settings: Settings) -> Outcome:
     wanted = [(case, fingerprint(case, settings.method, told)) for case in made]
     gone = {marker_key(case.id, mark) for case, mark in wanted if labelmap_key(case.id) not in there}
     work = left_to_do(wanted, there, gone, settings.retry_failed)
-    failed = unpaired + incremental.failed_before(work.aside | incremental.cut(work, settings), output)
+    failed = unpaired + incremental.failed_before(work, settings, output)
     counts = {"cases": len(cases), "unchanged": work.done, "left_aside": len(work.aside)}
     if settings.dry_run:
         reasons = [(one.case.id, "changed" if one.older else "new") for one in work.todo]

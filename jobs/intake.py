@@ -76,7 +76,7 @@ def main(settings: Settings) -> Outcome:
     failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     work = plan(listing, studies, there, options, settings.retry_failed)
-    failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
+    failed += incremental.failed_before(work, settings, output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside), "other_files": others}
     if settings.dry_run:
         reasons = incremental.explain(

@@ -68,7 +68,7 @@ def main(settings: Settings) -> Outcome:
     work = worklist.plan(
         wanted(listing.cases, settings.allow_missing), output.keys(), ".parquet", settings.retry_failed
     )
-    failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
+    failed += incremental.failed_before(work, settings, output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside)}
     counts["without_truth"] = sum(not reader_of(case).has_truth(case) for case in listing.cases)
     if settings.dry_run:

@@ -110,7 +110,7 @@ def main(settings: Settings) -> Outcome:
     there = output.keys()
     present = results_of(there)
     work = plan(listing.cases, there, present, write, settings.retry_failed)
-    failed += incremental.failed_before(work.aside | incremental.cut(work, settings), output)
+    failed += incremental.failed_before(work, settings, output)
     if not settings.overwrite:
         mend = "give --labelmaps another folder, or --overwrite to replace it"
         refuse_foreign((one.case.id for one in work.todo), there, output, mend)

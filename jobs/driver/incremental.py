@@ -114,8 +114,10 @@ def is_new(case: Case, earliest: float) -> bool:
     return max(written) >= earliest
 
 
-def failed_before(notes: Mapping[str, str], output: Store) -> list[Failure]:
-    """The last failure of each {case: key of its note} that is not tried, as the run report lists it."""
+def failed_before(work: Work, flags: Flags, output: Store) -> list[Failure]:
+    """Cut the work as `cut` does; the last failure of each case that is not tried, as the run report lists
+    it."""
+    notes = work.aside | cut(work, flags)
 
     def read(case_id: str, key: str) -> Failure:
         try:
@@ -124,6 +126,9 @@ def failed_before(notes: Mapping[str, str], output: Store) -> list[Failure]:
             problem = "its failure record cannot be read"
             message = f"case {case_id}: {problem}; delete {key} to try the case again"
             found = Failure(case_id=case_id, file=key, error=problem, message=message)
+        if case_id in work.aside:
+            again = f"; left aside (to try it again: --retry-failed {key.split('.')[-2]})"
+            found = replace(found, mend=found.mend + again, message=found.message + again)
         return replace(found, case_id=case_id, left_aside=key)
 
     with ThreadPoolExecutor(READERS) as threads:

@@ -81,6 +81,7 @@ def test_a_bad_case_is_tried_a_few_nights_then_left_aside_until_it_changes(place
         (failure,) = aside.failed
         assert (failure.case_id, failure.stage, failure.file) == ("BraTS-SSA-00003-000", "read", BAD)
         assert failure.left_aside in {e.key for e in aside.output.list()}
+        assert f"left aside (to try it again: --retry-failed {retries + 1})" in failure.message
         job(dry_run=True)
         assert reasons(capsys) == {"BraTS-SSA-00003-000": f"left aside: {failure.left_aside}"}
         assert sum(e.key.endswith(result) for e in aside.output.list()) == 2
