@@ -64,8 +64,8 @@ def main(settings: Settings) -> Outcome:
         raise UsageError(f"--zip {settings.zip}: give the name of a file that ends in .zip")
     there = labelmaps.list()
     keys = {entry.key for entry in there}
-    found, failed, aged = by_case(keys), [], []
-    wanted = list(found)
+    marked, failed, aged = marked_cases(keys), [], []
+    wanted = list(by_case(keys, cases=marked))
     if settings.cases:
         cases = Store(settings.cases)
         listing = list_cases(cases, "auto", settings.roles)
@@ -77,13 +77,14 @@ def main(settings: Settings) -> Outcome:
         aged = unfitting(match(listing.cases, there, truths=False, labels=told).pairs, cases, labelmaps)
     if not wanted:
         raise UsageError(f"{settings.cases or labelmaps.uri}: there is nothing to put into a zip")
+    found = by_case(keys, cases=marked.union(wanted))
     chosen, unfit = choose(sorted(wanted), found, keys, labelmaps)
     failed += [Failure.of(problem, stage="export") for problem in unfit + aged]
     counts = {"cases": len(wanted), "written": 0, "zip": settings.zip}
     if not failed:
         with tempfile.TemporaryDirectory() as here:
             path = Path(here, "labelmaps.zip")
-            damaged = pack(chosen, marked_cases(keys), labelmaps, path)
+            damaged = pack(chosen, marked, labelmaps, path)
             failed = [Failure.of(problem, stage="export") for problem in damaged]
             if not failed:
                 output.put_file(name, str(path))

@@ -20,7 +20,7 @@ from bts.errors import CaseError, Failure, UsageError
 from bts.inference.fusion import MOST, Method
 from bts.labels import UNKNOWN, spelt
 from bts.results.files import refuse_foreign
-from bts.results.layout import labelmap_key, left_to_do, marker_key
+from bts.results.layout import labelmap_key, left_to_do, marked_cases, marker_key
 from bts.results.match import Pair, by_case, match
 from bts.storage import Entry, Store
 from jobs.driver import incremental
@@ -105,9 +105,10 @@ def main(settings: Settings) -> Outcome:
     return Outcome(output, counts, failed + settled.failed, details, settings.max_failed)
 
 
-def cases_in(listings: Iterable[Listed], labels: str) -> list[Case]:
+def cases_in(listings: Sequence[Listed], labels: str) -> list[Case]:
     """What the names of labelmaps tell of their cases, of every folder together."""
-    ids = {case_id for listing in listings for case_id in by_case(listing)}
+    marked = {case_id for listing in listings for case_id in marked_cases(listing)}
+    ids = {case_id for listing in listings for case_id in by_case(listing, cases=marked)}
     found = []
     for case_id in sorted(ids):
         dataset, told, patient = identify(case_id, ())

@@ -6,7 +6,7 @@ Labelmaps may be another tool's: they are told by name, and checked like any inp
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -26,6 +26,8 @@ from bts.results.marker import Marker, digest
 from bts.scoring import metrics
 from bts.scoring.rules import year_of
 from bts.storage import Entry, Store
+
+END = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # of LABELMAP
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +115,18 @@ class Matched:
     """Keys of the labelmaps that are of no case with a truth."""
 
 
-def by_case(keys: Iterable[str], pattern: re.Pattern = LABELMAP) -> dict[str, list[str]]:
-    """The labelmaps (or markers, or notes of failures) among a folder's keys, by the case in their names."""
+def by_case(
+    keys: Iterable[str], pattern: re.Pattern = LABELMAP, cases: Container[str] = ()
+) -> dict[str, list[str]]:
+    """The labelmaps (or markers, or notes of failures) among a folder's keys, by the case in their names.
+
+    cases: known ones, whose whole name counts: that of scan_seg is scan_seg.nii.gz, and not one of scan.
+    """
     found: dict[str, list[str]] = {}
     for key in keys:
         if named := pattern.fullmatch(key):
-            found.setdefault(named["case"], []).append(key)
+            whole = END.sub("", key) if cases else ""
+            found.setdefault(whole if whole in cases else named["case"], []).append(key)
     return found
 
 
@@ -137,8 +145,9 @@ def match(
     """
     # An ETag is of the bytes; size and date (with a plus) are not.
     versions = {e.key: f"{e.version} {e.modified}" if "+" in e.version else e.version for e in entries}
-    labelmaps, markers, failures = (by_case(versions, pattern) for pattern in (LABELMAP, MARKER, NOTE))
-    matched = Matched()
+    markers, failures = by_case(versions, MARKER), by_case(versions, NOTE)
+    cases, matched = list(cases), Matched()
+    labelmaps = by_case(versions, cases={case.id for case in cases})
     for case in cases:
         if truths and not reader_of(case).has_truth(case):
             continue

@@ -75,6 +75,13 @@ def test_a_labelmap_of_a_run_that_was_cut_off_is_not_packed(folders, tmp_path, c
         assert not (tmp_path / "first.zip").exists()
 
 
+def test_a_case_whose_own_name_ends_as_a_ground_truth_s_keeps_it(folders, tmp_path, capsys):
+    folders[0].put(f"_done/{TWO}-seg.0123456789ab.json", b"{}")
+    assert run(capsys, folders[0], zip=str(tmp_path / "first.zip"))[0] == 0
+    with zipfile.ZipFile(tmp_path / "first.zip") as file:
+        assert file.namelist() == [f"{ONE}.nii.gz", f"{TWO}-seg.nii.gz"]
+
+
 def test_an_incomplete_set_is_named_and_not_packed(folders, tmp_path, capsys):
     labelmaps, cases = folders
     put_all(cases, case_files(THREE, names=NAMES_2021, truth=False))

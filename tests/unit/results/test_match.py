@@ -36,6 +36,13 @@ def test_names_of_labelmaps(name):
     assert [(pair.case.id, pair.labelmap) for pair in matched.pairs] == [(ONE, name.format(ONE))]
 
 
+def test_a_case_whose_own_name_ends_as_a_ground_truth_s():
+    found = match(cases(ONE, f"{ONE}_seg"), entries(f"{ONE}.nii.gz", f"{ONE}_seg.nii.gz"))
+    assert {pair.case.id: pair.labelmap for pair in found.pairs} == {
+        ONE: f"{ONE}.nii.gz", f"{ONE}_seg": f"{ONE}_seg.nii.gz",
+    }  # fmt: skip
+
+
 def test_what_does_not_match_is_named():
     found = [*cases(ONE, TWO), *cases("BraTS2021_00003", roles=("flair",))]
     keys = ["BraTS2021_00003.nii.gz", "other.nii.gz", "notes.txt", f"deep/{ONE}.nii.gz", f"._{ONE}.nii.gz"]
