@@ -17,7 +17,7 @@ from bts.cases.case import Case
 from bts.cases.read import reader_of
 from bts.errors import Failure
 from bts.shards.format import FORMAT, read_metadata
-from bts.shards.holds import retire
+from bts.shards.holds import reinstate, retire
 from bts.storage import Store
 from jobs.driver import incremental, machine
 from jobs.driver.figshare_index import index_figshare
@@ -65,9 +65,8 @@ def main(settings: Settings) -> Outcome:
     incremental.keep_part(listing, settings)
     failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
-    work = worklist.plan(
-        wanted(listing.cases, settings.allow_missing), output.keys(), ".parquet", settings.retry_failed
-    )
+    there, marks = output.keys(), list(wanted(listing.cases, settings.allow_missing))
+    work = worklist.plan(marks, there, ".parquet", settings.retry_failed)
     failed += incremental.failed_before(work, settings, output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside)}
     counts["without_truth"] = sum(not reader_of(case).has_truth(case) for case in listing.cases)
@@ -78,6 +77,7 @@ def main(settings: Settings) -> Outcome:
         for line in describe(listing):
             say(line)
         return outcome
+    reinstate(output, (f"{case.id}.{mark}.parquet" for case, mark in marks), there)
     retire(output, work.stale)
     make = MakeShard(source, output, settings.allow_missing)
     settled = incremental.settle(run(work.todo, make, settings.ray), work, output)

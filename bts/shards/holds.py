@@ -5,7 +5,7 @@ replaced meanwhile stays, with a mark in `_superseded/` for all other readers, u
 """
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 
 from bts.errors import RunError
 from bts.plain_json import parse
@@ -46,6 +46,14 @@ def retire(shards: Store, keys: Collection[str]) -> None:
             shards.put(_mark(key), b"")
         else:
             shards.delete(key)
+            shards.delete(_mark(key))
+
+
+def reinstate(shards: Store, wanted: Iterable[str], there: Container[str]) -> None:
+    """Take the marks off shards that are wanted again: a scan or an option was changed back. there: all that
+    lies in the store. Raises RunError."""
+    for key in wanted:
+        if _mark(key) in there:
             shards.delete(_mark(key))
 
 

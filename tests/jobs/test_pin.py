@@ -12,10 +12,10 @@ from bts.cases.layouts import find_cases
 from bts.errors import UsageError
 from bts.presets import PRESETS
 from bts.shards.catalogue import read_catalogue
-from bts.shards.holds import held_keys
+from bts.shards.holds import held_keys, hold
 from bts.storage import Store
 from bts.training import pin
-from jobs import train
+from jobs import preprocess, train
 from jobs.driver import plans, training
 from jobs.workers.shard import MakeShard
 from tests import builders
@@ -51,7 +51,7 @@ def preprocess_a_changed_scan(place: Path) -> tuple[str, str]:
     return older, f"{case.id}.{'f' * 12}.parquet"
 
 
-def test_a_training_that_was_cut_off_goes_on_with_its_shards_and_a_new_one_takes_those_of_now(place, capsys):
+def test_a_runthat_was_cut_off_goes_on_with_its_shards_and_a_new_one_takes_those_of_now(place, capsys):
     settings, asked, plan = begin(place)
     plans.keep_plan(settings, asked, plan)
     older, newer = preprocess_a_changed_scan(place)
@@ -91,7 +91,19 @@ def test_a_shard_that_nobody_holds_is_deleted_once_it_is_superseded(place):
     assert newer in keys and older not in keys
 
 
-def test_two_shards_of_a_case_without_a_training_are_refused_as_before(place):
+def test_a_shard_is_in_force_again_when_what_superseded_it_is_taken_back(tmp_path):
+    """While a training holds the one, and another training the other."""
+    cases, shards = Store(tmp_path / "cases"), Store(tmp_path / "shards")
+    builders.put_all(cases, builders.case_files("BraTS-SSA-00001-000"))
+    seen = []
+    for run, labels in enumerate(("auto", "msd", "auto")):
+        preprocess.main(preprocess.Settings(cases.uri, shards.uri, labels=labels, ray="no"))
+        seen.append([shard.key for shard in read_catalogue(shards)])
+        hold(shards, f"training{run}", seen[-1])
+    assert seen[0] == seen[2] != seen[1] and len(shards.keys("_superseded")) == 1
+
+
+def test_two_shards_of_a_case_without_a_runare_refused_as_before(place):
     shards = Store(place / "shards")
     first = shards.list()[0].key
     shards.put(first.replace("0123456789ab", "f" * 12), shards.read(first))
@@ -115,7 +127,7 @@ def test_too_few_gpus_for_the_workers_are_told(monkeypatch, capsys):
     assert training.wants_gpu("auto", 3) and not capsys.readouterr().err
 
 
-def test_a_training_that_waits_for_nodes_says_so(monkeypatch, capsys):
+def test_a_runthat_waits_for_nodes_says_so(monkeypatch, capsys):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setattr(training.ray, "cluster_resources", lambda: {"CPU": 2.0})
     given = {"shards": "", "models": "", "preset": PRESETS["fast"]}
