@@ -30,7 +30,7 @@ from bts.errors import CaseError, UsageError
 from bts.images.grid import Volume
 from bts.results.layout import held
 from bts.results.marker import Marker
-from bts.results.match import Pair, match, read_prediction, read_truth
+from bts.results.match import Matched, Pair, match, read_prediction, read_truth, refuse_older
 from bts.storage import Entry, Store
 
 PAGE = Path(__file__).parent / "templates" / "viewer.html"
@@ -96,10 +96,17 @@ class CaseIndex:
         self.source, self.labelmaps = source, labelmaps
         entries = labelmaps.list()
         matched = match(cases, entries, truths=False, labels=told_beside(labelmaps, entries, labels))
-        pairs = _waiting(cases, entries) | {pair.case.id: pair for pair in matched.pairs}
-        notes = {problem.case: str(problem) for problem in matched.problems}
+        waiting = _waiting(cases, entries)
+        pairs = {pair.case.id: pair for pair in (*waiting.pairs, *matched.pairs)}
+        notes = {problem.case: str(problem) for problem in (*waiting.problems, *matched.problems)}
         with ThreadPoolExecutor(READERS) as threads:
             markers = dict(zip(pairs, threads.map(self._marker, pairs.values()), strict=True))
+        for case_id, marker in markers.items():
+            try:
+                refuse_older(pairs[case_id], [marker], source)
+            except CaseError as error:
+                notes[case_id] = str(error)
+                del pairs[case_id]
         self.shown = {}
         for case in cases:
             pair = pairs.get(case.id)
@@ -228,13 +235,13 @@ def read_niivue() -> bytes:
     return script + b"\nexport{%s as Niivue};\n" % made[1]
 
 
-def _waiting(cases: Sequence[Case], entries: Sequence[Entry]) -> dict[str, Pair]:
-    """The labelmaps that jobs.segment holds for review, by case."""
+def _waiting(cases: Sequence[Case], entries: Sequence[Entry]) -> Matched:
+    """The labelmaps that jobs.segment holds for review."""
     aside = held("")
-    there = [entry for entry in entries if entry.key.startswith((aside, "_done/"))]
+    there = [entry for entry in entries if entry.key.startswith((aside, "_done/", "_failed/"))]
     there = [replace(entry, key=entry.key.removeprefix(aside)) for entry in there]
-    pairs = match(cases, there, truths=False).pairs
-    return {pair.case.id: replace(pair, labelmap=held(pair.labelmap)) for pair in pairs}
+    found = match(cases, there, truths=False)
+    return replace(found, pairs=[replace(pair, labelmap=held(pair.labelmap)) for pair in found.pairs])
 
 
 def _note(case: Case, pair: Pair | None) -> str:

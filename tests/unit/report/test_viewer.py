@@ -99,6 +99,24 @@ def test_volumes_are_canonical_and_labels_the_projects_own_in_every_convention(s
     assert np.allclose(source.affine @ (5, 6, 7, 1), shown.affine @ (20 - 1 - 5, 24 - 1 - 6, 7, 1))
 
 
+def test_a_labelmap_of_older_files_is_not_shown_over_those_of_now(tmp_path):
+    """HELD failed when it was last segmented, NEW has another FLAIR since."""
+    cases, labelmaps = write(str(tmp_path))
+    listing = find_cases(cases.list()).cases
+    (new,) = (case for case in listing if case.id == NEW)
+    inputs = {role: {"version": version} for role, version in new.versions.items()}
+    about = {"labels": "msd", "cases": cases.uri, "inputs": inputs}
+    labelmaps.put(f"_done/{NEW}.0123456789ab.json", json.dumps(about).encode())
+    shown = CaseIndex(listing, cases, labelmaps, {}).shown
+    assert all("prediction" in shown[case].roles for case in (HELD, NEW))
+    labelmaps.put(f"_failed/{HELD}.0123456789ab.1.json", b"{}")
+    cases.put(f"{NEW}/{NEW}-t2f.nii.gz", cases.read(f"{OLD}/{OLD}_t1.nii.gz"))
+    listing = find_cases(cases.list()).cases
+    shown = CaseIndex(listing, cases, labelmaps, {}).shown
+    assert not any("prediction" in shown[case].roles for case in (HELD, NEW))
+    assert "failed when it was last" in shown[HELD].note and "flair changed since" in shown[NEW].note
+
+
 def test_the_listing_says_what_there_is(site):
     assert site.listing[OLD]["roles"] == ["t1", "t1ce", "t2", "flair", "truth", "prediction"]
     assert site.listing[OLD]["dice"] == {"WT": 0.5} and site.listing[OLD]["note"] == ""
