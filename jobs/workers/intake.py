@@ -5,7 +5,6 @@ names.
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
@@ -65,12 +64,12 @@ class MakeCase:
         files = {
             held(key) if hold and not key.startswith("_") else key: data for key, data in taken.files.items()
         }
-        # A record of older voxels must be gone before they are replaced, or a crash would leave it lying.
-        for key in row["older"]:
+        # What is older must be gone first: a crash would leave a record of other voxels, or images of two
+        # versions of the study, which look like a case to jobs.segment.
+        for key in (*row["older"], *row["present"]):
             self.output.delete(key)
         for key, data in files.items():
             self.output.put(key, data)
-        self.forget(row["present"], files)
         record = taken.record
         for role, told in record["series"].items():
             told |= study["series"][role] | {"files": sum(name.startswith(f"{role}/") for name in case.files)}
@@ -104,9 +103,3 @@ class MakeCase:
                     problem, mend="copy the study again", case=case.id, stage="read", kind=trouble(error)
                 ) from None
         return scans
-
-    def forget(self, present: Iterable[str], files: dict[str, bytes]) -> None:
-        """Delete what an earlier run left of the case and this one does not write."""
-        for key in present:
-            if key not in files:
-                self.output.delete(key)

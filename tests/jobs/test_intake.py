@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bts.cases.said import list_folder
-from bts.errors import CaseError, UsageError
+from bts.errors import CaseError, RunError, UsageError
 from bts.intake import identity
 from bts.phantom.study import CANARY, make_study, write_dicom, write_nifti
 from bts.storage import Store
@@ -127,7 +127,7 @@ def test_from_the_scanner_and_back(ray_local, tmp_path, studies, model, capfd):
 
 
 @pytest.mark.slow
-def test_a_changed_study_alone_is_done_again(tmp_path, studies):
+def test_a_changed_study_alone_is_done_again(tmp_path, studies, monkeypatch):
     sound = sound_of(studies)
     put_all(Store(str(tmp_path / "scans")), sound)
     assert take_in(tmp_path).counts["written"] == 2
@@ -143,6 +143,19 @@ def test_a_changed_study_alone_is_done_again(tmp_path, studies):
     assert len(records) == 2 and all(
         record["study_uid"] or record["series"]["t1"]["uid"] == "" for record in records
     )
+
+    def full(store: Store, key: str, data: bytes) -> None:
+        if key.endswith("-t2w.nii.gz"):
+            raise RunError("no space left")
+        put(store, key, data)
+
+    put = Store.put
+    monkeypatch.setattr(Store, "put", full)
+    os.utime(tmp_path / "scans" / first, (2, 2))
+    with pytest.raises(RunError, match="no space left"):
+        take_in(tmp_path)
+    images = [len(list(folder.iterdir())) for folder in (tmp_path / "cases").glob("Scan-*")]
+    assert len(images) == 2 and min(images) < 4, "images of both versions of the study would be a case"
 
 
 @pytest.fixture(scope="module")
