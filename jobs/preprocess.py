@@ -66,7 +66,8 @@ def main(settings: Settings) -> Outcome:
     failed += [Failure.of(problem) for problem in listing.problems]
     cases = len(listing.cases) + len(failed)
     there, marks = output.keys(), list(wanted(listing.cases, settings.allow_missing))
-    work = worklist.plan(marks, there, ".parquet", settings.retry_failed)
+    own = (key for key in there if "/" not in key or key.startswith("_failed/"))  # not of folders within
+    work = worklist.plan(marks, own, ".parquet", settings.retry_failed)
     failed += incremental.failed_before(work, settings, output)
     counts = {"cases": cases, "unchanged": work.done, "left_aside": len(work.aside)}
     counts["without_truth"] = sum(not reader_of(case).has_truth(case) for case in listing.cases)

@@ -88,9 +88,11 @@ def read_catalogue(store: Store, only: Collection[str] = ()) -> list[Shard]:
     seen: dict[str, str] = {}
     for shard in shards:
         if shard.case in seen:
+            apart = shard.key.rpartition("/")[0] != seen[shard.case].rpartition("/")[0]
+            mend = "run jobs.preprocess again, which removes the outdated one"
             raise UsageError(
                 f"{store.uri}: case {shard.case} has two shards, {seen[shard.case]} and {shard.key}; "
-                f"run jobs.preprocess again, which removes the outdated one"
+                + ("give a folder that holds one of them" if apart else mend)
             )
         seen[shard.case] = shard.key
     return shards

@@ -11,6 +11,7 @@ import pytest
 
 from bts.errors import UsageError
 from bts.model.header import digest
+from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from jobs import preprocess, segment
 from jobs.driver.outcome import SOME_FAILED, Outcome
@@ -115,6 +116,18 @@ def test_a_dry_run_says_why_and_writes_nothing(place, capsys):
     segment_all(place, one, flips=True, labels="msd", dry_run=True)
     assert reasons(capsys)["BraTS-SSA-00002-000"] == "changed option: flips; changed option: labels"
     assert everything(place) == untouched
+
+
+def test_shards_of_a_folder_within_are_another_s(place):
+    """Of the same cases with other flags: they were deleted as outdated."""
+    cases = str(place / "cases")
+    assert preprocess.main(preprocess.Settings(cases, str(place / "shards/msd"), "msd", ray="no"))
+    within = everything(place / "shards/msd")
+    for labels in ("auto", "msd"):
+        assert preprocess_all(place, labels=labels).counts["written"] == 2
+    assert everything(place / "shards/msd") == within
+    with pytest.raises(UsageError, match=r"two shards.*give a folder that holds one of them"):
+        read_catalogue(Store(str(place / "shards")))
 
 
 def test_parts_and_limits_add_up_to_the_whole(place):
