@@ -82,7 +82,7 @@ def main(settings: Settings) -> Outcome:
     there = output.keys()
     refuse_foreign(pairs, there, output, "give --fused another folder")
     made = [joined(case, pairs[case.id], listings) for case in cases if case.id in pairs]
-    wanted = [(case, fingerprint(case, settings.method, told)) for case in made]
+    wanted = [(case, fingerprint(case, pairs[case.id], settings.method, told)) for case in made]
     gone = {marker_key(case.id, mark) for case, mark in wanted if labelmap_key(case.id) not in there}
     work = left_to_do(wanted, there, gone, settings.retry_failed)
     failed = unpaired + incremental.failed_before(work, settings, output)
@@ -151,7 +151,7 @@ def note_unpaired(failed: Iterable[Failure], cases: Iterable[Case], method: Meth
     known = {case.id: case for case in cases}
     for failure in failed:
         case = known[failure.case_id]
-        incremental.note([(worklist.Todo(case, fingerprint(case, method, ())), failure)], output)
+        incremental.note([(worklist.Todo(case, fingerprint(case, (), method, ())), failure)], output)
 
 
 def joined(case: Case, pairs: Sequence[Pair], listings: Sequence[Listed]) -> Case:
@@ -162,9 +162,11 @@ def joined(case: Case, pairs: Sequence[Pair], listings: Sequence[Listed]) -> Cas
     return replace(case, files=files)
 
 
-def fingerprint(case: Case, method: Method, told: Sequence[str]) -> str:
-    """Of all that makes a fused labelmap."""
-    options: dict[str, object] = {"fused": method, "labels": case.labels}
+def fingerprint(case: Case, pairs: Sequence[Pair], method: Method, told: Sequence[str]) -> str:
+    """Of all that makes a fused labelmap and its marker: those of its labelmaps too, for equal bytes may be
+    written in another convention, or made by other models."""
+    markers = [pair.markers for pair in pairs]
+    options: dict[str, object] = {"fused": method, "labels": case.labels, "markers": markers}
     if any(told):
         options["labels of the folders"] = list(told)
     return worklist.case_fingerprint(case, case.files, options=options, version=FORMAT)

@@ -138,7 +138,8 @@ def say_left(cases: Iterable[Case], markers: Mapping[str, Marker], notes: Contai
     left, changed = [], []
     for case in cases:
         if case.id in markers:
-            if markers[case.id].versions_read != versions_of(case):
+            then, now = markers[case.id].versions_read, versions_of(case)
+            if then != now and then.keys() & now.keys():  # jobs.fuse tells of labelmaps, not of scans
                 changed.append(case.id)
         elif case.id not in notes:
             left.append(case.id)

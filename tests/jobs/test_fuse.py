@@ -11,7 +11,7 @@ import pytest
 from bts.errors import UsageError
 from bts.inference.fusion import fuse as fused
 from bts.storage import Store
-from jobs import evaluate, fuse, segment
+from jobs import evaluate, fuse, segment, status
 from tests import builders
 
 CASES = ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000", "BraTS-GLI-00003-000")
@@ -91,6 +91,20 @@ def test_only_what_is_new_or_changed_is_done(place):
     assert len(list((place / "fused" / "_done").iterdir())) == 3
     (place / "fused" / f"{CASES[1]}.nii.gz").unlink()
     assert run().counts["written"] == 1 and run(method="staple").counts["written"] == 3
+
+
+def test_a_labelmap_of_the_same_bytes_in_another_convention_is_fused_again(place):
+    """In a bucket its version is the same; a labelmap without enhancing tumour has equal bytes in both."""
+    run(method="majority")
+    (marker,) = (place / "a" / "_done").glob(f"{CASES[0]}.*")
+    said = json.loads(marker.read_text()) | {"labels": "msd"}
+    marker.unlink()
+    (place / "a" / "_done" / f"{CASES[0]}.0123456789ab.json").write_text(json.dumps(said))
+    assert run(method="majority").counts["written"] == 1
+    (fused_marker,) = (place / "fused" / "_done").glob(f"{CASES[0]}.*")
+    assert json.loads(fused_marker.read_text())["labels"] == "msd"
+    counts = status.main(status.Settings("fused", "cases")).counts
+    assert (counts["segmented"], counts["changed"], counts["left"]) == (3, 0, 0)
 
 
 def test_a_bad_case_fails_alone(place):
