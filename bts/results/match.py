@@ -147,7 +147,7 @@ def match(
     versions = {e.key: f"{e.version} {e.modified}" if "+" in e.version else e.version for e in entries}
     markers, failures = by_case(versions, MARKER), by_case(versions, NOTE)
     cases, matched = list(cases), Matched()
-    labelmaps = by_case(versions, cases={case.id for case in cases})
+    labelmaps = by_case(versions, cases={*markers, *(case.id for case in cases)})
     for case in cases:
         if truths and not reader_of(case).has_truth(case):
             continue

@@ -41,6 +41,8 @@ def test_a_case_whose_own_name_ends_as_a_ground_truth_s():
     assert {pair.case.id: pair.labelmap for pair in found.pairs} == {
         ONE: f"{ONE}.nii.gz", f"{ONE}_seg": f"{ONE}_seg.nii.gz",
     }  # fmt: skip
+    left = entries(f"{ONE}.nii.gz", f"{ONE}_seg.nii.gz", f"_done/{ONE}_seg.0123456789ab.json")
+    assert [pair.labelmap for pair in match(cases(ONE), left).pairs] == [f"{ONE}.nii.gz"]  # the other is gone
 
 
 def test_what_does_not_match_is_named():
