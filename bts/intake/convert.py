@@ -16,9 +16,11 @@ from bts.errors import CaseError, RunError
 from bts.images.grid import Volume
 from bts.images.nifti import read_nifti
 from bts.intake import tools
+from bts.intake.dicom_seg import lattice_of, read_source
 from bts.intake.grids import Image, Lattice
 
 PATIENCE_S = 300
+SAME_MM = 2.0  # by which a corner may lie elsewhere than the tags say; a stack may be slanted by 1 mm
 MEND = "look at this series on the scanner, or export it again"
 
 
@@ -33,7 +35,26 @@ def convert(files: list[bytes], what: str, *, dicom: bool) -> Image:
     )
     if not image.voxels.any() or np.ptp(image.voxels) == 0:
         raise CaseError("all its voxels are equal", mend=MEND, file=what, stage="convert")
+    if dicom:
+        check_tags(image.lattice, files, what)
     return image
+
+
+def check_tags(made: Lattice, files: list[bytes], what: str) -> None:
+    """Raise CaseError where the tags of multi-frame files tell what dcm2niix does not heed: frames in another
+    order than that of the stack, which it puts elsewhere, and a scale of its own for each frame."""
+    datasets = read_source(files)
+    frames = datasets[0].get("PerFrameFunctionalGroupsSequence", ())
+    scaled = (frame.get("PixelValueTransformationSequence") for frame in frames)
+    scales = {str(groups[0].get("RescaleSlope")) for groups in scaled if groups}
+    away = np.linalg.norm(made.corners[:, None] - lattice_of(datasets)[0].corners, axis=-1).min(axis=1).max()
+    problem = ""
+    if len(scales) > 1:
+        problem = f"its frames have {len(scales)} scales (Rescale Slope), of which dcm2niix heeds one"
+    if away > SAME_MM:
+        problem = f"dcm2niix puts its slices {away:.0f} mm away from where their tags say that they lie"
+    if problem:
+        raise CaseError(problem, mend=MEND, file=what, stage="convert")
 
 
 def from_dicom(files: list[bytes], what: str) -> Volume:

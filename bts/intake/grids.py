@@ -4,6 +4,7 @@ Matrices are 4×4 in mm of RAS+, as nibabel and greedy have them. ITK counts in 
 `transform_of` are the only places that know.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,12 @@ class Lattice:
     def centre(self) -> np.ndarray:
         """mm of the middle of the field of view."""
         return (self.affine @ [*((np.array(self.shape[::-1]) - 1) / 2), 1])[:3]
+
+    @property
+    def corners(self) -> np.ndarray:
+        """(8, 3): mm of the outermost voxels."""
+        ends = np.array(list(itertools.product(*((0, n - 1) for n in self.shape[::-1]))))
+        return ends @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     @property
     def voxel_ml(self) -> float:

@@ -1,5 +1,7 @@
 """Small phantom studies, drawn once for all tests of this room."""
 
+import copy
+
 import pytest
 
 from bts.intake.headers import read_header
@@ -43,3 +45,25 @@ def headers(files: dict[str, bytes], rules=None, identity=IDENTITY) -> list:
         for key, data in files.items()
     ]
     return [row for row in rows if row]
+
+
+def multi_frame(slices: list, kind: str = "1"):
+    """Slices as one enhanced file (kind 4: legacy converted), a Dataset."""
+    from pydicom import Dataset
+
+    whole = copy.deepcopy(slices[0])
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = f"1.2.840.10008.5.1.4.1.1.4.{kind}"
+    whole.NumberOfFrames = len(slices)
+    shared, measures, plane = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, plane.ImageOrientationPatient = whole.PixelSpacing, whole.ImageOrientationPatient
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [plane]
+    frames = []
+    for one in slices:
+        place, frame = Dataset(), Dataset()
+        place.ImagePositionPatient = one.ImagePositionPatient
+        frame.PlanePositionSequence = [place]
+        frames.append(frame)
+    del whole.PixelSpacing, whole.ImageOrientationPatient, whole.ImagePositionPatient
+    whole.SharedFunctionalGroupsSequence, whole.PerFrameFunctionalGroupsSequence = [shared], frames
+    whole.PixelData = b"".join(one.PixelData for one in slices)
+    return whole

@@ -7,8 +7,10 @@ import pytest
 from bts.errors import CaseError, RunError
 from bts.intake.convert import convert
 from bts.phantom.study import encode, slice_dataset, write_series
+from tests.unit.intake.conftest import multi_frame
 
 pytest.importorskip("dcm2niix", reason="requirements-intake.txt is not installed")
+pydicom = pytest.importorskip("pydicom", reason="requirements-intake.txt is not installed")
 
 
 @pytest.mark.parametrize("number", [5, 6, 7])
@@ -75,3 +77,31 @@ def test_a_full_disk_for_temporary_files_is_not_the_scan_s_fault(ge, tmp_path, m
             convert(files, "t2", dicom=True)
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+@pytest.mark.parametrize(
+    ("order", "told", "scaled", "refusal"),
+    [
+        ([*range(1, 14, 2), *range(0, 14, 2)], True, False, ""),
+        ([3, 0, 1, 2, *range(4, 14)], False, False, "mm away from where their tags say"),
+        (range(14), True, True, "its frames have 2 scales"),
+    ],
+    ids=["interleaved", "another order", "scales"],
+)
+def test_frames_that_dcm2niix_does_not_read_as_they_are_meant(ge, order, told, scaled, refusal):
+    """It took the distance of the first two for that of all: the volume was squeezed, without a word."""
+    series = next(one for one in ge.series if one.number == 5)
+    count = series.scan.voxels_xyz.shape[2]
+    slices = [slice_dataset(ge, series, n) for n in [*order, *range(14, count)]]
+    file = multi_frame(slices)
+    if not told:
+        del file.SpacingBetweenSlices
+    if scaled:
+        for n, frame in enumerate(file.PerFrameFunctionalGroupsSequence):
+            frame.PixelValueTransformationSequence = [pydicom.Dataset()]
+            frame.PixelValueTransformationSequence[0].RescaleSlope = 1 + n % 2
+    if not refusal:
+        assert_same(convert([encode(file)], "t2", dicom=True), series.scan)
+        return
+    with pytest.raises(CaseError, match=f"t2: .*{refusal}"):
+        convert([encode(file)], "t2", dicom=True)

@@ -9,7 +9,7 @@ from bts.intake.headers import read_header
 from bts.intake.rules import read_rules
 from bts.intake.series import group, make_series
 from bts.phantom.study import CANARY, encode, slice_dataset, write_series
-from tests.unit.intake.conftest import IDENTITY, headers
+from tests.unit.intake.conftest import IDENTITY, headers, multi_frame
 
 
 def series_of(study, number, change=lambda n, data: None):
@@ -135,24 +135,9 @@ def test_a_broken_file_is_a_failure_without_its_name(ge):
 
 @pytest.mark.parametrize("kind", ["1", "4"], ids=["enhanced", "legacy converted"])
 def test_an_enhanced_file_tells_the_same(ge, kind):
-    pydicom = pytest.importorskip("pydicom")
     series = next(one for one in ge.series if one.number == 5)
     slices = [slice_dataset(ge, series, n) for n in range(series.scan.voxels_xyz.shape[2])]
-    whole = copy.deepcopy(slices[0])
-    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = f"1.2.840.10008.5.1.4.1.1.4.{kind}"
-    whole.NumberOfFrames = len(slices)
-    shared, measures, plane = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
-    measures.PixelSpacing, plane.ImageOrientationPatient = whole.PixelSpacing, whole.ImageOrientationPatient
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [plane]
-    frames = []
-    for one in slices:
-        place, frame = pydicom.Dataset(), pydicom.Dataset()
-        place.ImagePositionPatient = one.ImagePositionPatient
-        frame.PlanePositionSequence = [place]
-        frames.append(frame)
-    del whole.PixelSpacing, whole.ImageOrientationPatient, whole.ImagePositionPatient
-    whole.SharedFunctionalGroupsSequence, whole.PerFrameFunctionalGroupsSequence = [shared], frames
-    whole.PixelData = b"".join(one.PixelData for one in slices)
+    whole = multi_frame(slices, kind)
     found = make_series(headers({"whole": encode(whole)}))
     assert (found.problem, found.slices, found.what) == ("", len(slices), "t2")
     assert found.zooms == pytest.approx((0.94, 0.94, 5.0))
