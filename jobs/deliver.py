@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from itertools import product
+from typing import Any, Literal, get_args
 
 from bts.cases import worklist
 from bts.cases.case import Case
@@ -31,6 +32,9 @@ from jobs.driver.pipeline import Stage, stream
 from jobs.driver.progress import say
 from jobs.workers.deliver import FORMAT, Deliver, mark_of, native_key, seg_key
 
+Space = Literal["t1ce", "t1", "t2", "flair"]
+SPACES = get_args(Space)
+
 
 @dataclass(frozen=True)
 class Settings(incremental.Flags):
@@ -42,8 +46,8 @@ class Settings(incremental.Flags):
     """Folder or s3://bucket/prefix with the cases of jobs.intake, and their records."""
     results: str
     """Folder or s3://bucket/prefix for what goes back to the scanner's side."""
-    space: Literal["t1ce", "t1", "t2", "flair"] = "t1ce"
-    """The series whose grid the labels are put on; give each its own --results."""
+    space: Space = "t1ce"
+    """The series whose grid the labels are put on."""
     dicom_seg: bool = False
     """Also write a DICOM SEG; the scans must still lie where jobs.intake found them. A study that came as
     NIfTI gets its NIfTI and counts as failed, for no DICOM SEG can refer to it."""
@@ -128,6 +132,10 @@ def made_of(case: Case, settings: Settings) -> dict:
 def plan(cases: list[Case], there: set[str], settings: Settings) -> worklist.Work:
     """What is left: a case is done if its record carries today's fingerprint and its files are present."""
     wanted, void = [], set()
+    # What else is delivered of the very same labelmaps stands beside it, and is no older result.
+    others = [o for o in product(SPACES, (False, True)) if o != (settings.space, settings.dicom_seg)]
+    beside = {mark_of(case, *other) for case in cases for other in others}
+    there = {key for key in there if beside.isdisjoint(key.split("."))}
     for case in cases:
         mark = mark_of(case, settings.space, settings.dicom_seg)
         keys = {native_key(case.id, settings.space)}

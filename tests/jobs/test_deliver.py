@@ -300,3 +300,14 @@ def test_a_labelmap_that_a_person_corrected_is_delivered_from_a_folder_of_its_ow
     (seg,) = map(pydicom.dcmread, (place / "other").rglob("*.dcm"))
     (algorithm,) = seg.SegmentSequence[2].SegmentationAlgorithmIdentificationSequence
     assert algorithm.AlgorithmName == "labelmap"
+
+
+def test_several_spaces_stand_beside_each_other_in_one_folder_of_results(place):
+    """Each took the other's results for older ones of its own, and did them again every night."""
+    runs = [{"space": "t1ce", "dicom_seg": True}, {"space": "flair"}, {"space": "t1ce"}]
+    for count in (1, 0):
+        assert [delivered(place, **how).counts["written"] for how in runs] == [count] * 3
+    assert segmented(place, flips=True).counts["written"] == 1
+    for count in (1, 0):
+        assert [delivered(place, **how).counts["written"] for how in runs] == [count] * 3
+    assert len([*(place / "results/_done").iterdir()]) == 3
