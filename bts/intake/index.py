@@ -40,10 +40,10 @@ def _how(identity: Identity, rules: Rules) -> str:
 
 def kept_rows(
     output: Store, there: Iterable[str], identity: Identity, rules: Rules
-) -> dict[tuple[str, str], Header]:
-    """(file, version) → row of every kept index that was read alike. A spoilt one counts as none."""
+) -> dict[str, dict[tuple[str, str], Header]]:
+    """Key of every kept index that was read alike → its rows by (file, version), none of a spoilt one."""
     alike = f"_index/scans.{_how(identity, rules)}."
-    return indexed(output, (key for key in there if key.startswith(alike)))
+    return {key: indexed(output, [key]) for key in there if key.startswith(alike)}
 
 
 def indexed(output: Store, keys: Iterable[str]) -> dict[tuple[str, str], Header]:

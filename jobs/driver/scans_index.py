@@ -10,7 +10,7 @@ from dataclasses import asdict
 from bts.errors import Failure
 from bts.intake.headers import Header
 from bts.intake.identity import Identity
-from bts.intake.index import INDEX, index_key, kept_rows, write_index
+from bts.intake.index import index_key, kept_rows, write_index
 from bts.intake.rules import Rules
 from bts.storage import Entry, Store
 from jobs.driver.cluster import one_task_each
@@ -38,15 +38,16 @@ def read_tags(
     if not entries:
         return {}, [], []
     key = index_key(entries, identity, rules)
-    kept = kept_rows(output, {key} if key in there else there, identity, rules)
+    indexes = kept_rows(output, {key} if key in there else there, identity, rules)
+    kept = {file: row for rows in indexes.values() for file, row in rows.items()}
     rows = [kept[file, e.version] for file, e in entries.items() if (file, e.version) in kept]
     new = [entry for file, entry in entries.items() if (file, entry.version) not in kept]
     made, failed = _read(new, source, identity, rules, ray)
     rows += made
     if keep and (made or key not in there):  # files that failed have no row, and are read again
         output.put(key, write_index(rows))
-        for older in there:
-            if older != key and INDEX.fullmatch(older) and older.split(".")[1] == key.split(".")[1]:
+        for older, of in indexes.items():  # one that shares no file is of another folder of scans
+            if older != key and (not of or any(file in entries for file, _ in of)):
                 output.delete(older)
     return entries, rows, failed
 

@@ -311,3 +311,14 @@ def test_several_spaces_stand_beside_each_other_in_one_folder_of_results(place):
     for count in (1, 0):
         assert [delivered(place, **how).counts["written"] for how in runs] == [count] * 3
     assert len([*(place / "results/_done").iterdir()]) == 3
+
+
+def test_a_second_folder_of_scans_leaves_the_first_one_s_index(place):
+    """Without it no DICOM SEG finds its scans, and every night all tags are read again."""
+    put(place / "second", {"t1": scans_of(3)["t1"]}, "two")
+    how = {"strip": "none", "atlas": "none", "ray": "no"}
+    intake.main(intake.Settings(f"{place}/second/scans", f"{place}/cases", **how))
+    assert len([*(place / "cases/_index").iterdir()]) == 2
+    assert take_in(place).counts["unchanged"] == 1
+    assert len([*(place / "cases/_index").iterdir()]) == 2
+    assert delivered(place, dicom_seg=True).counts["written"] == 1
