@@ -90,8 +90,17 @@ def _lattice_of(datasets: Sequence[Any]) -> tuple[Lattice, np.ndarray]:
     return Lattice(shape, LPS @ affine), np.argsort(order)
 
 
-def write_seg(datasets: Sequence[Any], labels: Image, places: np.ndarray, model: str, version: str) -> bytes:
-    """The SEG's bytes. labels: on the grid of `lattice_of`; model and version: what made them.
+def write_seg(
+    datasets: Sequence[Any],
+    labels: Image,
+    places: np.ndarray,
+    model: str,
+    version: str,
+    *,
+    by_model: bool = True,
+) -> bytes:
+    """The SEG's bytes. labels: on the grid of `lattice_of`; model and version: what made them; by_model: a
+    model alone, and no person or unknown tool.
 
     Raises CaseError where the source cannot be referred to.
     """
@@ -107,7 +116,7 @@ def write_seg(datasets: Sequence[Any], labels: Image, places: np.ndarray, model:
                 source_images=list(datasets),
                 pixel_array=np.ascontiguousarray(labels.voxels[places]),
                 segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-                segment_descriptions=_segments(hd, model, version),
+                segment_descriptions=_segments(hd, model, version, by_model),
                 series_instance_uid=_uid("series", *wanted),
                 series_number=SERIES_NUMBER + int(first.get("SeriesNumber", 0) or 0),
                 sop_instance_uid=_uid("instance", *wanted, found),
@@ -131,7 +140,8 @@ def write_seg(datasets: Sequence[Any], labels: Image, places: np.ndarray, model:
     return sink.getvalue()
 
 
-def _segments(hd: Any, model: str, version: str) -> list[Any]:
+def _segments(hd: Any, model: str, version: str, by_model: bool) -> list[Any]:
+    types = hd.seg.SegmentAlgorithmTypeValues
     code = hd.sr.CodedConcept
     family = code(value=FAMILY[1], scheme_designator=FAMILY[0], meaning=FAMILY[2])
     category = code(value=CATEGORY[1], scheme_designator=CATEGORY[0], meaning=CATEGORY[2])
@@ -142,7 +152,7 @@ def _segments(hd: Any, model: str, version: str) -> list[Any]:
             segment_label=name,
             segmented_property_category=category,
             segmented_property_type=code(value=value, scheme_designator=scheme, meaning=meaning),
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_type=types.AUTOMATIC if by_model else types.SEMIAUTOMATIC,
             algorithm_identification=algorithm,
         )
         for label, (name, scheme, value, meaning) in SEGMENTS.items()

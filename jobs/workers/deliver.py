@@ -81,7 +81,7 @@ class Deliver:
             maker = "+".join(str(one["name"]).rpartition("/")[2] for one in models) or "labelmap"
             version = "+".join(str(one["digest"]) for one in models) or of_bytes[:12]
             files[seg_key(case.id, self.space)] = dicom_seg.write_seg(
-                datasets, on_slices, places, maker, version
+                datasets, on_slices, places, maker, version, by_model=bool(models)
             )
         before, after = volumes_ml(labels), volumes_ml(native)
         told = {

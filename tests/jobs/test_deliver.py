@@ -300,6 +300,7 @@ def test_a_labelmap_that_a_person_corrected_is_delivered_from_a_folder_of_its_ow
     (seg,) = map(pydicom.dcmread, (place / "other").rglob("*.dcm"))
     (algorithm,) = seg.SegmentSequence[2].SegmentationAlgorithmIdentificationSequence
     assert algorithm.AlgorithmName == "labelmap"
+    assert {one.SegmentAlgorithmType for one in seg.SegmentSequence} == {"SEMIAUTOMATIC"}
 
 
 def test_several_spaces_stand_beside_each_other_in_one_folder_of_results(place):
@@ -311,6 +312,8 @@ def test_several_spaces_stand_beside_each_other_in_one_folder_of_results(place):
     for count in (1, 0):
         assert [delivered(place, **how).counts["written"] for how in runs] == [count] * 3
     assert len([*(place / "results/_done").iterdir()]) == 3
+    (seg,) = map(pydicom.dcmread, (place / "results").rglob("*.dcm"))
+    assert {one.SegmentAlgorithmType for one in seg.SegmentSequence} == {"AUTOMATIC"}
 
 
 def test_a_second_folder_of_scans_leaves_the_first_one_s_index(place):
