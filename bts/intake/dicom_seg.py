@@ -128,6 +128,7 @@ def write_seg(
                 content_label="TUMOUR",
                 content_description="Brain tumour segmentation, not for diagnosis",
                 omit_empty_frames=bool(labels.voxels.any()),
+                **_names(hd, first),
             )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         problem = f"no SEG can refer to this series ({type(error).__name__})"
@@ -138,6 +139,15 @@ def write_seg(
     sink = io.BytesIO()
     seg.save_as(sink, enforce_file_format=True)
     return sink.getvalue()
+
+
+def _names(hd: Any, source: Any) -> dict[str, str]:
+    """UTF-8 for the names of a source whose own character sets highdicom does not know, such as Japan's, of
+    which the first is empty."""
+    said = source.get("SpecificCharacterSet") or []
+    known = {one.value for one in hd.SpecificCharacterSetValues}
+    sets = {said} if isinstance(said, str) else set(said)
+    return {} if sets <= known else {"specific_character_set": "ISO_IR 192"}
 
 
 def _segments(hd: Any, model: str, version: str, by_model: bool) -> list[Any]:

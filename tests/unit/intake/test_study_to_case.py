@@ -18,7 +18,7 @@ from bts.intake.grids import Image, Lattice, resample
 from bts.intake.native import on_case_grid, to_native, volumes_ml, write_labels
 from bts.intake.study_to_case import Options, take_in, write_image
 from bts.phantom.head import make_head
-from bts.phantom.study import CANARY, write_series
+from bts.phantom.study import CANARY, encode, write_series
 from tests.unit.intake.conftest import SIZE
 
 pydicom = pytest.importorskip("pydicom", reason="requirements-intake.txt is not installed")
@@ -215,6 +215,20 @@ def test_no_name_of_a_patient_is_in_a_warning(t2):
         warnings.simplefilter("always")
         seg = dicom_seg.write_seg(named, labels, places, "fast", "0123")
     assert CANARY.encode() in seg and not [one for one in caught if CANARY in str(one.message)]
+
+
+@pytest.mark.parametrize("charset", [["", "ISO 2022 IR 87"], "ISO_IR 6"])
+def test_a_name_in_any_character_set_is_that_of_the_seg(siemens, t2, charset):
+    """No Japanese study got a SEG: the first of its character sets is empty."""
+    _, labels, places = t2
+    name = "Sumisu=隅巣" if isinstance(charset, list) else "Smith"
+    files = []
+    for file in scans_of(siemens)["t2"]:
+        data = pydicom.dcmread(io.BytesIO(file))
+        data.SpecificCharacterSet, data.PatientName = charset, name
+        files.append(encode(data))
+    seg = dicom_seg.write_seg(dicom_seg.read_source(files), labels, places, "fast", "0123")
+    assert str(pydicom.dcmread(io.BytesIO(seg)).PatientName) == name
 
 
 def test_an_anonymised_study_that_lacks_tags_gets_its_seg(siemens, t2):
