@@ -17,8 +17,9 @@ NAMES = {
     "t2": "MRHR_T2_AX; t2_tse_tra_3mm; Ax T2 frFSE; T2W_TSE; x_t2w; T2 FS AX; t2_spc",
     "flair": "MRHR_FLAIR_AX; t2_tirm_tra_dark-fluid; Cor T2 FLAIR; 3D FLAIR; t2_space_dark-fluid_sag; x_t2f; "
     "CUBE FLAIR; T2 FLAIR POST; t2_spc_da-fl_sag",
+    "calibration": "ASSET Cal; Calibration; Ref Head; CoilSurvey",
     "localiser": "localizer; 3-Plane Loc; Survey; AAHead_Scout_64ch",
-    "derived": "Apparent Diffusion Coefficient; MIP; t1_mprage_sub; MPR cor",
+    "derived": "Apparent Diffusion Coefficient; MIP; t1_mprage_sub; MPR cor; dADC; COR T1 POST REFORMATS",
 }
 
 
@@ -53,6 +54,18 @@ def test_a_protocol_with_and_without_agent_tells_nothing_of_its_series(protocol)
 def test_diffusion_susceptibility_and_angiography_are_no_modality():
     for name in ("ep2d_diff_3scan_ADC", "AX DWI", "SWI_Images", "TOF_3D", "PD AX", "Ax T2* GRE", "ASL"):
         assert read_rules().what(Facts(plain(name))) not in ("t1", "t1ce", "t2", "flair")
+
+
+NONE = {"Mag_Images t2_swi3d_tra *fl3d1r": 20, "SWIp": 7, "T2*W_FFE": 23, "isoDWI": 80, "eADC": 80}
+NONE |= {"CISS 3D": 2.7, "t2_tra *ci3d3d1": 2.7, "Ax FIESTA-C": 1.5, "TRICKS": 1.2, "ASSET Cal": 2}
+
+
+@pytest.mark.parametrize(("name", "te"), NONE.items())
+def test_tags_do_not_make_a_modality_of_what_its_name_tells(name, te):
+    """After contrast agent it was T1ce, with the echo of a T2 a T2, and taken where it had more slices."""
+    for agent in (False, True):
+        facts = Facts(plain(name), contrast=agent, tr=5000 if te == 80 else 30, te=te)
+        assert read_rules().what(facts) not in ("t1", "t1ce", "t2", "flair")
 
 
 def test_tags_tell_where_the_description_does_not():
