@@ -11,7 +11,7 @@ requirements-intake.txt and requirements-brain.txt.
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -19,11 +19,11 @@ from bts.cases import worklist
 from bts.cases.layouts import Listing
 from bts.errors import Failure, UsageError
 from bts.intake import picture, tools
-from bts.intake.identity import Identity, read_identity
+from bts.intake.identity import Identity, case_id, read_identity
 from bts.intake.rules import Rules, read_rules
 from bts.intake.studies import Study, find_studies, sort_entries
 from bts.intake.study_to_case import FORMAT, Options, case_keys
-from bts.results.layout import held, left_to_do, marker_key
+from bts.results.layout import held, left_to_do, marked_cases, marker_key
 from bts.storage import Store, read_file
 from jobs.driver import incremental
 from jobs.driver.here import UseRay, fits_here
@@ -128,7 +128,7 @@ def list_studies(
     scans).
     """
     niftis, maybe, others = sort_entries(source.list())
-    dicoms, headers, failed = read_tags(
+    dicoms, headers, earlier, failed = read_tags(
         maybe, source, output, there, identity, rules, settings.ray, keep=not settings.dry_run
     )
     found = find_studies(niftis, dicoms, headers, identity, rules, settings.allow_missing)
@@ -139,7 +139,12 @@ def list_studies(
         raise UsageError(
             f"{source.uri}: no study found; expected DICOM files, or NIfTI files such as PATIENT/T1.nii.gz"
         )
-    studies = {study.case_id: study for study in found.studies}
+    named: dict[str, set[str]] = {}
+    for row in earlier:
+        named.setdefault(row.study, set()).add(case_id(row.patient, row.visit))
+    made = marked_cases(there)
+    also = {s.case_id: sorted(named.get(s.uid, set()) & made - {s.case_id}) for s in found.studies}
+    studies = {study.case_id: replace(study, also=tuple(also[study.case_id])) for study in found.studies}
     return studies, Listing([study.to_case() for study in found.studies], found.problems), failed, others
 
 
@@ -177,7 +182,7 @@ def to_row(one: worklist.Todo, study: Study, there: set[str]) -> dict:
     """For a Ray dataset: the case, its study, what is present of it."""
     keys = case_keys(one.case.id, ("t1", "t1ce", "t2", "flair")).values()
     present = sorted(there.intersection([*keys, *map(held, keys)]))
-    told = {"uid": study.uid, "series": study.series, "inputs": inputs_of(study)}
+    told = {"uid": study.uid, "series": study.series, "also": study.also, "inputs": inputs_of(study)}
     return {**one.to_row(), "study": json.dumps(told), "present": present}
 
 

@@ -3,7 +3,7 @@
 A warning is a sentence with the figure and what is usual.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 BRAIN_ML = 950.0, 1900.0  # with ventricles; adults' intracranial volume is about 1,150 to 1,750 ml
@@ -38,6 +38,12 @@ def warnings(series: Mapping[str, Measures], brain_ml: float | None, overlap: fl
         *_of_brain(brain_ml, overlap),
         *(line for role, one in series.items() for line in _of_series(role, one)),
     ]
+
+
+def of_names(others: Iterable[str]) -> list[str]:
+    """Sentences about cases that were made of the same study before its Patient ID or date was corrected."""
+    mend = "keep one, with its labelmap and what was delivered of it"
+    return [f"its study is also case {other}, under another Patient ID or date: {mend}" for other in others]
 
 
 def of_order(numbers: Mapping[str, int]) -> list[str]:

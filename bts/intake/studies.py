@@ -38,6 +38,8 @@ class Study:
     files: dict[str, list[Entry]]
     series: dict[str, dict]
     """By modality: what the record tells of its series (uid, number, instances)."""
+    also: tuple[str, ...] = ()
+    """Cases that were made of the same study under another Patient ID or date."""
 
     def to_case(self) -> Case:
         """For the work list: roles such as t1ce/0012 of slice 12."""

@@ -32,11 +32,12 @@ def read_tags(
     ray: UseRay = "auto",
     *,
     keep: bool = True,
-) -> tuple[dict[str, Entry], list[Header], list[Failure]]:
-    """(entries by what stands for their keys, a row each, failures) of files that may be DICOM."""
+) -> tuple[dict[str, Entry], list[Header], list[Header], list[Failure]]:
+    """(entries by what stands for their keys, a row each, the rows of earlier runs, failures) of files that
+    may be DICOM."""
     entries = {identity.opaque(entry.key): entry for entry in maybe}
     if not entries:
-        return {}, [], []
+        return {}, [], [], []
     key = index_key(entries, identity, rules)
     indexes = kept_rows(output, {key} if key in there else there, identity, rules)
     kept = {file: row for rows in indexes.values() for file, row in rows.items()}
@@ -49,7 +50,7 @@ def read_tags(
         for older, of in indexes.items():  # one that shares no file is of another folder of scans
             if older != key and (not of or any(file in entries for file, _ in of)):
                 output.delete(older)
-    return entries, rows, failed
+    return entries, rows, [*kept.values()], failed
 
 
 def _read(

@@ -192,6 +192,20 @@ def test_a_file_that_was_resent_beside_the_old_one_is_said(place):
     assert "more files now" in failure.message
 
 
+def test_a_corrected_patient_id_is_said(place):
+    """It makes another case, whose older one stays: one patient under two names."""
+    scans = scans_of(1)
+    for data in (data for slices in scans.values() for data in slices):
+        data.PatientID = "CORRECTED"
+    put(place, scans)
+    (older,) = (path.name for path in (place / "cases").glob("Scan-*"))
+    ((flagged, warnings),) = take_in(place).details["flagged_cases"].items()
+    assert flagged != older
+    assert warnings[0].startswith(
+        f"its study is also case {older}, under another Patient ID or date: keep one"
+    )
+
+
 def test_images_without_a_study_are_said(tmp_path):
     put(tmp_path, scans_of(1))
     lost = {"t1": scans_of(3)["t1"]}
