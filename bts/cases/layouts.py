@@ -13,7 +13,7 @@ from bts.cases.case import Case
 from bts.cases.datasets import OTHER, identify
 from bts.cases.joined import Found, Groups, join, shorter
 from bts.cases.keys import data_of, with_slashes
-from bts.cases.names import ANYWHERE, CHANNEL, IMAGE, LAYOUTS, Naming, place_of
+from bts.cases.names import ANYWHERE, CHANNEL, LAYOUTS, Naming, place_of
 from bts.cases.sidecars import Sidecars
 from bts.errors import CaseError
 from bts.modalities import MODALITIES
@@ -24,9 +24,19 @@ OURS = {"_runs", "_index", "_done", "_failed", "_held", "_scores", "_labels", "_
 OURS |= {"_masks", "_checks"}
 SLICE = re.compile(r"(^|/)\d+\.mat$")  # of figshare
 GRADE = re.compile(r"(^|/)(HGG|LGG)(/|$)")
-# In names of truths, or of their folders; GlistrBoost made those of TCGA-GBM and -LGG.
-TRUTH = re.compile(r"seg|mask|label|truth|gtv|roi|annot|lesion|glistr", re.IGNORECASE)
-BRAIN = re.compile(r"brain.?(parenchyma.?)?(seg|mask)|skull", re.IGNORECASE)  # a mask of something else
+# In names of truths, or of their folders; GlistrBoost made those of TCGA-GBM and -LGG. What stands before a
+# slash is the folder's; WT, TC and ET are often files of their own.
+TRUTH = re.compile(
+    r"seg|ma?sk|label|truth|gtv|roi|annot|lesion|glistr|tumou?r(?!.*/)|(^|[/_-])(gt|wt|tc|et)[/.]",
+    re.IGNORECASE,
+)
+BRAIN = re.compile(r"(brain|bet).?(parenchyma.?)?(seg|mask)|skull", re.IGNORECASE)  # a mask of something else
+# What a truth may be stored as, whether it is read or not.
+VOXELS = re.compile(
+    r"\.(nii|mha|mhd|nrrd|nhdr|img|hdr|mgz|mgh|mnc|dcm|npy|npz|mat|h5)(\.(gz|bz2|zip|part|crdownload))*$|"
+    r"\.seg\.nrrd$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(slots=True)
@@ -119,12 +129,12 @@ def _look_for_truths(found: Groups, listing: Listing) -> None:
         by_folder.setdefault(folder, []).append(case_id)
     for key in listing.strays:
         folder, _, name = with_slashes(key).rpartition("/")
-        looks = TRUTH.search(f"{folder.rpartition('/')[2]}/{name}")
-        if not (IMAGE.search(name) and looks) or BRAIN.search(name):
+        own = folder.rpartition("/")[2]
+        if not (VOXELS.search(name) and TRUTH.search(f"{own}/{name}")) or BRAIN.search(name):
             continue
-        alone, stem = by_folder.get(folder, []), IMAGE.sub("", name)
+        alone, stem = by_folder.get(folder, []), VOXELS.sub("", name)
         named = next((h for h in (stem, *shorter(stem)) if h in without), "")
-        case_id = named or (alone[0] if len(alone) == 1 else "")
+        case_id = named or (alone[0] if len(alone) == 1 else own)
         if case_id in without and ("corrected" in name.lower() or case_id not in listing.truth_like):
             listing.truth_like[case_id] = key
 

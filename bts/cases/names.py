@@ -207,9 +207,9 @@ LAYOUTS = (
     layout(
         "BIDS, the truth beside the images", rf"^(?:.*/)?(?P<id>{SUBJECT})_(?P<seg>dseg){FILE}", sign="sub-"
     ),
-    layout(
+    layout(  # the name that it proposes itself tells no case
         "3D Slicer's segmentation beside the images",
-        r"^(?:.*/)?(?P<id>[^/]+?)(?P<seg>)\.seg\.nrrd$",
+        r"^(?:.*/)?(?P<id>(?!segmentation(?:_\d+)?\.)[^/]+?)(?P<seg>)\.seg\.nrrd$",
         sign=".seg.nrrd",
     ),
     layout(

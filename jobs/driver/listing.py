@@ -17,6 +17,7 @@ from bts.storage import Store
 from jobs.driver.progress import examples, say
 
 MANY = 100_000  # objects that a listing leaves, from which on the collector of cycles would be slow
+AS_TRUTH = "(if so: --roles seg=PATTERN; it must be one .nii.gz, .nii, .mha or .nrrd file with all labels)"
 KINDS = 8  # kinds of cases that `describe` names
 
 
@@ -35,7 +36,7 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
     if listing.strays:
         say(f"{source.uri}: {len(listing.strays)} files belong to no case: {examples(listing.strays)}")
     for case_id, key in list(listing.truth_like.items())[:3]:
-        say(f"case {case_id} has no ground truth; this looks like it: {key} (if so, say --roles seg=PATTERN)")
+        say(f"case {case_id} has no ground truth; this looks like it: {key} {AS_TRUTH}")
     if patients and listing.unnamed:
         few = examples(listing.unnamed)
         say(f"--patients tells nothing of {len(listing.unnamed)} cases, each its own patient: {few}")

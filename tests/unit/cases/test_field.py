@@ -244,6 +244,15 @@ def test_a_truth_that_is_not_read_is_named_with_its_case():
     assert not listed(*images, *brains).truth_like
     tcga = [f"P/P_GlistrBoost{end}.nii.gz" for end in ("", "_ManuallyCorrected")]
     assert listed(*images, *tcga).truth_like == {"P": tcga[1]}
+    other = (
+        "_tumour.nii.gz -ET.nii.gz _gt.nii _msk.nii _seg.img _seg.mgz _seg.nii.gz.part _seg.mhd _seg.nii.zip"
+    )
+    apart = ["P/Segmentation.seg.nrrd", "masks/P/seg.nii.gz", "gt/P.nii.gz"]
+    for key in (*(f"P/P{end}" for end in other.split()), *apart):
+        listing = listed(*images, key)
+        assert listing.truth_like == {"P": key} and len(listing.cases) == 1, key
+    for key in ("tumours/P_adc.nii.gz", "P/P_t1n_bet_mask.nii.gz", "P/P_seg.json", "masks/Q/seg.nii.gz"):
+        assert not listed(*images, key).truth_like, key
 
 
 def test_roles_are_said_by_pattern_or_table(tmp_path):
