@@ -5,8 +5,9 @@ figshare's slices are the exception: the patient is inside the files, so they be
 """
 
 import re
+import shlex
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bts.cases.case import Case
@@ -96,9 +97,9 @@ def find_cases(
             one.datasets.add(layout.dataset)
     if left := join(found, bare, listing.strays):
         listing.strays = sorted([*listing.strays, *left])
-    folders: dict[str, list[str]] = {}
-    for folder, case_id in found:
-        folders.setdefault(case_id, []).append(folder)
+    folders: dict[str, dict[str, Found]] = {}
+    for (folder, case_id), one in found.items():
+        folders.setdefault(case_id, {})[folder] = one
     for (folder, case_id), one in sorted(found.items(), key=lambda item: item[0]):
         problem = _unsafe(case_id, one.files) or _twice(case_id, folders[case_id], one.files)
         problem = problem or _without_names(case_id, one.files)
@@ -209,12 +210,13 @@ def _garbles(text: str) -> bool:
     return any(unicodedata.category(c)[0] == "C" for c in text)
 
 
-def _twice(case_id: str, folders: list[str], files: dict[str, list[Entry]]) -> CaseError | None:
+def _twice(case_id: str, folders: Mapping[str, Found], files: dict[str, list[Entry]]) -> CaseError | None:
     if len(folders) > 1:
         shown = sorted(folder.removeprefix(ANYWHERE) or "." for folder in folders)
         return CaseError(
             f"this case lies in {len(folders)} folders: {', '.join(shown[:3])}",
-            mend="keep one, or give the others a name of their own (--roles with a CSV file names cases)",
+            mend=_truth_apart(case_id, list(folders.values()))
+            or "keep one, or give the others a name of their own (--roles with a CSV file names cases)",
             case=case_id,
             stage="list",
         )
@@ -228,3 +230,15 @@ def _twice(case_id: str, folders: list[str], files: dict[str, list[Entry]]) -> C
                 stage="list",
             )
     return None
+
+
+def _truth_apart(case_id: str, both: list[Found]) -> str:
+    """What to do where one folder has the images and another their ground truth, or a tool's labelmap, which
+    would be taken for it; else empty."""
+    images, truth = sorted(both, key=lambda one: "seg" in one.files)[:2]
+    if len(both) > 2 or "seg" in images.files or set(truth.files) != {"seg"}:
+        return ""
+    key = with_slashes(truth.files["seg"][0].key)
+    pattern = key.replace(case_id, "*")
+    said = f"if {key} is its ground truth: --roles {shlex.quote(f'seg={pattern}')}"
+    return said if pattern != key else ""

@@ -299,6 +299,20 @@ def test_folders_of_one_name_are_not_joined_as_one_case(visit):
     assert "lies in 2 folders: Imaging/Patient-001, Imaging/Patient-002" in str(*listing.problems)
 
 
+@pytest.mark.parametrize(
+    "truth", ["labels/P1_seg.nii.gz", "my labels/P1/P1_seg.nii.gz", "labelsTr/P1.nii.gz", "d\\s\\P1-seg.nii"]
+)
+def test_a_truth_in_a_folder_of_its_own_is_read_as_its_message_says(truth):
+    images = [f"images/P1_{role}.nii.gz" for role in ("t1", "t1ce", "t2", "flair")]
+    (problem,) = listed(*images, truth).problems
+    said = shlex.split(problem.mend.partition("is its ground truth: ")[2])
+    assert said[0] == "--roles" and roles(listed(*images, truth, layouts=layouts_of(said[1:]))) == {
+        "P1": WHOLE
+    }
+    twice = listed(*images, "images/P1_seg.nii.gz", truth)
+    assert "keep one" in str(*twice.problems), "a second ground truth is no matter of roles"
+
+
 def test_folders_that_the_patterns_name_are_of_one_case():
     said = layouts_of(["t1=images/*/T1.nii.gz", "seg=labels/*/mask.nii.gz"])
     assert roles(listed("d/images/P1/T1.nii.gz", "d/labels/P1/mask.nii.gz", layouts=said)) == {
