@@ -125,14 +125,16 @@ DATASETS = (
 
 VISIT = "week|wk|month|day|visit|session|ses|time|timepoint|tp|followup|fu"
 DATE = r"\d{4}[.-]\d\d[.-]\d\d"
+DAY = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # as DICOM writes it
 # How sets that have no record above name visits: BIDS, LUMIERE (Patient-001_week-044), plain words, and dates
 # (Yale's metastases, FeTS's tool). The patient has a digit, or `scan_visit1` and `other_visit1` of one
 # hospital would be one.
 VISITS = (
     r"(?P<p>sub-[^_]+)_ses-[^_]+(_.*)?",
     r"(?P<p>RHUH-\d+|UCSD-PTGBM-\d+|BraTSReg_\d+)_\d+(_.*)?",
-    rf"(?P<p>.*\d.*?)[_-]({VISIT})[_-]?\d+([_-].*)?",
-    rf"(?P<p>.*\d.*?)[_-]{DATE}([_-].*)?",
+    rf"(?P<p>.*\d.*?)[_-]({VISIT}|v)[_-]?\d+([_-].*)?",
+    rf"(?P<p>.*\d.*?)[_-]({DATE}|{DAY})([_-].*)?",
+    r"(?P<p>.*\d.*?)[_-](baseline|pre-?op|post-?op)([_-].*)?",
 )
 
 

@@ -443,6 +443,9 @@ def test_segments_that_slicer_names_are_not_read_as_others(tmp_path, names, labe
         (["BraTSReg_001_00_0000", "BraTSReg_001_01_0106", "BraTSReg_002_00_0000"], 2),
         (["YG_0001_2011-06-18", "YG_0001_2012-01-30", "AAC_0_2008.03.30_brain", "AAC_0_2008.05.01_brain"], 2),
         (["TCGA-02-0006_1996.08.23", "TCGA-02-0009_1997.06.14"], 2),
+        (["P01_20190531", "P01_20200101_brain", "P02_20190531"], 2),
+        (["P01_V1", "P01_V2", "P02_V1"], 2),
+        (["P01_baseline", "P01_fu1", "P02_preop", "P02_post-op_brain"], 2),
     ],
 )
 def test_visits_of_one_patient(case_ids, patients):
