@@ -28,7 +28,7 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
             raise CaseError(
                 f"{role} lies on another grid ({volume.grid.describe()}) than {next(iter(volumes))} "
                 f"({grid.describe()})",
-                mend="register and resample it to the others, as jobs.intake does with raw scans",
+                mend=_mend_of_grid(role, volume.grid.source_shape == grid.source_shape),
                 file=_key(case, role),
             )
     mask = None if seg is None else _labels(case, seg)
@@ -76,6 +76,14 @@ def _background(voxels_DHW: np.ndarray) -> float:
     faces = [np.take(voxels_DHW, end, axis) for axis in range(3) for end in (0, -1)]
     shares = [(face == value).sum() for face in faces]
     return value.item() if sum(shares) > 0.5 * sum(face.size for face in faces) else 0
+
+
+def _mend_of_grid(role: str, same_shape: bool) -> str:
+    if role != "seg":
+        return "register and resample it to the others, as jobs.intake does with raw scans"
+    if same_shape:
+        return "if its voxels lie as the images' do and only its header is wrong, give it an image's affine"
+    return "resample it to the images' grid, by nearest neighbour"
 
 
 def _labels(case: Case, seg: Volume) -> np.ndarray:

@@ -82,7 +82,11 @@ def _check_kind(fields: dict[str, str], name: str) -> None:
         raise bad(name, f"its voxels are not in the file but in {_quoted(where)}", CONVERT)
     rank = _value(fields, name, "NDims")
     if rank != "3":
-        raise bad(name, f"NDims is {_quoted(rank)} where one 3D image is due", "give one file a modality")
+        raise bad(
+            name,
+            f"NDims is {_quoted(rank)} where one 3D image is due",
+            "give a file for each modality, and one for all labels",
+        )
     due = {"ObjectType": "Image", "ElementNumberOfChannels": "1", "BinaryData": "True", "HeaderSize": "0"}
     for key, value in due.items():
         if fields.get(key, value).lower() != value.lower():

@@ -100,7 +100,11 @@ def _check_header(header: nib.Nifti1Header, name: str, channels: int) -> tuple[t
     wanted = 4 if channels else 3
     if len(shape) != wanted or min(shape) < 1 or (channels and shape[3] != channels):
         what = f"{channels} volumes in a 4D image" if channels else "one 3D image"
-        raise bad(name, f"shape {'×'.join(map(str, shape))} where {what} is due", "give one file a modality")
+        raise bad(
+            name,
+            f"shape {'×'.join(map(str, shape))} where {what} is due",
+            "give a file for each modality, and one for all labels",
+        )
     try:
         dtype = header.get_data_dtype()
     except (nib.spatialimages.HeaderDataError, KeyError):

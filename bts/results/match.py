@@ -328,7 +328,7 @@ def _speaking_of(data: bytes, markers: Sequence[Marker], pair: Pair) -> list[Mar
 def _mend_of_grid(case: Case) -> str:
     if case.traits.reader == "slices":
         return "stack the slices by number, with the affine diag(-1, -1, 1, 1), as jobs.segment does"
-    return "write it with the shape and affine of the case's own images"
+    return "write both with the shape and affine of the case's own images"
 
 
 def _labels(values: np.ndarray, convention: str, file: str, mend: str = "") -> np.ndarray:

@@ -550,6 +550,24 @@ def test_a_labelmap_is_not_taken_for_an_image(tmp_path, dtype):
     assert caught.value.file == key
 
 
+@pytest.mark.parametrize(
+    ("stored", "advice"),
+    [
+        (lambda seg: builders.nifti(seg, np.eye(4)), "only its header is wrong, give it an image's affine"),
+        (lambda seg: builders.nifti(seg[1:-1]), "resample it to the images' grid, by nearest neighbour"),
+        (lambda seg: builders.nifti(np.stack([seg == 1, seg == 3], -1) * np.uint8(1)), "one for all labels"),
+    ],
+    ids=["header lost", "cropped", "a channel a label"],
+)
+def test_a_truth_that_does_not_lie_on_the_images_says_what_to_do(tmp_path, stored, advice):
+    """Not that it should be registered: most tools that lose a header leave the voxels in their order."""
+    store = Store(tmp_path)
+    builders.put_all(store, builders.case_files("BraTS-GLI-00001-000"))
+    store.put("BraTS-GLI-00001-000/BraTS-GLI-00001-000-seg.nii.gz", stored(builders.voxels()[1]))
+    with pytest.raises(CaseError, match=advice):
+        load_case(list_folder(store).cases[0], store)
+
+
 # --- background -------------------------------------------------------------------------------------------
 
 
