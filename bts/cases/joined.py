@@ -3,6 +3,7 @@
 A case's files may lie in several folders, or lack its name; what is no case's is a stray.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,8 @@ from bts.modalities import MODALITIES
 from bts.storage import Entry
 
 SEPARATORS = "_-."
-PROCESSED = ("brain",)  # what the images' names have behind the case's, and the truth's may lack
+# What the images' names have behind the case's, and the truth's may lack; desc is of BIDS.
+PROCESSED = re.compile(r"_(brain|desc-[^_]+)$", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -120,12 +122,15 @@ def _join_said(found: Groups) -> None:
 
 def _join_truths(found: Groups) -> None:
     """A truth whose name lacks what the images' names have behind the case's goes to them."""
-    for folder, case_id in [place for place, one in found.items() if set(one.files) == {"seg"}]:
-        for word in PROCESSED:
-            images = found.get((folder, f"{case_id}_{word}"))
-            if images and "seg" not in images.files:
-                images.add(found.pop((folder, case_id)))
-                break
+    alone = {place for place, one in found.items() if set(one.files) == {"seg"}}
+    homes: dict[tuple[str, str], list[Found]] = {}
+    for (folder, case_id), one in found.items() if alone else ():
+        place = folder, PROCESSED.sub("", case_id)
+        if place in alone and "seg" not in one.files:
+            homes.setdefault(place, []).append(one)
+    for place, images in homes.items():
+        if len(images) == 1:
+            images[0].add(found.pop(place))
 
 
 def _take_derived(found: Groups, strays: Iterable[str]) -> list[str]:

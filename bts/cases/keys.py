@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from bts.storage import Entry
 
-HIDDEN = re.compile(r"(^|/)\.[^./][^/]*/")  # what a system keeps beside data: .AppleDouble, .Trash-1000
+# What a system keeps beside data: .AppleDouble, .Trash-1000, the bins of Windows and of network drives.
+HIDDEN = re.compile(r"(^|/)(\.[^./][^/]*|\$RECYCLE\.BIN|#recycle|@Recycle|@eaDir)/", re.IGNORECASE)
 FOLDER_MARKER = re.compile(r"(^|/|_\$folder\$)$")  # some tools put an empty object where a folder shall be
 
 
@@ -23,7 +24,8 @@ def data_of(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str]]:
     above = _folders(key for _, key in keyed) if any(not entry.size for entry, _ in keyed) else set()
     for entry, key in keyed:
         marker = not entry.size and (FOLDER_MARKER.search(key) or key in above)
-        hidden = ("/." in key or key[:1] == ".") and HIDDEN.search(key)
+        sign = key[:1] in ".$#@" or "/." in key or "/$" in key or "/#" in key or "/@" in key  # a fast look
+        hidden = sign and HIDDEN.search(key)
         if not (marker or hidden):
             yield entry, key
 

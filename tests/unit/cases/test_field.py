@@ -90,6 +90,8 @@ def as_dict(case: Case) -> dict:
             "acq-3d_run-1_dseg")],
         [*(f"sub-1/anat/sub-1_space-SRI_{role}.nii.gz" for role in ("T1w", "T2w", "FLAIR", "dseg")),
          "sub-1/anat/sub-1_ce-gadolinium_space-SRI_T1w.nii.gz"],
+        [*(f"d/sub-1_space-SRI_desc-brain_{role}.nii.gz" for role in ("T1w", "T2w", "FLAIR")),
+         "d/sub-1_ce-gd_space-SRI_desc-brain_T1w.nii.gz", "d/sub-1_space-SRI_dseg.nii.gz"],
         [f"d/P/{role}.nii.gz" for role in ("T1", "T1ce", "T2", "FLAIR", "seg")],
         [f"P/anat/{role}.nii" for role in ("t1n", "t1c", "t2w", "t2f")] + ["P/seg.nii"],
         [f"P/P-{role}.nii.gz" for role in ("T1pre", "T1post", "T2", "T2-FLAIR")] + ["P/seg.nii.gz"],
@@ -101,9 +103,9 @@ def as_dict(case: Case) -> dict:
         [f"d/P/{role}/NIFTI/{role}.nii.gz" for role in ("T1", "T1GD", "T2", "FLAIR")] + ["d/P/seg.nii.gz"],
     ],
     ids=["ucsf-pdgm", "upenn-gbm", "mu", "bids", "kaggle", "slicer", "slicer label", "backslash", "captk",
-         "fets tool", "bids, entities behind ce", "bids, in another space", "a folder a case",
-         "a folder in it", "pre and post", "BraTS 2020's case 355", "utsw", "a folder a modality",
-         "of any name", "egd"],
+         "fets tool", "bids, entities behind ce", "bids, in another space", "bids, described",
+         "a folder a case", "a folder in it", "pre and post", "BraTS 2020's case 355", "utsw",
+         "a folder a modality", "of any name", "egd"],
 )  # fmt: skip
 def test_names_of_public_sets(keys):
     listing = listed(*keys)
@@ -203,7 +205,8 @@ def test_channels_of_nnunet_are_named_by_its_dataset_json(tmp_path):
 
 def test_what_is_beside_the_data_is_no_data():
     keys = [f"P/P-{role}.nii.gz" for role in ("t1n", "t1c", "t2w", "t2f", "seg")]
-    hidden = [f"{folder}/{key}" for folder in (".Trash-1000/files", "P/.AppleDouble") for key in keys]
+    beside = (".Trash-1000/files", "P/.AppleDouble", "$RECYCLE.BIN/S-1-5/$RX1", "d/#recycle", "P/@eaDir")
+    hidden = [f"{folder}/{key}" for folder in beside for key in keys]
     listing = listed(*keys, *hidden)
     assert roles(listing) == {"P": WHOLE} and not listing.strays
     markers = [Entry("P/", 0, "v"), Entry("P_$folder$", 0, "v"), Entry("Q/", 1, "v")]
