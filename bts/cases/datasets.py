@@ -132,6 +132,7 @@ DAY = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # as DICOM write
 VISITS = (
     r"(?P<p>sub-[^_]+)_ses-[^_]+(_.*)?",
     r"(?P<p>RHUH-\d+|UCSD-PTGBM-\d+|BraTSReg_\d+)_\d+(_.*)?",
+    r"(?P<p>10\d{4})[A-Z]",  # UCSF's metastases
     rf"(?P<p>.*\d.*?)[_-]({VISIT}|v)[_-]?\d+([_-].*)?",
     rf"(?P<p>.*\d.*?)[_-]({DATE}|{DAY})([_-].*)?",
     r"(?P<p>.*\d.*?)[_-](baseline|pre-?op|post-?op)([_-].*)?",

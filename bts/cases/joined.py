@@ -51,8 +51,7 @@ def join(found: Groups, bare: Groups, strays: Iterable[str]) -> list[str]:
     bare: files that lack the name of a case. strays: keys of no layout.
     """
     _leave_role_folders(found)
-    left = _add_bare(bare, found)
-    _join_said(found)
+    left = _add_bare(bare, found) + _join_said(found)
     _join_truths(found)
     return left + _take_derived(found, [*strays, *left])
 
@@ -104,10 +103,14 @@ def _above(folder: str) -> Iterable[str]:
     return ("/".join(parts[:n]) for n in range(1, len(parts)))
 
 
-def _join_said(found: Groups) -> None:
-    """Files that go to the case of their name, wherever it is; where it is in several folders, it is said."""
+def _join_said(found: Groups) -> list[str]:
+    """Files that go to the case of their name, wherever it is; where it is in several folders, it is said.
+
+    Returns what gives way to them: another file of the same role.
+    """
     homes: dict[str, list[str]] = {}
     away: dict[str, list[str]] = {}
+    left: list[str] = []
     for folder, case_id in found:
         (away if folder.startswith(ANYWHERE) else homes).setdefault(case_id, []).append(folder)
     for case_id, folders in away.items():
@@ -115,9 +118,14 @@ def _join_said(found: Groups) -> None:
         # Cases are folders here, and those of one name in other folders are others.
         if len(there) > 1 or len([folder for folder in folders if folder != ANYWHERE]) > 1:
             continue
+        said = Found()
         for folder in folders:
-            joined = found.pop((folder, case_id))
-            found.setdefault((there[0], case_id), Found()).add(joined)
+            said.add(found.pop((folder, case_id)))
+        home = found.setdefault((there[0], case_id), Found())
+        for role in home.files.keys() & said.files.keys():
+            left += [entry.key for entry in home.files.pop(role)]
+        home.add(said)
+    return left
 
 
 def _join_truths(found: Groups) -> None:

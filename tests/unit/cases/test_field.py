@@ -272,6 +272,20 @@ def test_roles_are_said_by_pattern_or_table(tmp_path):
             layouts_of([wrong])
 
 
+def test_what_roles_say_counts_more_than_a_name(tmp_path):
+    """UCSF's metastases have two truths a case; one of them had to be deleted to read the other."""
+    ends = ("T1pre", "T1post", "T2Synth", "FLAIR", "BraTS-seg", "seg")
+    keys = [f"100101A/100101A_{end}.nii.gz" for end in ends]
+    table = tmp_path / "roles.csv"
+    table.write_text(f"case,t2,seg\n100101A,{keys[2]},{keys[4]}\n")
+    for said in (["t2=*_T2Synth.nii.gz", "seg=*_BraTS-seg.nii.gz"], [str(table)]):
+        listing = listed(*keys, layouts=layouts_of(said))
+        assert roles(listing) == {"100101A": WHOLE} and listing.strays == keys[5:]
+        assert listing.cases[0].files["seg"].key == keys[4]
+    both = listed(*keys, layouts=layouts_of(["seg=*_BraTS-seg.nii.gz", "seg=*_seg.nii.gz"]))
+    assert "seg is there 2 times" in str(*both.problems)
+
+
 def test_a_table_that_names_what_is_not_there_fails_its_cases(tmp_path):
     """A key with the folder of the cases in front, or a slip: the truth, or the case, was gone unsaid."""
     files = {f"d/P{n}_{role}.nii.gz": b"x" for n in (1, 2) for role in ("a", "b", "c", "d", "s")}
@@ -448,6 +462,7 @@ def test_segments_that_slicer_names_are_not_read_as_others(tmp_path, names, labe
         (["TCGA-02-0006_1996.08.23", "TCGA-02-0009_1997.06.14"], 2),
         (["P01_20190531", "P01_20200101_brain", "P02_20190531"], 2),
         (["P01_V1", "P01_V2", "P02_V1"], 2),
+        (["100101A", "100101B", "100102A"], 2),
         (["P01_baseline", "P01_fu1", "P02_preop", "P02_post-op_brain"], 2),
     ],
 )
