@@ -26,6 +26,8 @@ TYPES = {
     "MET_USHORT": np.uint16,
     "MET_INT": np.int32,
     "MET_UINT": np.uint32,
+    "MET_LONG_LONG": np.int64,
+    "MET_ULONG_LONG": np.uint64,
     "MET_FLOAT": np.float32,
     "MET_DOUBLE": np.float64,
 }
@@ -217,7 +219,7 @@ BAD = {
     "no 16-bit size": (mha(RAMP, DimSize="32768 1 1"), "32,767"),
     "claims 60 TB": (mha(RAMP, DimSize="32000 32000 32000"), "claims"),
     "claims more than it holds": (mha(RAMP, DimSize="500 500 500"), "claims"),
-    "unknown type": (mha(RAMP, ElementType="MET_LONG_LONG"), "MET_LONG_LONG"),
+    "unknown type": (mha(RAMP, ElementType="MET_LONG"), "MET_LONG"),
     "RGB": (mha(RAMP, ElementType="MET_UCHAR_ARRAY"), "MET_UCHAR_ARRAY"),
     "no number": (mha(RAMP, Offset="a b c"), "Offset"),
     "NaN offset": (mha(RAMP, Offset="nan 0 0"), "Offset"),

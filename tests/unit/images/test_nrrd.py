@@ -19,6 +19,8 @@ KINDS = {
     "short": "i2",
     "uint16": "u2",
     "int": "i4",
+    "long long int": "i8",  # as ITK writes them
+    "unsigned long long int": "u8",
     "float": "f4",
     "double": "f8",
 }
