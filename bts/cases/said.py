@@ -20,7 +20,7 @@ from bts.modalities import MODALITIES
 from bts.storage import Entry, Store, read_file
 
 FILE_ROLES = (*MODALITIES, "seg")
-WITH_MORE = re.compile(rf"[^/]+?(?P<end>[_. -]{IMAGES}(?P<more>[_. -][^/]*?{FILE}))", re.IGNORECASE)
+WITH_MORE = re.compile(rf"[^/]+?(?P<end>[_. -]{IMAGES}(?P<more>(?:[_. -][^/]*?)?{FILE}))", re.IGNORECASE)
 
 
 def list_folder(
@@ -47,7 +47,7 @@ def list_folder(
 
 def roles_for(strays: Iterable[str]) -> list[str]:
     """What --roles would say of files of no case, where four modalities have one ending behind their names
-    (P1_t1_bet.nii.gz, P1_flair_bet.nii.gz); nothing where they have not."""
+    (P1_t1_bet.nii.gz, P1_flair_bet.nii.gz), or none (P1 t1.nii.gz); nothing where they have not."""
     endings: dict[str, dict[str, str]] = {}
     for key in strays:
         found = WITH_MORE.fullmatch(key.rpartition("/")[2])

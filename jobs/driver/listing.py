@@ -48,7 +48,7 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
         example = "BraTS2021_00000/BraTS2021_00000_flair.nii.gz, or figshare's 1.mat"
         images = any(IMAGE.search(key) for key in listing.strays)
         other = (
-            "; unpack archives; DICOM files become cases by jobs.intake"
+            "; unpack archives, convert other formats to .nii.gz; DICOM files become cases by jobs.intake"
             if listing.strays
             else "; check the path"
         )

@@ -166,6 +166,7 @@ def test_files_without_a_cases_name_give_way_to_those_with_it():
 @pytest.mark.parametrize(
     ("key", "said"),
     [("", "no image is there; check the path"), ("S/IM0001", "no image is there; .* jobs.intake"),
+     ("P/P_t1.img", "no image is there; .* to .nii.gz"),
      ("P/P_PRE.nii.gz", "no case found; expected .*; other names are said by --roles")],
 )  # fmt: skip
 def test_where_there_is_no_case_it_is_said_what_to_do(tmp_path, key, said):
@@ -174,9 +175,12 @@ def test_where_there_is_no_case_it_is_said_what_to_do(tmp_path, key, said):
         list_cases(Store(tmp_path), "auto")
 
 
-def test_roles_are_proposed_that_make_cases_of_what_is_there(tmp_path):
-    keys = [f"P{n}/P{n} {role}_bet.nii.gz" for n in (7, 8) for role in ("T1", "t1c", "T2", "T2-FLAIR")]
-    masks = [key.replace("_bet", "_bet_mask") for key in keys if "T1" in key]
+@pytest.mark.parametrize(
+    ("end", "flair"), [(" {}_bet.nii.gz", "T2-FLAIR"), (" {}.nii.gz", "FLAIR"), (".{}.nii", "fla")]
+)
+def test_roles_are_proposed_that_make_cases_of_what_is_there(tmp_path, end, flair):
+    keys = [f"P{n}/P{n}{end.format(role)}" for n in (7, 8) for role in ("T1", "t1c", "T2", flair)]
+    masks = [key.replace(".nii", "_mask.nii") for key in keys if "T1" in key]
     builders.put_all(Store(tmp_path), dict.fromkeys([*keys, *masks], b"x"))
     with pytest.raises(UsageError, match="no case found") as caught:
         list_cases(Store(tmp_path), "auto")
