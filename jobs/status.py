@@ -63,6 +63,7 @@ def main(settings: Settings) -> Outcome:
     flagged = {case: marker.flags for case, marker in sorted(markers.items()) if marker.flags}
     counts = {"segmented": len(markers), "held": len(waiting), "flagged": len(flagged), "noted": len(notes)}
     counts |= taken
+    say_absent(output, keys)
     print(f"{output.uri}: {len(markers)} cases segmented")
     for maker, number in Counter(marker.named_maker for marker in markers.values()).most_common():
         print(f"  {number} by {maker}")
@@ -81,6 +82,12 @@ def main(settings: Settings) -> Outcome:
         counts |= say_delivered(Store(settings.results), set(markers) - set(waiting), output)
     say_rate(markers.values())
     return Outcome(None, counts)
+
+
+def say_absent(store: Store, keys: Set[str]) -> None:
+    """Where a listing is empty: a mistyped path must not look like a night in which nothing was done."""
+    if not keys:
+        print(f"{store.uri}: nothing is here, or there is no such folder; check the path")
 
 
 def read_markers(keys: set[str], output: Store) -> tuple[dict[str, Marker], list[str]]:
@@ -152,6 +159,8 @@ def say_taken_in(scans: Store, cases: Store) -> dict[str, int]:
     """Studies that have a case, and those that have none; and why, as the last run of jobs.intake has it."""
     there = cases.keys()
     studies, new = chain.scanned(scans, cases, there)
+    if not studies and not new:
+        say_absent(scans, scans.keys())
     made, waiting = chain.taken_in(there)
     left = sorted(studies - made)
     print(f"{scans.uri}: {len(studies)} studies, {len(studies & made)} taken in")
@@ -166,6 +175,7 @@ def say_taken_in(scans: Store, cases: Store) -> dict[str, int]:
 def say_delivered(results: Store, segmented: Set[str], labelmaps: Store) -> dict[str, int]:
     """Labelmaps that went back, and those that did not; one that was made anew since is to go back again."""
     there = results.keys()
+    say_absent(results, there)
     done, failed = chain.delivered(there)
     done -= chain.outdated(results, there, labelmaps)
     left = sorted(segmented - done - failed)

@@ -33,6 +33,7 @@ def test_a_night_in_a_bucket(bucket, model, capsys):
         builders.put_all(cases, builders.case_files(name, seed=n))
     cases.put(f"{BAD}/{BAD}-t2w.nii.gz", b"\x1f\x8b rubbish")
     said, last = run(capsys, labelmaps, cases)
+    assert f"{labelmaps.uri}: nothing is here, or there is no such folder; check the path" in said
     assert f"{labelmaps.uri}: 0 cases segmented" in said and (last["segmented"], last["left"]) == (0, 3)
 
     segment.main(segment.Settings(cases.uri, labelmaps.uri, (model,), hold_flagged=True, ray="no"))
@@ -47,7 +48,7 @@ def test_a_night_in_a_bucket(bucket, model, capsys):
     assert f"2 by {markers[0]['models'][0]['name']} {markers[0]['models'][0]['digest']}" in said
     assert f"1 failed\n  case {BAD}" in said and "(runs: 1)" in said
     assert f"1 left\n  {LATER}" in said and f"1 changed since\n  {SECOND}" in said
-    assert "seconds a case: read" in said
+    assert "seconds a case: read" in said and "no such folder" not in said
 
     cases.put(f"{GOOD}/{GOOD}-t2w.nii.gz", b"\x1f\x8b rubbish")
     segment.main(segment.Settings(cases.uri, labelmaps.uri, (model,), hold_flagged=True, ray="no"))
