@@ -11,7 +11,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 SQLITE = "sqlite:///"
 LOCKED = "the database is locked by another program: run this again when that has ended; for several at once"
@@ -94,5 +94,4 @@ def lost_file(source: str) -> str:
 
 def without_login(uri: str) -> str:
     """The URI with neither user nor password, which must not reach a log or a tag."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+    return re.sub(r"(?<=://)[^/?#]*@", "", uri, count=1)  # not urlsplit: what it refuses is to be shown too

@@ -18,7 +18,6 @@ from functools import cached_property, partial
 from operator import attrgetter
 from stat import S_ISREG
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import urlsplit
 
 import fsspec
 
@@ -34,6 +33,7 @@ CREDENTIALS = re.compile("expired|token|credential|signature|AccessKey", re.IGNO
 OF_RAY = "/runtime_resources/working_dir_files/"  # where Ray unpacks the working directory of a submitted job
 HINT = "; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (on a cluster to every node), "
 HINT += "or AWS_NO_SIGN_REQUEST=yes for a public bucket"
+WITH_PASSWORD = re.compile(r"://[^/?#:]*:[^/?#]+@")
 DATES = ("LastModified", "last_modified", "updated", "mtime", "created")  # of S3, Azure, Google, SFTP, memory
 
 
@@ -55,7 +55,7 @@ class Store:
         uri = str(uri)
         if not uri.strip():
             raise UsageError("an empty path or URI was given; give a folder or s3://bucket/prefix")
-        if urlsplit(uri).password:
+        if WITH_PASSWORD.search(uri):
             raise UsageError("a URI holds a password, which reports would show; give it by the environment")
         remote, local = re.sub(r"(?<=[^:/])/+$", "", uri), os.path.abspath(os.path.expanduser(uri))
         self.uri = remote if "://" in uri else local

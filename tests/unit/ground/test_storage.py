@@ -125,6 +125,11 @@ def test_a_password_in_a_uri_is_refused_and_not_repeated():
     assert "hush" not in str(error.value)
 
 
+def test_a_uri_that_is_none_is_one_line():
+    with pytest.raises(RunError, match=r"http://\[::1: cannot be listed: Invalid IPv6 URL"):
+        Store("http://[::1").list()
+
+
 def test_another_kind_of_store_tells_versions_too():
     store = Store("memory://versions")
     store.put("case", b"one")

@@ -215,6 +215,8 @@ def test_logins_are_taken_out():
     assert without_login("https://me:secret@host:5000/x") == "https://host:5000/x"
     assert without_login("s3://bucket/prefix") == "s3://bucket/prefix"
     assert without_login("/a@b/c") == "/a@b/c"
+    with pytest.raises(RunError, match=r"^MLflow at http://\[::1: Invalid IPv6 URL$"):
+        Tracker("http://me:secret@[::1")
 
 
 def test_nested_settings_become_flag_names():
