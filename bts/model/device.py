@@ -6,14 +6,23 @@ import numpy as np
 import torch
 from torch import nn
 
+from bts.errors import UsageError
+
 SAFE_SIDE = 8
 """oneDNN's bfloat16 gradients of 3D kernels are wrong, NaN at times, where a side is shorter than the kernel
 (torch 2.13; kernels here have 5 at most), and at a single voxel a slice up to a depth of 6."""
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for; with None the GPU where there is one, else the CPU."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device asked for; with None the GPU where there is one, else the CPU. Raises UsageError for one
+    that is not here."""
+    if not device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # of a name that is none, and of a torch without CUDA
+        mend = "give 'cpu', or 'cuda' where there is a GPU, or leave it out"
+        raise UsageError(f"device={str(device)!r}: torch cannot compute there; {mend}") from error
 
 
 def autocast(device: torch.device, *, learned_side: int | None = None) -> contextlib.AbstractContextManager:

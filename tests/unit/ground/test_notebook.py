@@ -90,6 +90,8 @@ def test_what_segment_cannot_take_is_refused(cases, model):
     for wrong in ("t2", ["T2"]):
         with pytest.raises(UsageError, match=r"allow_missing=.*give a list of t1, t1ce, t2, flair"):
             bts.open_model(model, allow_missing=wrong)
+    with pytest.raises(UsageError, match="device='gpu': torch cannot compute there; give 'cpu', or 'cuda'"):
+        bts.open_model(model, device="gpu")
     with pytest.raises(UsageError, match="t2 is no path; save the image"):
         bts.segment({**files, "t2": nib.load(files["t2"])}, model)
     with pytest.raises(UsageError, match=r"a Nifti1Image is no case; .*by role"):
