@@ -14,10 +14,12 @@ from bts.cases.case import CaseVolume
 from bts.colours import Colours, Legend, colours_of
 from bts.labels import PAINT, TARGETS, WRITTEN_AS
 from bts.report import rotation, slices
+from bts.report.lettering import Font, write
 from bts.settings import Preset
 
 NAMES = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
 PANEL_PX, STRIP_PX = 400, 220  # longer side of a panel; a strip has ten
+SMALL = 15  # of letters, in pixels
 GAP, APART = 8, 28  # pixels between panels, and between groups of them
 PAPER, BRIGHT, DIM = (32, 35, 40), (240, 240, 240), (175, 175, 175)  # behind the panels, title, captions
 
@@ -175,20 +177,19 @@ def _tinted(shown: _Slice, probability_HW: np.ndarray, colour: tuple[int, int, i
 def _sheet(title: str, rows: Sequence[Sequence[Group]], legend: Legend, ramp: bool) -> bytes:
     """PNG: rows of groups of panels of one size, captions above them, a title on top, the colours below."""
     wide, high = next(iter(rows[0][0].values())).size
-    large, small = ImageFont.load_default(18), ImageFont.load_default(15)
+    small = ImageFont.load_default(SMALL)
     widths = [sum(len(g) * (wide + GAP) - GAP + APART for g in row) - APART for row in rows]
     below = 34 if legend or ramp else 0
     size = (max(widths) + 2 * GAP, 34 + len(rows) * (high + 24 + GAP) + below)
     sheet = Image.new("RGB", size, PAPER)
     ink = ImageDraw.Draw(sheet)
-    ink.text((GAP, 17), slices.fitted(title, large, size[0] - 2 * GAP), BRIGHT, large, anchor="lm")
+    write(ink, (GAP, 17), title, BRIGHT, 18, width=size[0] - 2 * GAP)
     y = 34
     for row in rows:
         x = GAP
         for group in row:
             for caption, panel in group.items():
-                text = slices.fitted(caption, small, wide)
-                ink.text((x + wide / 2, y + 12), text, DIM, small, anchor="mm")
+                write(ink, (x + wide / 2, y + 12), caption, DIM, SMALL, width=wide, anchor="mm")
                 sheet.paste(panel, (x, y + 24))
                 x += wide + GAP
             x += APART - GAP
@@ -203,7 +204,7 @@ def _sheet(title: str, rows: Sequence[Sequence[Group]], legend: Legend, ramp: bo
     return slices.png(sheet)
 
 
-def _draw_ramp(ink: ImageDraw.ImageDraw, x: int, y: int, font: slices.Font) -> None:
+def _draw_ramp(ink: ImageDraw.ImageDraw, x: int, y: int, font: Font) -> None:
     """The scale of the probabilities, from black to bright."""
     text = "probability 0"
     ink.text((x, y), text, DIM, font, anchor="lm")

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from bts.cases.case import CaseVolume
 from bts.colours import Legend
-from bts.report import slices
+from bts.report.lettering import write
 
 FRAMES, FRAME_MS = 24, 110
 PANEL_PX = 280
@@ -207,7 +207,7 @@ def _frame(volume: CaseVolume, captions: list[str], legend: Legend) -> Image.Ima
     picture = Image.new("RGB", (PANEL_PX * len(captions), HEAD + PANEL_PX + FOOT))
     ink, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
     title = " · ".join(part for part in (volume.case_id, volume.group) if part)
-    ink.text((8, 12), slices.fitted(title, font, picture.width - 16), BRIGHT, font, anchor="lm")
+    write(ink, (8, 12), title, BRIGHT, 13, width=picture.width - 16)
     for place, caption in enumerate(captions):
         middle = (place + 0.5) * PANEL_PX
         ink.text((middle, HEAD - 12), caption, DIM, font, anchor="mm")

@@ -14,8 +14,6 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from bts.boxes import filled_box
 from bts.colours import LABEL_COLOURS, Legend
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # as Pillow's default is
-
 PLANES = {"axial": (0, "RL"), "coronal": (1, "RL"), "sagittal": (2, "AP")}  # axis looked along, its sides
 BACKGROUNDS = {"flair": "FLAIR", "t1ce": "T1ce"}  # what a reader of tumour pictures expects to see
 PICTURE_PX = 440  # longer side of a panel: sharp at twice the width it has on the page
@@ -192,15 +190,6 @@ def write_sides(picture: Image.Image, sides: str = "RL") -> None:
     for letter, x, anchor in zip(sides, (6, wide - 6), ("lm", "rm"), strict=True):
         at = (x, high // 2)
         ImageDraw.Draw(picture).text(at, letter, white, font, anchor=anchor, stroke_width=2, stroke_fill=0)
-
-
-def fitted(text: str, font: Font, width: float) -> str:
-    """The text, its end cut off where it is wider than that many pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
 
 
 def png(picture: Image.Image) -> bytes:

@@ -12,7 +12,7 @@ from bts.colours import LABEL_COLOURS, TUMOUR_COLOURS, TYPE_COLOURS
 from bts.images.nifti import read_nifti
 from bts.labels import TARGETS
 from bts.presets import PRESETS
-from bts.report import gallery, rotation
+from bts.report import gallery, rotation, slices
 from tests import builders
 
 SHAPE = (8, 40, 30)  # (D, H, W)
@@ -170,6 +170,12 @@ def test_long_names_fit():
     of = replace(volume(), case_id="x" * 200)
     (sheet,) = drawn(of, of.mask, "fast").values()
     assert len(inked(pixels(sheet)[:34, -gallery.GAP :], gallery.PAPER)) == 34 * gallery.GAP
+
+
+@pytest.mark.parametrize("first, second", [("Пациент", "Яациент"), ("病例", "患例"), ("José", "Josí")])
+def test_names_of_other_alphabets_are_no_boxes(first, second):
+    panel = slices.png(Image.new("RGB", (200, 60)))
+    assert gallery.montage({first: panel}, "", {}) != gallery.montage({second: panel}, "", {})
 
 
 def test_grid_compares_networks():
