@@ -26,6 +26,7 @@ from jobs.driver import chain
 from jobs.driver.incremental import READERS
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
+from jobs.driver.progress import plain
 
 SHOWN = 20  # lines of a kind; all are counted
 
@@ -66,7 +67,7 @@ def main(settings: Settings) -> Outcome:
     say_absent(output, keys)
     print(f"{output.uri}: {len(markers)} cases segmented")
     for maker, number in Counter(marker.named_maker for marker in markers.values()).most_common():
-        print(f"  {number} by {maker}")
+        print(plain(f"  {number} by {maker}"))
     show("held for review", waiting)
     show("flagged", [f"{case}: {'; '.join(flags)}" for case, flags in flagged.items()])
     show("failed", failures(notes, output))
@@ -190,7 +191,7 @@ def show(what: str, lines: list[str], number: int = 0) -> None:
     if lines or number:
         print(f"{number or len(lines)} {what}")
     for line in lines[:SHOWN]:
-        print(f"  {line}".encode(errors="backslashreplace").decode())
+        print(plain(f"  {line}"))
     if len(lines) > SHOWN:
         print("  …")
 

@@ -26,7 +26,7 @@ from bts.storage import Store
 from jobs.driver.cluster import check_seen
 from jobs.driver.here import UseRay
 from jobs.driver.outcome import Outcome, check_max_failed
-from jobs.driver.progress import say
+from jobs.driver.progress import plain, say
 
 READERS = 16  # threads that read notes or older results
 SHOWN = 20  # flagged cases that are named on the terminal
@@ -241,5 +241,5 @@ def rehearse(reasons: Iterable[tuple[str, str]], counts: dict, failed: list[Fail
     foretold = {failure.case_id for failure in failed if not failure.left_aside}
     for case_id, reason in reasons:
         reason = f"{reason}, but will fail" if case_id in foretold else reason
-        print(f"{case_id}\t{reason}".encode(errors="backslashreplace").decode())
+        print(plain(f"{case_id}\t{reason}"))
     return Outcome(None, counts, failed, dry_run=True)

@@ -150,5 +150,5 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _complain(name: str, error: object, code: int) -> int:
-    print(f"jobs.{name}: {error}", file=sys.stderr, flush=True)
+    say(f"jobs.{name}: {error}")
     return code

@@ -79,8 +79,15 @@ class TrainingMeter:
 
 def say(line: str) -> None:
     """One line for the person who watches; standard output is kept for results."""
-    # A file name may hold bytes that are no text.
-    print(line.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+    print(plain(line), file=sys.stderr, flush=True)
+
+
+def plain(text: str) -> str:
+    """The text as a terminal may show it: names of others (files, cases, labels) may hold bytes that are no
+    text, or what would colour, move or title the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def hand_over(on_report: Callable[..., None], *report: object) -> None:

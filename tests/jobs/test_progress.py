@@ -6,6 +6,10 @@ import subprocess
 import sys
 import termios
 
+from bts.errors import UsageError
+from jobs.driver.outcome import guarded
+from jobs.driver.progress import say
+
 TRAINING = """
 from jobs.driver.progress import TrainingMeter
 meter = TrainingMeter()
@@ -41,3 +45,15 @@ def test_a_training_is_plain_lines_in_a_log():
     done = subprocess.run([sys.executable, "-c", TRAINING], capture_output=True, text=True, check=True)
     wanted = ["epoch 1, step 8", "epoch 1, step 16", "epoch 1: loss 0.5", "epoch 2, step 8"]
     assert done.stderr.splitlines() == wanted and not done.stdout
+
+
+def test_names_of_others_do_not_steer_the_terminal(capsys):
+    """A file's name, or what a JSON file of others says, may hold escapes, and bytes that are no text."""
+
+    def refuse():
+        raise UsageError("x\x1b[2J\udce9.csv: is no table\n\tof \u202ecases")
+
+    assert guarded("status", refuse) == 2
+    say("case Пациент\x07: bad")
+    said = "jobs.status: x\\x1b[2J\\udce9.csv: is no table\n\tof \\u202ecases\ncase Пациент\\x07: bad\n"
+    assert capsys.readouterr().err == said
