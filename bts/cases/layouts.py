@@ -216,7 +216,8 @@ def _twice(case_id: str, folders: Mapping[str, Found], files: dict[str, list[Ent
         return CaseError(
             f"this case lies in {len(folders)} folders: {', '.join(shown[:3])}",
             mend=_truth_apart(case_id, list(folders.values()))
-            or "keep one, or give the others a name of their own (--roles with a CSV file names cases)",
+            or "keep one, or give the others a name of their own: rename its folder if that names the "
+            "case, or name the cases by a CSV file for --roles",
             case=case_id,
             stage="list",
         )
