@@ -44,7 +44,8 @@ class Settings:
     """Flags of jobs.evaluate."""
 
     labelmaps: str
-    """Folder or s3://bucket/prefix with the labelmaps: CASE.nii.gz, CASE.nii or CASE-seg.nii.gz each."""
+    """Folder or s3://bucket/prefix with the labelmaps: CASE.nii.gz, CASE-seg.nii.gz or another tool's name
+    (docs/reference/data.md)."""
     cases: str
     """Folder or s3://bucket/prefix with the cases; those with ground truth are scored."""
     report: str

@@ -10,6 +10,7 @@ One labelmap at a time is in memory. No Ray: the store is the limit.
     python -m jobs.export --labelmaps s3://b/labelmaps --cases s3://b/cases --zip s3://b/submissions/first.zip
 """
 
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Set
@@ -24,22 +25,16 @@ from bts.cases.worklist import NOTE
 from bts.errors import CaseError, Failure, RunError, UsageError
 from bts.images.nifti import read_nifti
 from bts.labels import WRITTEN, is_known, meaning, values_of
+from bts.results.labelmap_names import by_case, labelmaps_of
 from bts.results.layout import held, labelmap_key, marked_cases
-from bts.results.match import (
-    Pair,
-    by_case,
-    match,
-    outdated,
-    read_markers,
-    refuse_cut_off,
-    refuse_older,
-)
+from bts.results.match import Pair, match, outdated, read_markers, refuse_cut_off, refuse_older
 from bts.storage import Store, split_uri
 from jobs.driver.incremental import READERS
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.progress import Meter, say
 
+NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 GZIP = b"\x1f\x8b"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip: equal labelmaps give equal bytes
 
@@ -49,7 +44,8 @@ class Settings:
     """Flags of jobs.export."""
 
     labelmaps: str
-    """Folder or s3://bucket/prefix with the labelmaps: CASE.nii.gz, CASE.nii or CASE-seg.nii.gz each."""
+    """Folder or s3://bucket/prefix with the labelmaps: CASE.nii.gz, CASE-seg.nii.gz or another tool's name
+    (docs/reference/data.md)."""
     zip: str
     """File or s3://bucket/key to write."""
     cases: str = ""
@@ -65,7 +61,7 @@ def main(settings: Settings) -> Outcome:
     there = labelmaps.list()
     keys = {entry.key for entry in there}
     marked, failed, aged = marked_cases(keys), [], []
-    wanted = list(by_case(keys, cases=marked))
+    wanted = sorted(labelmaps_of(keys, marked))
     if settings.cases:
         cases = Store(settings.cases)
         listing = list_cases(cases, "auto", settings.roles)
@@ -75,9 +71,9 @@ def main(settings: Settings) -> Outcome:
             say(f"{len(listing.slices)} figshare slices, of patients that are not looked for")
         told = told_beside(labelmaps, there, "auto")
         aged = unfitting(match(listing.cases, there, truths=False, labels=told).pairs, cases, labelmaps)
-    if not wanted:
+    if not wanted and not failed:
         raise UsageError(f"{settings.cases or labelmaps.uri}: there is nothing to put into a zip")
-    found = by_case(keys, cases=marked.union(wanted))
+    found = labelmaps_of(keys, marked.union(wanted))
     chosen, unfit = choose(sorted(wanted), found, keys, labelmaps)
     failed += [Failure.of(problem, stage="export") for problem in unfit + aged]
     counts = {"cases": len(wanted), "written": 0, "zip": settings.zip}
@@ -158,6 +154,8 @@ def pack(chosen: Mapping[str, str], marked: Set[str], labelmaps: Store, path: Pa
         for case, key in chosen.items():
             try:
                 data = labelmaps.read(key)
+                if not NIFTI.search(key):
+                    raise CaseError("a challenge takes NIfTI alone", mend="save it as .nii.gz", file=key)
                 found = read_nifti(data, key)
                 if case not in marked:
                     refuse_cut_off(found, key)

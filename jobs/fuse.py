@@ -20,8 +20,9 @@ from bts.errors import CaseError, Failure, UsageError
 from bts.inference.fusion import MOST, Method
 from bts.labels import UNKNOWN, spelt
 from bts.results.files import refuse_foreign
+from bts.results.labelmap_names import labelmaps_of
 from bts.results.layout import labelmap_key, left_to_do, marked_cases, marker_key
-from bts.results.match import Pair, by_case, match
+from bts.results.match import Pair, match
 from bts.storage import Entry, Store
 from jobs.driver import incremental
 from jobs.driver.here import UseRay
@@ -66,7 +67,7 @@ def main(settings: Settings) -> Outcome:
     folders, output = [Store(uri) for uri in settings.labelmaps], Store(settings.fused)
     listings = [{entry.key: entry for entry in folder.list()} for folder in folders]
     for folder, listing in zip(folders, listings, strict=True):
-        if not by_case(listing):
+        if not labelmaps_of(listing):
             raise UsageError(f"{folder.uri}: there are no labelmaps here; expected CASE.nii.gz")
     part, parts = settings.which_part()
     cases = [
@@ -108,7 +109,7 @@ def main(settings: Settings) -> Outcome:
 def cases_in(listings: Sequence[Listed], labels: str) -> list[Case]:
     """What the names of labelmaps tell of their cases, of every folder together."""
     marked = {case_id for listing in listings for case_id in marked_cases(listing)}
-    ids = {case_id for listing in listings for case_id in by_case(listing, cases=marked)}
+    ids = {case_id for listing in listings for case_id in labelmaps_of(listing, marked)}
     found = []
     for case_id in sorted(ids):
         dataset, told, patient = identify(case_id, ())

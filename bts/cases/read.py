@@ -3,7 +3,7 @@
 A reader tells what a case's files hold and decodes them; everything after it is the same for all cases.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Protocol
 
 from bts.cases import figshare
@@ -183,24 +183,29 @@ def read_role(case: Case, store: Store, role: str, *, channels: int = 0) -> Volu
     key = case.files[role].key
     try:
         data = fetch(key, store, case.files[role].size)
-        if key.lower().endswith(".mha"):  # never one of several channels: only MSD has them, in NIfTI
-            return read_mha(data, key)
-        if key.lower().endswith(".nrrd"):
-            if role == "seg":
-                refuse_other_names(names_of(data, key), case.labels, key)
-            return read_nrrd(data, key)
-        return read_nifti(data, key, channels=channels)
+        if role == "seg":
+            refuse_other_names(data, case.labels, key)
+        return decode(data, key, channels=channels)
     except CaseError as error:
         error.case, error.stage = case.id, "read"
         raise
 
 
-def refuse_other_names(names: Mapping[int, str], convention: str, file: str) -> None:
+def decode(data: bytes, key: str, *, channels: int = 0) -> Volume:
+    """A file by its extension. channels: as read_nifti takes them. Raises CaseError."""
+    if key.lower().endswith(".mha"):  # never one of several channels: only MSD has them, in NIfTI
+        return read_mha(data, key)
+    if key.lower().endswith(".nrrd"):
+        return read_nrrd(data, key)
+    return read_nifti(data, key, channels=channels)
+
+
+def refuse_other_names(data: bytes, convention: str, file: str) -> None:
     """Raise CaseError where a segmentation calls a value otherwise than its convention does: 3D Slicer
     numbers segments as they were made, whatever data set the case is of."""
-    if convention == UNKNOWN:
+    if convention == UNKNOWN or not file.lower().endswith(".nrrd"):
         return
-    known = values_of(convention)
+    names, known = names_of(data, file), values_of(convention)
     for value, name in sorted(names.items()):
         label = structure(name)
         if label and known.get(value) != STRUCTURES[label]:

@@ -5,8 +5,7 @@ Labelmaps may be another tool's: they are told by name, and checked like any inp
 """
 
 import json
-import re
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,20 +13,18 @@ from typing import NamedTuple
 import numpy as np
 
 from bts.cases.case import Case
-from bts.cases.read import fetch, reader_of
+from bts.cases.read import decode, fetch, reader_of, refuse_other_names
 from bts.cases.worklist import NOTE, case_fingerprint
 from bts.errors import CaseError
 from bts.images.grid import Grid, Volume
-from bts.images.nifti import read_nifti
 from bts.labels import is_known, to_internal
 from bts.results.files import signed
-from bts.results.layout import LABELMAP, MARKER, held, labelmap_key, versions_of
+from bts.results.labelmap_names import by_case, labelmaps_of
+from bts.results.layout import MARKER, held, labelmap_key, versions_of
 from bts.results.marker import Marker, digest
 from bts.scoring import metrics
 from bts.scoring.rules import year_of
 from bts.storage import Entry, Store
-
-END = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # of LABELMAP
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +112,6 @@ class Matched:
     """Keys of the labelmaps that are of no case with a truth."""
 
 
-def by_case(
-    keys: Iterable[str], pattern: re.Pattern = LABELMAP, cases: Container[str] = ()
-) -> dict[str, list[str]]:
-    """The labelmaps (or markers, or notes of failures) among a folder's keys, by the case in their names.
-
-    cases: known ones, whose whole name counts: that of scan_seg is scan_seg.nii.gz, and not one of scan.
-    """
-    found: dict[str, list[str]] = {}
-    for key in keys:
-        if named := pattern.fullmatch(key):
-            whole = END.sub("", key) if cases else ""
-            found.setdefault(whole if whole in cases else named["case"], []).append(key)
-    return found
-
-
 def match(
     cases: Iterable[Case],
     entries: Iterable[Entry],
@@ -138,16 +120,16 @@ def match(
     rules: str = "auto",
     labels: str = "",
 ) -> Matched:
-    """Pair the cases with the labelmaps at a folder's top: CASE.nii.gz, CASE-seg.nii, …
+    """Pair the cases with the labelmaps of a folder (bts.results.labelmap_names).
 
     `truths`: only the cases that have a truth; figshare's slices hold theirs. `rules`: the year whose rules
     score them, auto for that of each data set. `labels`: the convention that the folder itself names.
     """
     # An ETag is of the bytes; size and date (with a plus) are not.
     versions = {e.key: f"{e.version} {e.modified}" if "+" in e.version else e.version for e in entries}
-    markers, failures = by_case(versions, MARKER), by_case(versions, NOTE)
     cases, matched = list(cases), Matched()
-    labelmaps = by_case(versions, cases={*markers, *(case.id for case in cases)})
+    markers, failures = by_case(versions, MARKER), by_case(versions, NOTE)
+    labelmaps = labelmaps_of(versions, {*markers, *(case.id for case in cases)})
     for case in cases:
         if truths and not reader_of(case).has_truth(case):
             continue
@@ -208,7 +190,7 @@ def read_pair(pair: Pair, cases: Store, labelmaps: Store) -> Labels:
         reader = reader_of(pair.case)
         truth = reader.read_truth(pair.case, cases)
         data = fetch(pair.labelmap, labelmaps)
-        found = read_nifti(data, pair.labelmap)
+        found = decode(data, pair.labelmap)
         if not found.grid.same_place(truth.grid):
             raise CaseError(
                 f"the labelmap's grid ({found.grid.describe()}) is not the ground truth's "
@@ -247,7 +229,7 @@ def read_vouched(pair: Pair, cases: Store, labelmaps: Store) -> tuple[Volume, li
 
 def _read_labelmap(pair: Pair, markers: Sequence[Marker], labelmaps: Store):
     data = fetch(pair.labelmap, labelmaps)
-    found = read_nifti(data, pair.labelmap)
+    found = decode(data, pair.labelmap)
     labels, _, own = _prediction(data, found, pair, markers)
     return Volume(labels, found.grid), own, digest(data)
 
@@ -308,6 +290,7 @@ def _prediction(
         refuse_cut_off(found, pair.labelmap)
     markers = _speaking_of(data, markers, pair)
     convention = written_in(pair, markers)
+    refuse_other_names(data, convention, pair.labelmap)
     mend = f"write the labelmap in the convention {convention}"
     return _labels(found.voxels, convention, pair.labelmap, mend), convention, markers
 

@@ -82,6 +82,13 @@ def test_a_case_whose_own_name_ends_as_a_ground_truth_s_keeps_it(folders, tmp_pa
         assert file.namelist() == [f"{ONE}.nii.gz", f"{TWO}-seg.nii.gz"]
 
 
+def test_a_labelmap_of_another_kind_is_named(folders, tmp_path, capsys):
+    folders[0].delete(f"{ONE}.nii.gz")
+    folders[0].put(f"{ONE}.seg.nrrd", b"NRRD")
+    code, said = run(capsys, *folders, zip=str(tmp_path / "first.zip"))
+    assert code == 3 and f"{ONE}.seg.nrrd: a challenge takes NIfTI alone; save it as .nii.gz" in said
+
+
 def test_an_incomplete_set_is_named_and_not_packed(folders, tmp_path, capsys):
     labelmaps, cases = folders
     put_all(cases, case_files(THREE, names=NAMES_2021, truth=False))

@@ -17,6 +17,7 @@ from bts.results.marker import digest
 from bts.results.match import Labels, Pair, match, read_images, read_markers, read_pair, read_prediction
 from bts.storage import Entry, Store
 from tests.builders import LPS, NAMES_2021, affine, case_files, nifti, put_all, voxels
+from tests.unit.images.test_nrrd import nrrd
 
 ONE, TWO = "BraTS2021_00001", "BraTS2021_00002"
 MOVED = LPS + np.outer([0, 0, 2, 0], [0, 0, 0, 1])  # 2 mm up
@@ -30,10 +31,37 @@ def cases(*ids: str, roles=("seg",)):
     return find_cases(entries(*(f"{case}/{case}_{role}.nii.gz" for case in ids for role in roles))).cases
 
 
-@pytest.mark.parametrize("name", ["{}.nii.gz", "{}.nii", "{}-seg.nii.gz", "{}_seg.nii.gz", "{}_seg.nii"])
+NAMES = ["{}.nii.gz", "{}.nii", "{}-seg.nii.gz", "{}_seg.nii.gz", "{}_seg.nii"]
+NAMES += ["{}.seg.nrrd", "{}.nrrd", "{}_seg.mha", "{}_flair_seg.nii.gz"]
+NAMES += ["{0}/{0}_seg.nii.gz", "{0}/{0}_trans.nii", "{0}_t1/{0}_t1_trans.nii.gz", "{0}/{0}_t1ce_seg.nii.gz"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_names_of_labelmaps(name):
-    matched = match(cases(ONE), entries(name.format(ONE)))
+    matched = match(cases(ONE, TWO), entries(name.format(ONE)))
     assert [(pair.case.id, pair.labelmap) for pair in matched.pairs] == [(ONE, name.format(ONE))]
+    assert not matched.without_truth
+
+
+def test_what_another_tool_saves_gives_way_to_a_labelmap_at_the_top():
+    for other in (f"{ONE}.seg.nrrd", f"{ONE}/{ONE}_seg.nii.gz", f"{ONE}_t1/{ONE}_t1_seg.nii.gz"):
+        (pair,) = match(cases(ONE), entries(other, f"{ONE}.nii.gz")).pairs
+        assert pair.labelmap == f"{ONE}.nii.gz"
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        [f"{ONE}/{ONE}_{role}.nii.gz" for role in (*NAMES_2021.values(), "seg")],
+        [f"{ONE}_{role}.nrrd" for role in ("t1", "seg")],
+        [f"{ONE}/{ONE}_seg.nii.gz", f"{ONE}/{ONE}_POST.nii.gz"],
+        [f"{ONE}/{ONE}_seg.nii.gz", f"{ONE}/scans/a.nii.gz"],
+        [f"{ONE}/{ONE}_t1.nii.gz"],
+        [f"{ONE}_t1/{ONE}_t1.nii.gz"],
+    ],
+)
+def test_ground_truth_and_images_of_a_copy_of_the_cases_are_no_labelmaps(copy):
+    assert not match(cases(ONE), entries(*copy)).pairs
 
 
 def test_a_case_whose_own_name_ends_as_a_ground_truth_s():
@@ -101,6 +129,19 @@ def test_labels_are_read_in_the_case_s_convention(stores):
     )
     assert np.array_equal(labels, prediction) and np.array_equal(labels, truth.T)
     assert labels.dtype == prediction.dtype == np.uint8
+
+
+def test_a_segmentation_of_3d_slicer_is_read_as_what_it_names(stores):
+    source, labelmaps = stores
+    truth = np.where(voxels()[1] == 3, 4, voxels()[1]).astype(np.uint8)
+    labelmaps.put(f"{ONE}.seg.nrrd", nrrd(truth))
+    (pair,) = match(find_cases(source.list()).cases, labelmaps.list()).pairs
+    labels, prediction, *_ = read_pair(pair, *stores)
+    assert np.array_equal(labels, prediction) and prediction.any()
+    named = nrrd(truth).replace(b"\n\n", b"\nSegment0_LabelValue:=1\nSegment0_Name:=edema\n\n", 1)
+    labelmaps.put(f"{ONE}.seg.nrrd", named)
+    with pytest.raises(CaseError, match=r"its segment of value 1 is named 'edema'"):
+        read_pair(pair, *stores)
 
 
 REGIONS = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3}
