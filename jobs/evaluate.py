@@ -28,7 +28,7 @@ from jobs.driver.cluster import check_seen
 from jobs.driver.figshare_index import index_figshare
 from jobs.driver.here import UseRay
 from jobs.driver.listing import list_cases
-from jobs.driver.matching import matched_with, say_matched
+from jobs.driver.matching import matched_with, say_matched, say_typeless
 from jobs.driver.outcome import Outcome, check_max_failed, run_job
 from jobs.driver.pictures import draw_cases, draw_comparison, montage, name_folders, write_files
 from jobs.driver.pipeline import Stage, stream
@@ -92,6 +92,7 @@ def main(settings: Settings) -> Outcome:
         return rehearse(matched, todo, failed)
     scorer = Score(source, labelmaps, output, settings.colours)
     scored, unscored = score(matched.pairs, todo, scorer, cache, settings.ray)
+    say_typeless(scored)
     failed += unscored
     failed.sort(key=lambda failure: failure.case_id)
     found, scores = {ours: matched}, {ours: scored}

@@ -6,6 +6,7 @@ from bts.cases.case import Case
 from bts.cases.sidecars import told_beside
 from bts.errors import UsageError
 from bts.results.match import Matched, match
+from bts.scoring.scores import Scored
 from bts.storage import Store
 from jobs.driver.progress import examples, say
 
@@ -37,4 +38,16 @@ def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) 
         raise UsageError(
             f"nothing to score: no labelmap in {labelmaps.uri} is named after a case with ground truth "
             f"in {source.uri} (CASE.nii.gz is due)"
+        )
+
+
+def say_typeless(scored: Sequence[Scored]) -> None:
+    """Where another tool's labelmaps of figshare call every tumour of another type meningioma, whose value is
+    1: a tool that tells no types would be scored as one that mistakes them all."""
+    others = [s for s in scored if s.dataset == "figshare" and not s.maker and s.group != "meningioma"]
+    found = [s.case_id for s in others if {*s.scores} == {"tumour", "meningioma", s.group}]
+    if found and len(found) == len(others) and not any(s.scores[s.group]["dice"] for s in others):
+        say(
+            f"{len(found)} labelmaps of figshare call tumours of other types meningioma, which is 1 there: "
+            f"{examples(found)}; if the tool tells no types, its scores of `tumour` alone count"
         )

@@ -130,6 +130,17 @@ def test_a_slice_that_is_there_twice_is_refused_by_name():
     assert problem.case == "figshare-7" and "a/1.mat, b/1.mat" in str(problem) and "2.mat" not in str(problem)
 
 
+def test_a_tool_that_seems_to_tell_no_types_is_said(tmp_path, capsys):
+    """Its 1 means tumour; here 1 is meningioma, and gliomas would be scored as mistaken without a word."""
+    cases, out, report = folders(tmp_path)
+    write_slices(cases)
+    mask = np.zeros(SIZE, np.uint8)
+    mask[TUMOUR] = 1
+    out.put(f"{GLIOMA}.nii.gz", nifti(np.stack([mask.T] * 2, axis=-1), LPS))
+    evaluate_all(out, cases, report)
+    assert f"other types meningioma, which is 1 there: {GLIOMA}; if the" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("for_figshare", [True, False])
 def test_a_model_takes_what_it_is_for(tmp_path, capsys, for_figshare):
     keys = ["1.mat", "2.mat", f"{BRATS}/{BRATS}-t1c.nii.gz", "x..y_t1.nii.gz"]
