@@ -56,8 +56,10 @@ class Settings:
     labelmap of jobs.segment carries its own, nnU-Net's dataset.json names that of the labelmaps beside it. Or
     a name or pairs, as jobs.preprocess takes them."""
     roles: tuple[str, ...] = ()
-    """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess
-    takes them."""
+    """Where file names do not tell what they hold: patterns or a CSV file, as jobs.preprocess takes them."""
+    patients: str = ""
+    """Where case names do not tell who was scanned: a pattern or a CSV file, as jobs.preprocess takes it.
+    Intervals and tests count patients."""
     rules: Literal["auto", "2023", "2024", "2026"] = "auto"
     """Year of BraTS whose rules score: what counts as a lesion, the regions, the surface Dice. auto is the
     year that each case's data set or label convention tells: 2024 from 2024 on, else 2023."""
@@ -81,7 +83,7 @@ def main(settings: Settings) -> Outcome:
     source, labelmaps, output = Store(settings.cases), Store(settings.labelmaps), Store(settings.report)
     ours, *names = folders = name_folders([labelmaps, *map(Store, settings.against)])
     others = {name: folders[name] for name in names}
-    listing = list_cases(source, settings.labels, settings.roles)
+    listing = list_cases(source, settings.labels, settings.roles, settings.patients)
     failed = index_figshare(listing, source, output, settings.ray, keep=not settings.dry_run)
     matched = matched_with(labelmaps, listing.cases, source, settings.labels, settings.rules)
     say_matched(matched, source, labelmaps, unread=len(failed))

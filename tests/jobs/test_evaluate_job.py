@@ -101,8 +101,9 @@ def test_labelmaps_of_nnunet_are_in_the_labels_of_its_dataset_json(tmp_path, cap
     labelmaps.put(f"{PERFECT}.nii.gz", nifti(np.array([0, 2, 1, 3], np.uint8)[TRUTH], RAS))
     names = {"background": 0, "edema": 1, "necrosis": 2, "enhancing tumor": 3}
     labelmaps.put("dataset.json", json.dumps({"labels": names}).encode())
-    _, _, details = run(capsys, labelmaps, cases, report)
+    _, _, details = run(capsys, labelmaps, cases, report, patients="BraTS-*-0*")
     assert details["dice"] == {"WT": 1, "TC": 1, "ET": 1}
+    assert tables.read(report.read("scores.parquet"), "scores")[0].patient == "BraTS-GLI"
     labelmaps.put("dataset.json", json.dumps({"labels": {"background": 0, "a": 1}}).encode())
     code, said, _ = run(capsys, labelmaps, cases, report)
     assert code == 2 and "dataset.json: names labels that are not known" in said
