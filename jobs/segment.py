@@ -33,7 +33,7 @@ from bts.storage import Entry, Store
 from jobs.driver import drivers, incremental, predicting
 from jobs.driver.figshare_index import index_figshare
 from jobs.driver.listing import list_cases, set_unfit_aside
-from jobs.driver.models import read_models
+from jobs.driver.models import by_version, read_models
 from jobs.driver.outcome import Outcome, run_job
 from jobs.workers.write import FORMAT, Write
 
@@ -136,7 +136,8 @@ def submit(settings: Settings, output: Store) -> Outcome:
     """This command by several drivers of a cluster."""
     client, count = drivers.connect(settings.drivers), settings.drivers
     here = replace(settings, cases=Store(settings.cases).uri, labelmaps=output.uri)
-    here = replace(here, model=drivers.by_full_path(here.model), roles=drivers.by_full_path(here.roles))
+    model = by_version(drivers.by_full_path(here.model))
+    here = replace(here, model=model, roles=drivers.by_full_path(here.roles))
     each = replace(here, drivers=1, max_failed="0", predictors=predicting.share(settings, count))
     return drivers.run(client, "segment", each, count, output, settings.max_failed)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bts import tracking
 from bts.inference.finish import Finish
 from bts.inference.options import Engine
 from bts.modalities import MODALITIES
@@ -31,6 +32,20 @@ class Models:
         """Modalities that none of them looks at: a case may lack them."""
         used = {modality for model in self.loaded for modality in model.card.modalities}
         return [m for m in MODALITIES if m not in used]
+
+
+def by_version(names: Iterable[str]) -> tuple[str, ...]:
+    """The same names, an alias of the registry as the version that has it now: several commands that are
+    given them run one model, whatever is promoted meanwhile. Raises UsageError where there is none.
+
+    An alias stays where this process has no registry: those commands may have one.
+    """
+    return tuple(
+        tracking.Tracker().version(name).uri
+        if name.startswith("models:/") and "@" in name and tracking.is_there()
+        else name
+        for name in names
+    )
 
 
 def read_models(names: Iterable[str], engine: Engine = "torch") -> Models:

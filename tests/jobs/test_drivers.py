@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from bts import tracking
 from bts.errors import Failure, UsageError
 from bts.storage import Store
+from bts.tracking import Version
 from jobs import segment
 from jobs.driver import drivers, flags
 from jobs.driver.drivers import Driver
@@ -28,19 +30,34 @@ def test_a_submission_has_the_flags_of_the_command(given):
     assert flags.parse(segment.Settings, "segment", "", drivers.flags_of(settings)) == settings
 
 
-def test_the_drivers_of_a_command_find_its_relative_paths(monkeypatch, tmp_path):
-    """They run in another folder."""
-    asked = []
+@pytest.fixture
+def asked(monkeypatch, tmp_path) -> list[segment.Settings]:
+    """Settings of what is submitted, from an empty folder without a registry; nothing is."""
+    found = []
     monkeypatch.setattr(drivers, "connect", lambda _: None)
-    monkeypatch.setattr(drivers, "run", lambda *args: asked.append(args[2]))
+    monkeypatch.setattr(drivers, "run", lambda *args: found.append(args[2]))
     monkeypatch.setattr(segment.predicting, "share", lambda *_: 1)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return found
+
+
+def test_the_drivers_of_a_command_find_its_relative_paths(asked, tmp_path):
+    """They run in another folder."""
     (tmp_path / "a.safetensors").touch()
     models = ("a.safetensors", "models:/fast@champion", "box", "s3://b/c.safetensors")
     segment.main(segment.Settings("cases", "labelmaps", models, drivers=2))
     (each,) = asked
     assert (each.cases, each.labelmaps) == (f"{tmp_path}/cases", f"{tmp_path}/labelmaps")
     assert each.model == (f"{tmp_path}/a.safetensors", *models[1:])
+
+
+def test_the_drivers_of_a_command_run_one_model_whatever_is_promoted_meanwhile(asked, monkeypatch):
+    registry = SimpleNamespace(version=lambda uri: Version("fast", "7", "digest", "run"))
+    monkeypatch.setattr(tracking, "Tracker", lambda: registry)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://registry")
+    segment.main(replace(PLAIN, model=("models:/fast@champion", "models:/fast/1", "box"), drivers=2))
+    assert asked[0].model == ("models:/fast/7", "models:/fast/1", "box")
 
 
 @pytest.mark.parametrize(
