@@ -113,8 +113,10 @@ def check_seen(output: Store | None, case_id: str, *keys: str) -> None:
     if output is None or not output.local or not os.environ.get("RAY_ADDRESS"):
         return
     if not any(os.path.exists(output.path(key)) for key in keys):
-        problem = f"{output.uri}: another node of the cluster wrote case {case_id} to a disk of its own"
-        raise RunError(f"{problem}; give s3://bucket/prefix, or a folder that all nodes share")
+        problem = f"{output.uri}: another node of the cluster wrote case {case_id} to a disk of its own, or "
+        problem += "another run with other models or options has replaced it since"
+        mend = "give s3://bucket/prefix, or a folder that all nodes share, and one run at a time"
+        raise RunError(f"{problem}; {mend}")
 
 
 def one_task_each(rows: Sequence[dict]) -> "ray.data.Dataset":
