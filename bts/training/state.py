@@ -141,8 +141,12 @@ class Progress:
         return buffer.getvalue()
 
     def restore(self, state: bytes) -> None:
-        """Go on from the bytes of `state`. Raises UsageError when another preset wrote them."""
+        """Go on from the bytes of `state`. Raises UsageError when another preset, or another version of this
+        program, wrote them."""
         values = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+        if missing := {"preset", "part", "network", "average", "optimiser", *COUNTERS} - values.keys():
+            problem = f"the checkpoint is of another version of this program (it lacks {sorted(missing)[0]})"
+            raise UsageError(f"{problem}; delete it to begin anew")
         if _identity(values["preset"]) != _identity(to_dict(self.preset)):
             raise UsageError("the checkpoint is of a training with other settings; name this one otherwise")
         for name in COUNTERS:
