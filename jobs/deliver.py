@@ -29,7 +29,7 @@ from bts.storage import Entry, Store
 from jobs.driver import incremental
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.pipeline import Stage, stream
-from jobs.driver.progress import say
+from jobs.driver.progress import counted, say
 from jobs.workers.deliver import FORMAT, Deliver, mark_of, native_key, seg_key
 
 Space = Literal["t1ce", "t1", "t2", "flair"]
@@ -105,7 +105,7 @@ def list_cases(labelmaps: Store, cases: Store) -> tuple[list[Case], int]:
     if others:
         say(f"{labelmaps.uri}: {others} labelmaps are not of cases that jobs.intake made")
     if waiting:
-        say(f"{labelmaps.uri}: {waiting} labelmaps wait for review in _held/ and are not delivered")
+        say(f"{labelmaps.uri}: {counted(waiting, 'labelmap')} in _held/ for review, not delivered")
     return found, waiting
 
 

@@ -32,7 +32,7 @@ from jobs.driver.matching import matched_with, say_matched, say_typeless
 from jobs.driver.outcome import Outcome, check_max_failed, run_job
 from jobs.driver.pictures import draw_cases, draw_comparison, montage, name_folders, write_files
 from jobs.driver.pipeline import Stage, stream
-from jobs.driver.progress import say
+from jobs.driver.progress import counted, say
 from jobs.workers.draw import Draw, DrawSide
 from jobs.workers.score import Score, scored_of
 
@@ -154,7 +154,7 @@ def score(
     """(scores, failures) of the pairs; computed are those to do, the others the cache knows."""
     chosen = [pair for pair in pairs if pair.case.id in todo]
     if pairs and not chosen:
-        say(f"nothing to compute: the scores of all {len(pairs)} cases are known")
+        say(f"nothing to compute: the scores of {counted(len(pairs), 'case')} are known")
     marks, failed = {pair.case.id: pair.fingerprint for pair in pairs}, []
     for row in run(chosen, scorer, ray, cache.output):
         if row["failure"]:

@@ -32,7 +32,7 @@ from bts.storage import Store, split_uri
 from jobs.driver.incremental import READERS
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import Meter, say
+from jobs.driver.progress import Meter, counted, say
 
 NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 GZIP = b"\x1f\x8b"
@@ -68,7 +68,7 @@ def main(settings: Settings) -> Outcome:
         wanted = [case.id for case in listing.cases]
         failed = [Failure.of(problem) for problem in listing.problems]
         if listing.slices:  # as of a folder of both, of which a model segments the one kind
-            say(f"{len(listing.slices)} figshare slices, of patients that are not looked for")
+            say(f"{counted(len(listing.slices), 'figshare slice')}, of patients that are not looked for")
         told = told_beside(labelmaps, there, "auto")
         aged = unfitting(match(listing.cases, there, truths=False, labels=told).pairs, cases, labelmaps)
     if not wanted and not failed:

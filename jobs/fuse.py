@@ -28,7 +28,7 @@ from jobs.driver import incremental
 from jobs.driver.here import UseRay
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.pipeline import Stage, stream
-from jobs.driver.progress import say
+from jobs.driver.progress import counted, say
 from jobs.workers.fuse import FORMAT, Fuse
 
 Listed = Mapping[str, Entry]
@@ -55,7 +55,7 @@ class Settings(incremental.Flags):
         """Raise UsageError for values that make no sense."""
         super().check()
         if not 2 <= len(self.labelmaps) <= MOST:
-            raise UsageError(f"--labelmaps: {len(self.labelmaps)} folders; give 2 to {MOST}")
+            raise UsageError(f"--labelmaps: {counted(len(self.labelmaps), 'folder')}; give 2 to {MOST}")
         uris = [Store(uri).uri for uri in self.labelmaps]
         if len(set(uris)) < len(uris) or Store(self.fused).uri in uris:
             raise UsageError("--labelmaps, --fused: a folder is given twice")

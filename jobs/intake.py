@@ -29,7 +29,7 @@ from jobs.driver import incremental
 from jobs.driver.here import UseRay, fits_here
 from jobs.driver.outcome import Outcome, run_job
 from jobs.driver.pipeline import Stage, stream
-from jobs.driver.progress import say
+from jobs.driver.progress import counted, say
 from jobs.driver.scans_index import read_tags
 from jobs.workers.intake import MakeCase
 
@@ -134,7 +134,8 @@ def list_studies(
     found = find_studies(niftis, dicoms, headers, identity, rules, settings.allow_missing)
     others += sum(not header.what for header in headers)  # no MR images
     images = len(niftis) + sum(bool(header.what) for header in headers)
-    say(f"{source.uri}: {len(found.studies) + len(found.problems)} studies in {images} files of images")
+    studies_found = counted(len(found.studies) + len(found.problems), "study")
+    say(f"{source.uri}: {studies_found} in {counted(images, 'image file')}")
     if not (found.studies or found.problems or failed):
         raise UsageError(
             f"{source.uri}: no study found; expected DICOM files, or NIfTI files such as PATIENT/T1.nii.gz"

@@ -23,7 +23,7 @@ from bts.scoring.statistics import FEWEST, Paired
 from bts.storage import read_file
 from bts.tracking import CHAMPION, Tracker, Version, open_registry
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import say
+from jobs.driver.progress import counted, say
 
 
 @dataclass
@@ -122,7 +122,7 @@ def compare(
         (holder, candidate, second.keys() - both),
     ):
         if alone:
-            say(f"{len(alone)} cases are scored for {one.uri} alone, not for {other.uri}: left out")
+            say(f"{counted(len(alone), 'case')} left out, scored for {one.uri} alone, not for {other.uri}")
     pairs = [(first[case_id], second[case_id]) for case_id in usable]
     refuse_other_truths(pairs)
     refuse_other_rules(pairs)

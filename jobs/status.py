@@ -26,7 +26,7 @@ from jobs.driver import chain
 from jobs.driver.incremental import READERS
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import plain
+from jobs.driver.progress import counted, plain
 
 SHOWN = 20  # lines of a kind; all are counted
 
@@ -65,7 +65,7 @@ def main(settings: Settings) -> Outcome:
     counts = {"segmented": len(markers), "held": len(waiting), "flagged": len(flagged), "noted": len(notes)}
     counts |= taken
     say_absent(output, keys)
-    print(f"{output.uri}: {len(markers)} cases segmented")
+    print(f"{output.uri}: {counted(len(markers), 'case')} segmented")
     for maker, number in Counter(marker.named_maker for marker in markers.values()).most_common():
         print(plain(f"  {number} by {maker}"))
     show("held for review", waiting)
@@ -78,7 +78,8 @@ def main(settings: Settings) -> Outcome:
         spoilt = {named["case"] for named in map(MARKER.fullmatch, unreadable) if named}
         counts |= say_left(listing.cases, markers, notes.keys() | spoilt) | {"gone": len(gone)}
         if listing.slices:
-            print(f"{len(listing.slices)} figshare slices, whose patients, told inside, are not counted")
+            slices = counted(len(listing.slices), "figshare slice")
+            print(f"{slices}, whose patients, told inside, are not counted")
     if settings.results:
         counts |= say_delivered(Store(settings.results), set(markers) - set(waiting), output)
     say_rate(markers.values())
@@ -164,11 +165,11 @@ def say_taken_in(scans: Store, cases: Store) -> dict[str, int]:
         say_absent(scans, scans.keys())
     made, waiting = chain.taken_in(there)
     left = sorted(studies - made)
-    print(f"{scans.uri}: {len(studies)} studies, {len(studies & made)} taken in")
-    show("files that jobs.intake has not looked at yet", [], new)
-    show("studies without a case", left)
-    show("cases held for review", sorted(waiting))
-    show("failures of the last run of jobs.intake", list(chain.last_failures(cases, there)))
+    print(f"{scans.uri}: {counted(len(studies), 'study')}, {len(studies & made)} taken in")
+    show("that jobs.intake has not looked at yet", [], "file", new)
+    show("without a case", left, "study")
+    show("held for review", sorted(waiting), "case")
+    show("of the last run of jobs.intake", list(chain.last_failures(cases, there)), "failure")
     counts = {"studies": len(studies), "taken_in": len(studies & made), "not_taken_in": len(left)}
     return {**counts, "new_files": new, "cases_held": len(waiting)}
 
@@ -180,16 +181,16 @@ def say_delivered(results: Store, segmented: Set[str], labelmaps: Store) -> dict
     done, failed = chain.delivered(there)
     done -= chain.outdated(results, there, labelmaps)
     left = sorted(segmented - done - failed)
-    print(f"{results.uri}: {len(done)} labelmaps delivered")
+    print(f"{results.uri}: {counted(len(done), 'labelmap')} delivered")
     show("to deliver", left)
-    show("failures of the last run of jobs.deliver", list(chain.last_failures(results, there)))
+    show("of the last run of jobs.deliver", list(chain.last_failures(results, there)), "failure")
     return {"delivered": len(done), "to_deliver": len(left)}
 
 
-def show(what: str, lines: list[str], number: int = 0) -> None:
-    """How many (number, where they have no lines), and the first of them."""
-    if lines or number:
-        print(f"{number or len(lines)} {what}")
+def show(what: str, lines: list[str], thing: str = "", number: int = 0) -> None:
+    """How many (number, where they have no lines) things, and the first of them."""
+    if number := number or len(lines):
+        print(f"{counted(number, thing) if thing else number} {what}")
     for line in lines[:SHOWN]:
         print(plain(f"  {line}"))
     if len(lines) > SHOWN:

@@ -23,7 +23,7 @@ from bts.scoring import tables
 from bts.storage import Store
 from jobs.driver.listing import list_cases
 from jobs.driver.outcome import Outcome, run_job
-from jobs.driver.progress import examples, say
+from jobs.driver.progress import counted, examples, say
 
 
 @dataclass
@@ -58,7 +58,7 @@ def main(settings: Settings) -> Outcome:
     for problem in listing.problems:
         say(f"not shown: {problem}")
     if listing.slices:
-        say(f"not shown: {len(listing.slices)} figshare slices; jobs.evaluate draws them")
+        say(f"not shown: {counted(len(listing.slices), 'figshare slice')}; jobs.evaluate draws them")
     what = (listing.cases, source, labelmaps, read_dice(settings.report))
     index = NativeIndex(*what, settings) if settings.scans else CaseIndex(*what, settings.labels)
     check(settings, index, source)
@@ -104,8 +104,8 @@ def check(settings: Settings, index: CaseIndex, source: Store) -> None:
         raise UsageError(f"{source.uri}: there is no case that can be shown")
     if settings.case and settings.case not in index.shown:
         raise UsageError(
-            f"--case {settings.case}: not among the {len(index.shown)} cases of {source.uri}, such as "
-            f"{examples(list(index.shown))}"
+            f"--case {settings.case}: not among the {counted(len(index.shown), 'case')} of {source.uri}, "
+            f"such as {examples(list(index.shown))}"
         )
 
 

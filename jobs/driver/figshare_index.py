@@ -21,7 +21,7 @@ from bts.parquet import check_plain
 from bts.storage import Entry, Store
 from jobs.driver.cluster import start_ray
 from jobs.driver.here import UseRay, fits_here
-from jobs.driver.progress import say
+from jobs.driver.progress import counted, say
 from jobs.workers.tries import tried, worker_deaths
 
 SLICES_A_CASE = 64  # that take as long to read as one case of BraTS
@@ -44,7 +44,7 @@ def index_figshare(
     listing.cases += patients
     listing.problems += [*unsafe.values(), *twins]
     refuse_shared_ids(listing)
-    say(f"{source.uri}: {len(patients)} figshare patients")
+    say(f"{source.uri}: {counted(len(patients), 'figshare patient')}")
     return failed
 
 
@@ -69,7 +69,7 @@ def read_index(
         return [IndexRow(**row) for row in table.to_pylist()], []
     except (OSError, ValueError, TypeError):  # ValueError: pyarrow's own too
         pass  # there is none, or a spoilt one: it is made again
-    say(f"{source.uri}: reading the patients of {len(slices)} figshare slices")
+    say(f"{source.uri}: reading the patients of {counted(len(slices), 'figshare slice')}")
     results = list(_read_rows(slices, IndexSlice(source), ray))
     failed = [Failure.from_json(r["failure"]) for r in results if r["failure"]]
     rows = [r["row"] for r in results if not r["failure"]]

@@ -14,7 +14,7 @@ from bts.cases.said import list_folder, roles_for
 from bts.errors import UsageError
 from bts.labels import SAYABLE, UNKNOWN, meaning
 from bts.storage import Store
-from jobs.driver.progress import examples, say
+from jobs.driver.progress import counted, examples, say
 
 MANY = 100_000  # objects that a listing leaves, from which on the collector of cycles would be slow
 AS_TRUTH = "(if so: --roles seg=PATTERN; it must be one .nii.gz, .nii, .mha or .nrrd file with all labels)"
@@ -31,15 +31,17 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
     with _uncollected():
         listing = list_folder(source, labels, roles, patients)
     found = len(listing.cases) + len(listing.problems)
-    slices = f", {len(listing.slices)} figshare slices" if listing.slices else ""
-    say(f"{source.uri}: {found} cases{slices}")
+    slices = f", {counted(len(listing.slices), 'figshare slice')}" if listing.slices else ""
+    say(f"{source.uri}: {counted(found, 'case')}{slices}")
     if listing.strays:
-        say(f"{source.uri}: {len(listing.strays)} files belong to no case: {examples(listing.strays)}")
+        strays = counted(len(listing.strays), "file")
+        say(f"{source.uri}: {strays} of no case: {examples(listing.strays)}")
     for case_id, key in list(listing.truth_like.items())[:3]:
         say(f"case {case_id} has no ground truth; this looks like it: {key} {AS_TRUTH}")
     if patients and listing.unnamed:
         few = examples(listing.unnamed)
-        say(f"--patients tells nothing of {len(listing.unnamed)} cases, each its own patient: {few}")
+        unnamed = counted(len(listing.unnamed), "case")
+        say(f"--patients tells nothing of {unnamed}, each its own patient: {few}")
     for key in listing.unclear[:3]:
         say(f"{source.uri}/{key}: names labels that are not known; ground truth there needs --labels")
     if len(listing.truth_like) > 3:
@@ -62,7 +64,7 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
 def describe(listing: Listing) -> Iterator[str]:
     """Lines for a person who sees the set for the first time: what the cases hold, as it is understood."""
     patients = len({case.patient for case in listing.cases})
-    yield f"understood as {len(listing.cases)} cases of {patients} patients:"
+    yield f"understood as {counted(len(listing.cases), 'case')} of {counted(patients, 'patient')}:"
     kinds = Counter(map(_kind, listing.cases)).most_common()
     yield from (f"  {count} × {kind}" for kind, count in kinds[:KINDS])
     if len(kinds) > KINDS:
@@ -70,14 +72,15 @@ def describe(listing: Listing) -> Iterator[str]:
     labelled = (case for case in listing.cases if reader_of(case).has_truth(case))
     unknown = [case for case in labelled if case.labels == UNKNOWN]
     if unknown:
-        yield f"nothing tells what the ground truth of {len(unknown)} cases means; --labels takes"
+        yield f"nothing tells what the ground truth of {counted(len(unknown), 'case')} means; --labels takes"
         same: dict[str, list[str]] = {}
         for name in dict.fromkeys(one for case in unknown for one in case.traits.conventions or SAYABLE):
             same.setdefault(meaning(name), []).append(name)
         yield from (f"  {', '.join(names)}: {values}" for values, names in same.items())
     if listing.unnamed:
         few = examples(listing.unnamed)
-        yield f"nothing tells who was scanned in {len(listing.unnamed)} cases ({few}): each is taken for a"
+        unnamed = counted(len(listing.unnamed), "case")
+        yield f"nothing tells who was scanned in {unnamed} ({few}): each is taken for a"
         yield "  patient of its own; if some are visits of one patient, give --patients"
 
 

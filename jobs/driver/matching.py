@@ -8,7 +8,7 @@ from bts.errors import UsageError
 from bts.results.match import Matched, match
 from bts.scoring.scores import Scored
 from bts.storage import Store
-from jobs.driver.progress import examples, say
+from jobs.driver.progress import counted, examples, say
 
 
 def matched_with(labelmaps: Store, cases: Sequence[Case], source: Store, labels: str, rules: str) -> Matched:
@@ -27,13 +27,14 @@ def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) 
 
     `unread` slices are failures of the run, whatever there is besides.
     """
+    cases, held, others = matched.without_labelmap, matched.held, matched.without_truth
     for names, what in (
-        (matched.without_labelmap, f"cases with ground truth have no labelmap in {labelmaps.uri}"),
-        (matched.held, "of these are held for review, and not scored"),
-        (matched.without_truth, f"labelmaps are of no case with a truth in {source.uri}"),
+        (cases, f"{counted(len(cases), 'case')} with ground truth, without a labelmap in {labelmaps.uri}"),
+        (held, f"{len(held)} of these are held for review, and not scored"),
+        (others, f"{counted(len(others), 'labelmap')} of no case with ground truth in {source.uri}"),
     ):
         if names:
-            say(f"{len(names)} {what}: {examples(names)}")
+            say(f"{what}: {examples(names)}")
     if not matched.pairs and not matched.problems and not unread:
         raise UsageError(
             f"nothing to score: no labelmap in {labelmaps.uri} is named after a case with ground truth "

@@ -17,7 +17,7 @@ from bts.errors import LOST, STORE, UNREADABLE, Failure, RunError
 from bts.storage import Store
 from jobs.driver.cluster import cores, start_ray
 from jobs.driver.here import UseRay, fits_here, noted, run_here
-from jobs.driver.progress import Meter, say
+from jobs.driver.progress import Meter, counted, say
 from jobs.driver.sizes import within_a_node
 from jobs.workers.carry import Carry, pack, unpack
 from jobs.workers.guard import Guard, call
@@ -107,7 +107,7 @@ def stream(
                 left.pop(row["case_id"])
                 alike.add(row["failure"])
     if left:
-        say(f"{name}: {len(left)} cases were lost with their workers; they are done one at a time")
+        say(f"{name}: {counted(len(left), 'case')} lost with their workers, done one at a time now")
     for row in left.values():
         yield _counted(alone(row, stages), progress)
 

@@ -13,7 +13,7 @@ from bts.shards.catalogue import read_catalogue
 from bts.storage import Store
 from bts.training import pin
 from bts.training.plan import Plan, make_plan, read_encoder, unnamed
-from jobs.driver.progress import examples, say
+from jobs.driver.progress import counted, examples, say
 
 
 class Asked(Protocol):
@@ -59,11 +59,12 @@ def read_plan(settings: Asked, system: str, pinned: pin.Pin | None = None) -> Pl
     if pinned:
         since = {e.key for e in shards.list() if e.key.endswith(".parquet")} - {*pinned.keys}
         say(
-            f"going on with the training of {pinned.started}, with the {len(catalogue)} shards that it began "
-            f"with; {len(since)} others are left out (--fresh starts anew with the shards of now)"
+            f"going on with the training of {pinned.started}, with the "
+            f"{counted(len(catalogue), 'shard')} that it began with; {counted(len(since), 'other')} left out "
+            "(--fresh starts anew with the shards of now)"
         )
     training, held_out = len(plan.training), len(plan.held_out)
-    say(f"{shards.uri}: {len(catalogue)} shards, {training} for training, {held_out} held out")
+    say(f"{shards.uri}: {counted(len(catalogue), 'shard')}, {training} for training, {held_out} held out")
     say_left_out(plan)
     say_unnamed(plan)
     build(plan.preset)  # fails early where the layers do not go together
@@ -75,15 +76,15 @@ def read_plan(settings: Asked, system: str, pinned: pin.Pin | None = None) -> Pl
 def say_left_out(plan: Plan) -> None:
     """The shards that this training makes no use of, by number and example."""
     for why, keys in plan.left_out.items():
-        say(f"{len(keys)} shards are left out, {why}: {examples(keys)}")
+        say(f"{counted(len(keys), 'shard')} left out, {why}: {examples(keys)}")
 
 
 def say_unnamed(plan: Plan) -> None:
     """Cases that count as patients of their own because nothing told who was scanned."""
     if cases := unnamed([*plan.training, *plan.held_out]):
         say(
-            f"nothing tells the patients of {len(cases)} cases ({examples(cases)}): each is taken for "
-            "a patient of its own; if some are of one, run jobs.preprocess with --patients"
+            f"nothing tells the patients of {counted(len(cases), 'case')} ({examples(cases)}): each is taken "
+            "for a patient of its own; if some are of one, run jobs.preprocess with --patients"
         )
 
 

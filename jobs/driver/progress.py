@@ -98,6 +98,12 @@ def hand_over(on_report: Callable[..., None], *report: object) -> None:
         say(f"MLflow did not take these figures: {error}")
 
 
+def counted(number: int, thing: str) -> str:
+    """1 case, 2 cases, 2 studies."""
+    many = f"{thing[:-1]}ies" if thing.endswith("y") else f"{thing}s"
+    return f"{number} {thing if number == 1 else many}"
+
+
 def examples(names: Sequence[str]) -> str:
     """The first three of many names, as a terminal may show them."""
     shown = [name if name.isprintable() else ascii(name) for name in names[:3]]

@@ -15,7 +15,7 @@ from bts.intake.rules import Rules
 from bts.storage import Entry, Store
 from jobs.driver.cluster import one_task_each
 from jobs.driver.here import UseRay, fits_here
-from jobs.driver.progress import say
+from jobs.driver.progress import counted, say
 from jobs.workers.intake import ReadTags
 from jobs.workers.tries import tried, worker_deaths
 
@@ -59,7 +59,7 @@ def _read(
     """Open the files in parallel."""
     if not entries:
         return [], []
-    say(f"{source.uri}: reading the tags of {len(entries)} files")
+    say(f"{source.uri}: reading the tags of {counted(len(entries), 'file')}")
     parts = [entries[n : n + FILES_A_TASK] for n in range(0, len(entries), FILES_A_TASK)]
     rows = [{"entries": json.dumps([asdict(entry) for entry in part])} for part in parts]
     results = list(_results(rows, ReadTags(source, identity, rules), ray))

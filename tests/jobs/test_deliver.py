@@ -156,7 +156,7 @@ def test_labelmaps_that_wait_for_review_are_said(place, capfd):
     labelmap.rename(place / "labelmaps/_held" / labelmap.name)
     done = delivered(place)
     assert (done.exit_code, done.counts["held"], done.counts["written"]) == (0, 1, 0)
-    assert "1 labelmaps wait for review in _held/ and are not delivered" in capfd.readouterr().err
+    assert "1 labelmap in _held/ for review, not delivered" in capfd.readouterr().err
 
 
 def test_studies_with_the_same_series_uids_get_a_seg_each(tmp_path):

@@ -131,7 +131,7 @@ def test_a_labelmap_of_an_older_scan_is_not_packed(folders, tmp_path, capsys):
 def test_figshare_slices_beside_the_cases_are_said_not_to_be_looked_for(folders, tmp_path, capsys):
     folders[1].put("7.mat", b"x")
     code, said = run(capsys, *folders, zip=str(tmp_path / "first.zip"))
-    assert code == 0 and "1 figshare slices, of patients that are not looked for" in said
+    assert code == 0 and "1 figshare slice, of patients that are not looked for" in said
 
 
 def test_a_labelmap_older_than_its_case_is_not_packed(folders, tmp_path, capsys):

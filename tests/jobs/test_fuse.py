@@ -161,7 +161,7 @@ def test_it_is_scored_as_any_folder(place):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"labelmaps": ("a",)}, "1 folders; give 2 to 10"),
+        ({"labelmaps": ("a",)}, "1 folder; give 2 to 10"),
         ({"labelmaps": ("a", "a")}, "given twice"),
         ({"fused": "b"}, "given twice"),
         ({"labelmaps": ("a", "nowhere")}, "there are no labelmaps here"),

@@ -115,7 +115,7 @@ def test_from_the_scanner_and_back(ray_local, tmp_path, studies, model, capfd):
     assert (chain.counts["delivered"], chain.counts["to_deliver"]) == (2, 0)
 
     said = "".join(capfd.readouterr())
-    assert "3 studies, 2 taken in\n1 files" in said and "1 studies without a case\n  Scan-" in said
+    assert "3 studies, 2 taken in\n1 file that" in said and "1 study without a case\n  Scan-" in said
     assert "no series of flair" in said and "2 labelmaps delivered" in said
     assert CANARY not in said
     for path in files_below(tmp_path):

@@ -62,7 +62,7 @@ def test_a_runthat_was_cut_off_goes_on_with_its_shards_and_a_new_one_takes_those
     _, _, again = begin(place)
     assert (again.run, again.training, again.held_out) == (plan.run, plan.training, plan.held_out)
     said = capsys.readouterr().err
-    assert re.search(r"going on with the training of 20.*6 shards .* 1 others are left out .*--fresh", said)
+    assert re.search(r"going on with the training of 20.*6 shards .* 1 other left out .*--fresh", said)
 
     other = replace(settings, fold=1)
     assert pin.asked_for(other.preset, other.fold, Store(other.shards)) != asked

@@ -8,7 +8,7 @@ import termios
 
 from bts.errors import UsageError
 from jobs.driver.outcome import guarded
-from jobs.driver.progress import say
+from jobs.driver.progress import counted, say
 
 TRAINING = """
 from jobs.driver.progress import TrainingMeter
@@ -57,3 +57,8 @@ def test_names_of_others_do_not_steer_the_terminal(capsys):
     say("case Пациент\x07: bad")
     said = "jobs.status: x\\x1b[2J\\udce9.csv: is no table\n\tof \\u202ecases\ncase Пациент\\x07: bad\n"
     assert capsys.readouterr().err == said
+
+
+def test_one_case_is_no_cases():
+    assert [counted(n, "study") for n in (0, 1, 2)] == ["0 studies", "1 study", "2 studies"]
+    assert counted(1, "case") == "1 case" and counted(3, "labelmap") == "3 labelmaps"

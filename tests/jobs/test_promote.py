@@ -102,7 +102,7 @@ def test_cases_that_one_of_the_two_lacks_are_said(tracker, registry, tmp_path, c
     of_new, of_old = report(tmp_path / "n", new, 0.8, cases=range(10, 24)), report(tmp_path / "o", old, 0.7)
     code, line, said = run(capsys, f"models:/{name}/2", of_new, of_old)
     assert code == 0 and line["n"] == 14
-    assert f"6 cases are scored for models:/{name}/1 alone, not for models:/{name}/2: left out" in said
+    assert f"6 cases left out, scored for models:/{name}/1 alone, not for models:/{name}/2" in said
 
 
 def test_visits_of_one_patient_are_no_patients_of_their_own(tracker, registry, tmp_path, capsys, monkeypatch):

@@ -512,7 +512,7 @@ def test_patients_that_fit_no_case_are_refused(tmp_path, capsys):
         with pytest.raises(UsageError, match="tells the patient of none of the 3 cases, such as A_x"):
             list_folder(Store(tmp_path / "cases"), patients=said)
     list_cases(Store(tmp_path / "cases"), "auto", patients="*_?")
-    assert "--patients tells nothing of 1 cases, each its own patient: B" in capsys.readouterr().err
+    assert "--patients tells nothing of 1 case, each its own patient: B" in capsys.readouterr().err
 
 
 def test_every_case_that_has_a_truth_says_so():
