@@ -8,6 +8,7 @@ it does only what is missing.
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -35,10 +36,13 @@ class Settings:
 
 def main(settings: Settings) -> int:
     """Run the jobs one after another, each as its own command would; the first exit code that is not 0."""
-    if settings.minutes <= 0:
+    if not 0 < settings.minutes < math.inf:
         say(f"jobs.demo: --minutes {settings.minutes:g}: give more than 0")
         return WRONG_USAGE
-    place, started = settings.bucket.rstrip("/"), time.monotonic()
+    if not (place := settings.bucket.rstrip("/")):
+        say("jobs.demo: --bucket: give a folder, or s3://bucket/prefix")
+        return WRONG_USAGE
+    started = time.monotonic()
     for name, work in steps(settings, place):
         say(f"\n== jobs.{name}")
         if code := guarded(name, work):

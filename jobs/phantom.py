@@ -63,6 +63,8 @@ def check(settings: Settings) -> None:
     for flag, least in (("count", 1), ("seed", 0), ("start", 0)):
         if getattr(settings, flag) < least:
             raise UsageError(f"--{flag} {getattr(settings, flag)}: must be at least {least}")
+    if settings.raw_format != "dicom" and not settings.raw:
+        raise UsageError(f"--raw-format {settings.raw_format}: give --raw too; cases are NIfTI as they are")
     if min(settings.size) < LEAST:
         raise UsageError(f"--size {settings.size}: at least {LEAST} voxels along each axis")
 
