@@ -100,8 +100,13 @@ def read_dice(report: str) -> dict[str, dict[str, float]]:
 
 def check(settings: Settings, index: CaseIndex, source: Store) -> None:
     """Raises UsageError where there is nothing to show."""
+    if settings.space != "t1ce" and not settings.scans:
+        raise UsageError(f"--space {settings.space}: is a series of the scanner's; give --scans too")
     if not index.shown:
-        raise UsageError(f"{source.uri}: there is no case that can be shown")
+        why = "; --scans is for cases that jobs.intake made" if settings.scans else ""
+        raise UsageError(f"{source.uri}: there is no case that can be shown{why}")
+    if not any(one.pair for one in index.shown.values()):
+        say(f"{index.labelmaps.uri}: no labelmap of these cases is there")
     if settings.case and settings.case not in index.shown:
         raise UsageError(
             f"--case {settings.case}: not among the {counted(len(index.shown), 'case')} of {source.uri}, "

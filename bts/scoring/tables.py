@@ -59,7 +59,11 @@ def write(scored: Sequence[Scored]) -> dict[str, bytes]:
 def load(report: str) -> list[Scored]:
     """The scored cases of a report's folder, or of its scores.parquet. Raises UsageError, RunError."""
     uri = report if report.endswith(".parquet") else f"{report.rstrip('/')}/scores.parquet"
-    return read(read_file(uri), uri)
+    try:
+        data = read_file(uri)
+    except UsageError as error:
+        raise UsageError(f"{error}; give the folder of a report of jobs.evaluate") from None
+    return read(data, uri)
 
 
 def read(data: bytes, name: str) -> list[Scored]:

@@ -24,6 +24,7 @@ from bts.scoring import tables
 from bts.scoring.scores import Scored
 from bts.storage import Store
 from jobs import view
+from jobs.driver.outcome import guarded
 from tests.builders import NAMES_2021, affine, case_files, nifti, put_all, voxels
 from tests.conftest import ROOT
 
@@ -187,12 +188,34 @@ def test_from_a_bucket(niivue, bucket):
 
 
 def test_a_report_without_scores_is_a_mistake(tmp_path):
-    for content, said in ((None, "cannot be read"), (b"rubbish", "no scores.parquet of jobs.evaluate")):
+    for content, said in (
+        (None, "cannot be read .*; give the folder of a report"),
+        (b"rubbish", "no scores.parquet of jobs.evaluate"),
+    ):
         if content:
             Store(str(tmp_path)).put("scores.parquet", content)
         with pytest.raises(UsageError, match=said):
             view.read_dice(str(tmp_path))
     assert view.read_dice("") == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"space": "flair"}, "--space flair: is a series of the scanner's; give --scans too"),
+        ({"scans": "nowhere"}, "no case that can be shown; --scans is for cases that jobs.intake made"),
+        ({}, "nowhere: no labelmap of these cases is there"),
+    ],
+)
+def test_what_shows_nothing_is_said(tmp_path, monkeypatch, capsys, flags, said):
+    def serve(*_):
+        raise UsageError("served")
+
+    monkeypatch.setattr(view, "Server", serve)
+    monkeypatch.setenv("BTS_INTAKE_KEY", "k" * 40)
+    put_all(Store(str(tmp_path)), case_files(OLD, names=NAMES_2021, truth=False))
+    assert guarded("view", lambda: view.main(view.Settings(str(tmp_path), "nowhere", **flags))) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_without_niivue_one_line_says_how_to_get_it(monkeypatch):
