@@ -28,7 +28,7 @@ from jobs.driver.cluster import check_seen
 from jobs.driver.figshare_index import index_figshare
 from jobs.driver.here import UseRay
 from jobs.driver.listing import list_cases
-from jobs.driver.matching import matched_with, say_matched, say_typeless
+from jobs.driver.matching import match_all, say_matched, say_typeless
 from jobs.driver.outcome import Outcome, check_max_failed, run_job
 from jobs.driver.pictures import draw_cases, draw_comparison, montage, name_folders, write_files
 from jobs.driver.pipeline import Stage, stream
@@ -85,7 +85,8 @@ def main(settings: Settings) -> Outcome:
     others = {name: folders[name] for name in names}
     listing = list_cases(source, settings.labels, settings.roles, settings.patients)
     failed = index_figshare(listing, source, output, settings.ray, keep=not settings.dry_run)
-    matched = matched_with(labelmaps, listing.cases, source, settings.labels, settings.rules)
+    found = match_all(folders, listing.cases, source, settings.labels, settings.rules)
+    matched = found[ours]
     say_matched(matched, source, labelmaps, unread=len(failed))
     failed += [Failure.of(problem) for problem in listing.problems + matched.problems]
     cache = ScoreCache(output)
@@ -97,9 +98,8 @@ def main(settings: Settings) -> Outcome:
     say_typeless(scored)
     failed += unscored
     failed.sort(key=lambda failure: failure.case_id)
-    found, scores = {ours: matched}, {ours: scored}
+    scores = {ours: scored}
     for name, folder in others.items():
-        found[name] = matched_with(folder, listing.cases, source, settings.labels, settings.rules)
         scores[name] = score_other(name, found[name], Score(source, folder), cache, settings.ray)
     cache.close()
     files = tables.write(scored)

@@ -1,6 +1,6 @@
 """Which labelmaps are of which cases, said in numbers. Not a command."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bts.cases.case import Case
 from bts.cases.sidecars import told_beside
@@ -20,6 +20,19 @@ def matched_with(labelmaps: Store, cases: Sequence[Case], source: Store, labels:
     own = {source.path(entry.key) for case in cases for entry in case.files.values()}
     entries = [entry for entry in labelmaps.list() if labelmaps.path(entry.key) not in own]
     return match(cases, entries, rules=rules, labels=told_beside(labelmaps, entries, labels))
+
+
+def match_all(
+    folders: Mapping[str, Store], cases: Sequence[Case], source: Store, labels: str, rules: str
+) -> dict[str, Matched]:
+    """The same of several folders, the first one's and those of --against. Raises UsageError also where one
+    of these has nothing to compare with: better now than once all is scored."""
+    found = {name: matched_with(folder, cases, source, labels, rules) for name, folder in folders.items()}
+    for name in list(found)[1:]:
+        if not (found[name].pairs or found[name].problems):
+            problem = f"--against {folders[name].uri}: no labelmap there is named after a case with ground "
+            raise UsageError(f"{problem}truth in {source.uri}")
+    return found
 
 
 def say_matched(matched: Matched, source: Store, labelmaps: Store, unread: int) -> None:

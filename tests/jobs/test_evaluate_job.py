@@ -346,6 +346,9 @@ def test_nothing_to_score_is_a_mistake(tmp_path, capsys):
     labelmaps.put("other.nii.gz", nifti(TRUTH))
     code, said, _ = run(capsys, labelmaps, cases, report)
     assert code == 2 and "nothing to score" in said and report.list() == []
+    labelmaps.put(f"{PERFECT}.nii.gz", nifti(TRUTH))
+    code, said, _ = run(capsys, labelmaps, cases, report, against=(f"{tmp_path}/nowhere",))
+    assert code == 2 and "nowhere: no labelmap there is named after a case" in said and report.list() == []
 
 
 def test_the_command(run_job, five, tmp_path):
