@@ -19,7 +19,8 @@ from bts.cases.case import Case
 from bts.cases.layouts import Listing
 from bts.cases.worklist import NOTE
 from bts.errors import Failure, UsageError
-from bts.results.layout import MARKER, held, labelmap_key, versions_of
+from bts.results.labelmap_names import labelmaps_of
+from bts.results.layout import MARKER, held, labelmap_key, marked_cases, versions_of
 from bts.results.marker import Marker
 from bts.storage import Store
 from jobs.driver import chain
@@ -71,6 +72,8 @@ def main(settings: Settings) -> Outcome:
     show("held for review", waiting)
     show("flagged", [f"{case}: {'; '.join(flags)}" for case, flags in flagged.items()])
     show("failed", failures(notes, output))
+    others = labelmaps_of(keys, marked_cases(keys)).keys() - marked_cases(keys) - notes.keys()
+    show("without a result record, of another tool or a run that was cut off", sorted(others), "labelmap")
     show("with a result record that cannot be read; delete it, then jobs.segment makes them anew", unreadable)
     if listing:
         show("refused in the listing", list(map(str, listing.problems)))

@@ -96,6 +96,13 @@ def test_cases_that_are_told_by_roles(tmp_path, capsys):
     assert export.main(export.Settings(labelmaps.uri, **flags)).counts["written"] == 1
 
 
+def test_labelmaps_of_another_tool_are_told_from_an_empty_folder(tmp_path, capsys):
+    Store(str(tmp_path)).put(f"{GOOD}.seg.nrrd", b"NRRD")
+    said, last = run(capsys, Store(str(tmp_path)))
+    assert f"1 labelmap without a result record, of another tool or a run that was cut off\n  {GOOD}" in said
+    assert last["segmented"] == 0 and "no such folder" not in said
+
+
 def test_no_bucket_is_one_line(tmp_path, s3, capsys):
     settings = status.Settings("s3://no-such-bucket/labelmaps")
     assert guarded("status", lambda: status.main(settings)) == 1
