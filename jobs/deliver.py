@@ -149,7 +149,7 @@ def plan(cases: list[Case], there: set[str], settings: Settings) -> worklist.Wor
 def run(todo: list[worklist.Todo], cases: Store, deliver: Deliver, settings: Settings) -> Iterator[dict]:
     """Stream the labelmaps, one task each."""
     if not todo:
-        say("nothing to do: every labelmap is delivered")
+        say("nothing to do: no labelmap is left to deliver")
         return
     scans = find_scans(todo, cases, settings) if settings.dicom_seg else {}
     none = json.dumps({"uri": "", "keys": [], "problem": "", "nifti": False})

@@ -176,7 +176,7 @@ def fingerprint(case: Case, pairs: Sequence[Pair], method: Method, told: Sequenc
 def run(todo: list[worklist.Todo], pairs: dict[str, list[Pair]], make: Fuse, ray: UseRay) -> Iterator[dict]:
     """Stream the cases, one task a case."""
     if not todo:
-        say("nothing to do: every case has its fused labelmap")
+        say("nothing to do: no case is left to fuse")
         return
     rows = [{**one.to_row(), "pairs": json.dumps([p.to_row() for p in pairs[one.case.id]])} for one in todo]
     yield from stream("fuse", rows, [Stage("fuse", make)], ray, make.output)

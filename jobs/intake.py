@@ -198,7 +198,7 @@ def noted(results: Iterable[dict], done: dict[str, list[str]]) -> Iterator[dict]
 def run(rows: list[dict], make: MakeCase, use: UseRay) -> Iterator[dict]:
     """Stream the studies through Ray, one task and one core each; a single one is done in this process."""
     if not rows:
-        say("nothing to do: every study has its case")
+        say("nothing to do: no study is left to take in")
         return
     if fits_here("yes" if use == "auto" and len(rows) > 1 else use, len(rows), make.output):
         yield from stream("intake", rows, [Stage("intake", make)], "no", make.output)

@@ -112,7 +112,7 @@ def run(todo: list[worklist.Todo], make: MakeShard, ray: UseRay) -> Iterator[dic
     """Stream the cases, one task a case."""
     rows = [one.to_row() for one in worklist.largest_first(todo)]
     if not rows:
-        say("nothing to do: every case has its shard")
+        say("nothing to do: no case is left to preprocess")
         return
     here = fits_here(ray, math.ceil(len(rows) / LIGHT), make.output)
     for some, memory in by_size(rows):

@@ -48,7 +48,7 @@ class Asked(Protocol):
 def run(rows: list[dict], source: Store, write: Write, models: Models, settings: Asked) -> Iterator[dict]:
     """Stream the cases through the three stages."""
     if not rows:
-        say("nothing to do: every case has its labelmap")
+        say("nothing to do: no case is left to segment")
         return
     read = Read(source, (*write.options.allow_missing, *models.unused))
     ray: UseRay = "yes" if settings.ray == "auto" and settings.predictors else settings.ray

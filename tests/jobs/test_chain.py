@@ -118,7 +118,7 @@ def test_again_does_nothing_and_a_change_redoes_its_case_alone(tmp_path, model, 
         capsys.readouterr()
         again = job()
         assert (again.exit_code, again.counts["written"], again.counts["unchanged"]) == (0, 0, 2)
-        assert "nothing to do" in capsys.readouterr().err
+        assert "nothing to do: no case is left to" in capsys.readouterr().err
     before = {e.key: e.version for uri in (shards, labelmaps) for e in Store(uri).list()}
     builders.put_all(Store(cases), builders.case_files("BraTS-SSA-00002-000", seed=5))
     for changed in (preprocess_all(cases, shards), segment_all(cases, model, labelmaps)):
