@@ -92,6 +92,9 @@ def test_reads_what_nibabel_reads(dtype, slope, compress):
 GOOD = builders.nifti(np.arange(60, dtype=np.int16).reshape(5, 4, 3), compress=False)
 
 
+GOOD2 = nib.Nifti2Image.from_image(nib.Nifti1Image.from_bytes(GOOD)).to_bytes()
+
+
 def patched(offset: int, value: np.ndarray) -> bytes:
     return GOOD[:offset] + value.tobytes() + GOOD[offset + value.nbytes :]
 
@@ -100,6 +103,7 @@ BAD = {
     "empty": (b"", "not a NIfTI file"),
     "text": (b"<html>404</html>" * 100, "not a NIfTI file"),
     "truncated": (GOOD[:-3], "ends after"),
+    "NIfTI-2 without its end": (GOOD2[:500], "within its header"),
     "longer": (GOOD + b"\0", "goes on after"),
     "truncated gzip": (gzip.compress(GOOD)[:-20], "truncated or corrupt"),
     "broken checksum": (gzip.compress(GOOD)[:-8] + b"\0" * 8, "truncated or corrupt"),
@@ -116,6 +120,13 @@ BAD = {
     "voxels nowhere": (patched(108, np.array([np.nan], "<f4")), "voxels at byte nan"),
     "infinite scale": (patched(112, np.array([np.inf], "<f4")), "scale"),
 }
+
+
+@pytest.mark.parametrize("beyond", [0, 7])
+def test_sizes_beyond_the_rank_mean_nothing(beyond):
+    """dim[4] and on of a 3D file: some tools leave 0 there, or what they had."""
+    found = read_nifti(patched(48, np.full(4, beyond, "<i2")), "x")
+    assert np.array_equal(found.voxels, read_nifti(GOOD, "x").voxels)
 
 
 @pytest.mark.parametrize("what", BAD)

@@ -65,6 +65,7 @@ def test_is_the_nifti_of_the_same_image(codes):
     assert np.array_equal(volume.voxels, expected.voxels) and volume.voxels.dtype == expected.voxels.dtype
     assert volume.grid.same_place(expected.grid, 1e-4) and not volume.grid.guessed
     assert volume.grid.orientation == expected.grid.orientation
+    assert volume.grid.source_zooms == pytest.approx((1.0, 1.2, 2.5))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,15 +77,21 @@ def test_every_type_in_either_order_raw_or_packed(kind):
             assert np.array_equal(found, voxels.T) and found.dtype == KINDS[kind]
 
 
-def test_a_file_in_ras_lies_where_one_in_lps_does():
-    matrix = builders.affine("RAS")
-    ras = {
-        "space": "RAS",
-        "space directions": " ".join(vector(matrix[:3, axis]) for axis in range(3)),
-        "space origin": vector(matrix[:3, 3]),
+@pytest.mark.parametrize(
+    ("space", "signs"),
+    [("RAS", (1, 1, 1)), ("right-anterior-superior", (1, 1, 1)), ("LPS", (-1, -1, 1))]
+    + [(name, (-1, 1, 1)) for name in ("LAS", "left-anterior-superior")],
+)
+def test_a_file_in_another_space_lies_where_one_in_lps_does(space, signs):
+    matrix = builders.affine("RAS", (1.0, 1.2, 2.5), 0.2)
+    there = np.diag([*signs, 1]) @ matrix
+    other = {
+        "space": space,
+        "space directions": " ".join(vector(there[:3, axis]) for axis in range(3)),
+        "space origin": vector(there[:3, 3]),
     }
-    first, second = (read_nrrd(nrrd(RAMP, matrix, **more), "x.nrrd").grid for more in ({}, ras))
-    assert first.same_place(second)
+    first, second = (read_nrrd(nrrd(RAMP, matrix, **more), "x.nrrd").grid for more in ({}, other))
+    assert first.same_place(second, 1e-4)
 
 
 def test_a_file_without_a_place_is_read_as_nifti_without_one():
