@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bts.cases.case import CaseVolume
+from bts.images.grid import guess
 from bts.inference import quality
 from bts.inference.segmenter import Segmenter
 from bts.model.load import load
@@ -84,6 +85,19 @@ def test_two_models_that_differ_are_flagged_and_two_that_do_not_are_not(case):
     for other, differ in ((one, False), (elsewhere, True)):
         _, found, _ = through_a_row(saying(one, other), case)
         assert any(flag.startswith("disagreement:") for flag in found) == differ
+
+
+def test_what_is_odd_of_the_labels_and_of_the_files_is_told(case):
+    """0.6 ml that enhance are below the least, and become necrosis; the files tell no place."""
+    probable = torch.zeros((3, *case.images.shape[1:]))
+    probable[:, 2:7, 4:16, 4:14] = 0.9
+    segmenter = saying(probable)
+    (card,) = segmenter.finish.cards
+    card = replace(card, inference=replace(RULES, min_et_ml=1.0))
+    segmenter.finish = replace(segmenter.finish, cards=(card,))
+    placeless = replace(case, grid=guess(case.grid.source_shape, case.grid.source_zooms))
+    _, found, _ = through_a_row(segmenter, placeless)
+    assert {flag.partition(":")[0] for flag in found} == {"edge", "doubt", "place"}, found
 
 
 def test_nothing_found_is_one_voxel_of_nothing(case):

@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from bts.inference.foreign import convert
 from bts.inference.foreign.nnunet.plan import Resampling
 from bts.inference.foreign.nnunet.resample import new_shape, resample
 from bts.inference.foreign.source import Asked, Source
+from bts.inference.foreign.voxels import spacing_of, whole_images
 from bts.inference.segmenter import Segmenter
 from bts.model.load import load
 from bts.model.targets import LABELS, REGIONAL
@@ -122,6 +124,14 @@ def test_a_reader_that_reorients_gives_one_answer_however_a_file_is_stored(tmp_p
     lps, ras = (case(tmp_path / codes, codes) for codes in ("LPS", "RAS"))
     assert np.array_equal(lps.images, ras.images) and lps.grid.orientation != ras.grid.orientation
     assert np.array_equal(labels_of(data, lps), labels_of(data, ras)) == same
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS"])
+def test_a_reader_that_reorients_sees_what_nibabel_gives(tmp_path, codes):
+    volume = case(tmp_path, codes, (0.9, 1.1, 3.5))
+    theirs = nib.as_closest_canonical(nib.load(tmp_path / CASE / f"{CASE}-t2f.nii.gz"))
+    assert np.array_equal(whole_images(volume, ("flair",), "RAS")[0], theirs.get_fdata().T)
+    assert spacing_of(volume, "RAS") == pytest.approx(theirs.header.get_zooms()[::-1])
 
 
 def test_channels_are_found_by_name_in_their_own_order(tmp_path, head):
