@@ -43,7 +43,7 @@ def robust_hausdorff(found: tuple[Gaps, Gaps], share: float = 0.95) -> float:
     return max(_percentile(one, share) for one in found)
 
 
-def surface_dice(found: tuple[Gaps, Gaps], tolerance: float = 1.0) -> float:
+def surface_dice(found: tuple[Gaps, Gaps], tolerance: float) -> float:
     """Share of both surfaces' area that lies within the tolerance (mm) of the other."""
     near = sum(float(one.areas[one.mm <= tolerance].sum()) for one in found)
     return near / sum(float(one.areas.sum()) for one in found)

@@ -111,6 +111,15 @@ def test_a_crumb_beside_a_perfect_lesion():
     assert of["2026"]["lesion_f1"] == pytest.approx(2 / 3) and "lesion_f1" not in of["2024"]
 
 
+def test_a_crumb_is_measured_in_voxels_or_in_mm3():
+    """27 voxels of 8 mm³ each, invented: dropped by the rules that count 50 voxels, and not by 50 mm³."""
+    truth = labelmap((3, (2, 2, 2), 6))
+    prediction = truth | labelmap((3, (16, 16, 16), 3))
+    for challenge, region, false in (("ssa", "ET", 0), ("men-rt", "GTV", 1)):
+        of = scores(RULES["2024"][challenge], truth, prediction, spacing=(2.0, 2.0, 2.0))[region]
+        assert of["lesions_false"] == false, challenge
+
+
 def test_predicted_parts_near_each_other_are_one_since_2024():
     truth = labelmap((3, (2, 2, 2), 4))
     prediction = truth | labelmap((3, (11, 2, 2), 4))  # five voxels away: out of the lesion's reach

@@ -41,7 +41,7 @@ def test_surface_dice_counts_what_lies_within_the_tolerance():
     assert 0.8 < surface_dice(found, 1) < 1  # corners lie further apart
     areas = [one.areas.sum() for one in found]
     assert areas[0] < areas[1] and 0.8 * 6 * 64 < areas[0] < 6 * 64  # rounded edges
-    assert surface_dice(gaps(CUBE, CUBE, MM)) == 1 and robust_hausdorff(gaps(CUBE, CUBE, MM)) == 0
+    assert surface_dice(gaps(CUBE, CUBE, MM), 0) == 1 and robust_hausdorff(gaps(CUBE, CUBE, MM)) == 0
 
 
 def test_one_lesion_found_one_missed_one_invented():
