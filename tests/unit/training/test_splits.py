@@ -34,6 +34,15 @@ def test_groups_are_spread_over_the_folds():
         assert sorted(groups[p] for p in held) == ["HGG"] * 4 + ["LGG"] * 2
 
 
+def test_the_folds_are_those_of_every_version_before():
+    """Dealt otherwise, a model that was trained before would be judged by patients that it was trained on."""
+    groups = {f"p{n}": "HGG" if n < 7 else "LGG" for n in range(12)}
+    held = ["p2 p3 p8", "p0 p6 p7", "p11 p4", "p10 p5", "p1 p9"]
+    assert [split_patients(groups, seed=0, fold=fold)[1] for fold in range(5)] == [of.split() for of in held]
+    assert leaked("p0", range(10), seed=0, turn=1).nonzero()[0].tolist() == [0, 2]
+    assert turns({"a": ("x", 3), "b": ("x", 4), "c": ("x", 1)}, seed=0, fold=0) == {"c": 0, "b": 4, "a": 0}
+
+
 def test_another_seed_is_another_split():
     groups = dict.fromkeys(map(str, range(20)), "")
     assert split_patients(groups, seed=0, fold=0) != split_patients(groups, seed=1, fold=0)
