@@ -136,6 +136,13 @@ def with_voxel(value: float, dtype=np.float32) -> Callable[[np.ndarray], np.ndar
     return change
 
 
+def blank(n: int) -> tuple[str, Files]:
+    """Nothing but zeros in every image, and no truth."""
+    case, _ = sound(n)
+    files = builders.case_files(case, truth=False)
+    return case, dict.fromkeys(files, builders.nifti(np.zeros((20, 24, 12), np.int16)))
+
+
 def without(*roles: str) -> Make:
     def make(n: int) -> tuple[str, Files]:
         case, files = sound(n)
@@ -329,6 +336,8 @@ BAD: dict[str, Bad] = {
     "a voxel infinite": Bad(voxels(with_voxel(-np.inf)), "1 voxels are NaN or infinite"),
     "a voxel beyond float32": Bad(voxels(with_voxel(1e300, np.float64)), "infinite|float32"),
     "all zero": Bad(voxels(np.zeros_like), "every voxel is zero", stage="check"),
+    "all images all zero": Bad(blank, "every voxel is zero", "check", "-t1n.nii.gz"),
+    "more than float32 holds": Bad(voxels(with_voxel(1 << 25, np.int32)), "would be rounded", stage="check"),
     "a constant brain": Bad(voxels(lambda v: np.int16(7) * (v > 0)), "same value", stage="check"),
     "a constant volume": Bad(voxels(lambda v: np.full_like(v, 7.5, np.float32)), "same value", stage="check"),
     # Modalities that are missing, or do not belong together.

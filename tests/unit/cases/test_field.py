@@ -207,6 +207,23 @@ def test_channels_of_nnunet_are_named_by_its_dataset_json(tmp_path):
     assert roles(said) == {"P": ["flair", "seg"]}
 
 
+def test_nnunets_raw_data_of_the_decathlon_has_a_file_a_modality(tmp_path):
+    """The decathlon itself has one file of all four; its values are 1 for oedema and 2 for necrosis."""
+    store, (images, truth) = Store(tmp_path), builders.voxels()
+    roles = ("flair", "t1", "t1ce", "t2")
+    builders.put_all(store, {
+        "dataset.json": b'{"channel_names": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}',
+        **{f"imagesTr/BRATS_001_{n:04}.nii.gz": builders.nifti(images[m]) for n, m in enumerate(roles)},
+        "labelsTr/BRATS_001.nii.gz": builders.nifti(np.array([0, 2, 1, 3], np.uint8)[truth]),
+    })  # fmt: skip
+    (case,) = list_folder(store).cases
+    found = load_case(case, store)
+    assert case.dataset == "msd" and np.array_equal(found.whole(found.mask), truth.T)
+    for role in roles:
+        assert np.array_equal(found.source(role), images[role].T)
+        assert np.array_equal(reader_of(case).read_modality(case, store, role).voxels, images[role].T)
+
+
 def test_what_is_beside_the_data_is_no_data():
     keys = [f"P/P-{role}.nii.gz" for role in ("t1n", "t1c", "t2w", "t2f", "seg")]
     beside = (".Trash-1000/files", "P/.AppleDouble", "$RECYCLE.BIN/S-1-5/$RX1", "d/#recycle", "P/@eaDir")
@@ -444,6 +461,14 @@ def test_segments_that_slicer_names_are_not_read_as_others(tmp_path, names, labe
         assert load_case(case, Store(tmp_path), truth=False).mask is None
     else:
         assert load_case(case, Store(tmp_path)).mask.any()
+
+
+def test_named_segments_of_a_case_whose_labels_nothing_tells_fail_as_any_such_truth(tmp_path):
+    files = builders.case_files("hospital 1", names=builders.NAMES_2021, truth=False)
+    builders.put_all(Store(tmp_path), {**files, "hospital 1/hospital 1.seg.nrrd": slicer({1: "ET"})})
+    (case,) = list_folder(Store(tmp_path)).cases
+    with pytest.raises(CaseError, match="does not tell which labels"):
+        load_case(case, Store(tmp_path))
 
 
 # --- patients ---------------------------------------------------------------------------------------------
