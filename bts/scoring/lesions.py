@@ -36,8 +36,6 @@ def score_parts(
     there = {number for number, place in enumerate(places, start=1) if place}
     claimed, scores, missed = set(), [], 0
     for number, box in enumerate(ndimage.find_objects(lesions_XYZ), start=1):
-        if box is None:
-            continue
         near = tuple(slice(max(0, s.start - rules.reach), s.stop + rules.reach) for s in box)
         own = lesions_XYZ[near] == number
         touched = np.unique(parts_XYZ[near][dilate(own, rules.reach)])

@@ -112,9 +112,10 @@ def test_a_crumb_beside_a_perfect_lesion():
 
 
 def test_a_crumb_is_measured_in_voxels_or_in_mm3():
-    """27 voxels of 8 mm³ each, invented: dropped by the rules that count 50 voxels, and not by 50 mm³."""
+    """50 voxels of 8 mm³ each, invented: dropped by the rules that leave out 50 voxels, and not by 50 mm³."""
     truth = labelmap((3, (2, 2, 2), 6))
-    prediction = truth | labelmap((3, (16, 16, 16), 3))
+    prediction = truth.copy()
+    prediction[16:21, 16:21, 16:18] = 3
     for challenge, region, false in (("ssa", "ET", 0), ("men-rt", "GTV", 1)):
         of = scores(RULES["2024"][challenge], truth, prediction, spacing=(2.0, 2.0, 2.0))[region]
         assert of["lesions_false"] == false, challenge
@@ -173,6 +174,17 @@ def test_lesions_are_matched_one_to_one_in_2026():
     of = scores(rules_of("brats-gli", "2026"), truth, prediction)["ET"]
     assert of["lesion_dice"] == pytest.approx(2 * 125 / (512 + 125))
     assert [of[f"lesions_{what}"] for what in ("found", "missed", "false")] == [1, 0, 1]
+
+
+def test_what_does_not_overlap_is_no_match_in_2026():
+    """One lesion holds three parts and one part three lesions: two pairs, and a third would share nothing."""
+    truth, prediction = np.zeros((2, 24, 4, 4), np.uint8)
+    for side, bars in ((truth, [(0, 12), (14, 16), (18, 20)]), (prediction, [(0, 2), (4, 6), (8, 20)])):
+        for first, last in bars:
+            side[first:last] = 3
+    of = scores(rules_of("brats-gli", "2026"), truth, prediction)["ET"]
+    assert [of[f"lesions_{what}"] for what in ("found", "missed", "false")] == [2, 1, 1]
+    assert of["lesion_dice"] == pytest.approx(2 * 2 / (2 + 12))
 
 
 def test_nothing_and_no_overlap_in_2026():

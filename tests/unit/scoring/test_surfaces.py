@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bts.labels import CAVITY, REGIONS
+from bts.scoring.borders import border
 from bts.scoring.lesions import dilate, score_lesions
 from bts.scoring.metrics import DISTANCES, LESIONS, measure
 from bts.scoring.rules import GLIOMA, Rules
@@ -42,6 +43,11 @@ def test_surface_dice_counts_what_lies_within_the_tolerance():
     areas = [one.areas.sum() for one in found]
     assert areas[0] < areas[1] and 0.8 * 6 * 64 < areas[0] < 6 * 64  # rounded edges
     assert surface_dice(gaps(CUBE, CUBE, MM), 0) == 1 and robust_hausdorff(gaps(CUBE, CUBE, MM)) == 0
+
+
+def test_a_mask_that_fills_the_array_has_its_border_there():
+    full = np.ones((3, 4, 5), bool)
+    assert np.array_equal(~border(full), box(slice(1, 2), slice(1, 3), slice(1, 4), shape=full.shape))
 
 
 def test_one_lesion_found_one_missed_one_invented():
