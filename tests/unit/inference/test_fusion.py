@@ -76,6 +76,12 @@ def test_too_many():
         fuse([np.zeros(SHAPE, np.uint8)] * 11, "majority")
 
 
+def test_simple_of_three_leaves_none_out():
+    """Or of the two that stay the one nearer to the estimate would decide alone."""
+    masks = [ball(5), ball(4.6, (0, 0, 2)), ball(5, (0, 5, 0))]
+    np.testing.assert_array_equal(fuse_region(masks, "simple"), fuse_region(masks, "majority"))
+
+
 def test_simple_of_two_does_not_let_one_decide_alone():
     large, moved = np.zeros((2, 8, 8, 8), np.uint8)
     large[1:7, 1:7, 1:7], moved[4:8, 4:8, 4:8] = 3, 3

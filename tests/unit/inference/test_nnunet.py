@@ -16,7 +16,7 @@ from bts.inference.foreign import convert
 from bts.inference.foreign.nnunet.plan import Resampling
 from bts.inference.foreign.nnunet.resample import new_shape, resample
 from bts.inference.foreign.source import Asked, Source
-from bts.inference.foreign.voxels import spacing_of, whole_images
+from bts.inference.foreign.voxels import on_crop, spacing_of, whole_images
 from bts.inference.segmenter import Segmenter
 from bts.model.load import load
 from bts.model.targets import LABELS, REGIONAL
@@ -130,7 +130,9 @@ def test_a_reader_that_reorients_gives_one_answer_however_a_file_is_stored(tmp_p
 def test_a_reader_that_reorients_sees_what_nibabel_gives(tmp_path, codes):
     volume = case(tmp_path, codes, (0.9, 1.1, 3.5))
     theirs = nib.as_closest_canonical(nib.load(tmp_path / CASE / f"{CASE}-t2f.nii.gz"))
-    assert np.array_equal(whole_images(volume, ("flair",), "RAS")[0], theirs.get_fdata().T)
+    seen = whole_images(volume, ("flair",), "RAS")
+    assert np.array_equal(seen[0], theirs.get_fdata().T)
+    assert np.array_equal(on_crop(seen, volume, "RAS")[0], volume.images[3])
     assert spacing_of(volume, "RAS") == pytest.approx(theirs.header.get_zooms()[::-1])
 
 

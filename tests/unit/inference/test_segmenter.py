@@ -223,14 +223,15 @@ def test_other_spacings_are_predicted_at_one_millimetre():
     assert (labels[2:4, 9:13, 7:11] == 3).all() and (labels[:, :3] == 0).all()
 
 
-def test_windows_of_a_volume_meet_without_a_seam():
+@pytest.mark.parametrize("shape", [(9, 21, 5), (3, 7, 20)])
+def test_windows_of_a_volume_meet_without_a_seam(shape):
     """A network that looks at single voxels gives the same in windows as all at once."""
     deep = replace(PRESET, size=(4, 8, 8), sampling=Sampling(kind="volumes"), layers=Layers(widths=(4, 8)))
-    case = volume(shape=(9, 21, 5))
+    case = volume(shape=shape)
     found = Segmenter([bright(deep)]).probabilities(case)
-    assert found.shape == (3, 9, 21, 5)
+    assert found.shape == (3, *shape)
     assert torch.allclose(found, Segmenter([bright()]).probabilities(case), atol=1e-5)
-    assert Segmenter([Model(build(deep), deep, {}, "")])(case).shape == (9, 21, 5)
+    assert Segmenter([Model(build(deep), deep, {}, "")])(case).shape == shape
 
 
 def test_a_window_as_large_as_the_brain_sees_it_in_one_piece():
