@@ -10,7 +10,8 @@ WHOLE = Marker(
     case_id="A", labelmap={"key": "A.nii.gz", "bytes": 3, "blake2b": "ab"}, labels="brats2023",
     volumes_ml={"WT": 1.5}, inputs={"t1": {"key": "A/t1.nii.gz", "version": "1+2"}}, cases="s3://b/cases",
     fingerprint="0123456789ab", flags=("edge: x",), expected_dice={"WT": 0.75}, seconds={"read": 0.5},
-    models=({"name": "m", "digest": "ba", "preset": "fast"},), options={"flips": True, "probabilities": False},
+    models=({"name": "m", "digest": "ba", "preset": "fast"},),
+    options={"flips": True, "probabilities": False},
     versions={"format": 4}, written="2026-11-27T05:00:00+00:00",
 )  # fmt: skip
 
