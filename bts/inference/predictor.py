@@ -78,14 +78,12 @@ def pick_modalities(
     Raises CaseError for another missing one.
     """
     missing = missing_of(volume, wanted, allow_missing)
-    images = np.empty((len(wanted), *volume.images.shape[1:]), volume.images.dtype)
+    images = np.zeros((len(wanted), *volume.images.shape[1:]), volume.images.dtype)
     mean, std = np.zeros(len(wanted), np.float32), np.ones(len(wanted), np.float32)
     for n, name in enumerate(wanted):
-        if name in missing:
-            images[n] = 0
-            continue
-        at = volume.modalities.index(name)
-        images[n], mean[n], std[n] = volume.images[at], volume.mean[at], volume.std[at]
+        if name not in missing:
+            at = volume.modalities.index(name)
+            images[n], mean[n], std[n] = volume.images[at], volume.mean[at], volume.std[at]
     return images, mean, std
 
 

@@ -181,9 +181,10 @@ def test_axes_that_a_rounding_would_exchange_are_not_the_same_place(degrees):
 
 @pytest.mark.parametrize(("degrees", "same"), [(0.005, True), (0.02, False)])
 def test_the_farthest_voxel_decides_whether_two_images_lie_at_one_place(degrees, same):
-    """Of 100 columns: turned by 0.02° the last is 0.035 mm away, the last of the 4 rows 0.001 mm."""
+    """Of 100 columns: turned by 0.02° around the first voxel, the last is 0.035 mm away."""
     first, second = (
-        read_nifti(builders.nifti(np.zeros((100, 4, 4), np.int16), turned(d)), "x").grid for d in (0, degrees)
+        read_nifti(builders.nifti(np.zeros((100, 4, 4), np.int16), builders.LPS @ turned(d)), "x").grid
+        for d in (0, degrees)
     )
     assert first.same_place(second) == same
 
