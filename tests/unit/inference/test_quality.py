@@ -78,6 +78,9 @@ def test_inputs_unlike_those_of_the_training_are_flagged_by_modality(volume):
     (flag,) = quality.of_input(replace(volume, p99=bright), known)
     assert flag.startswith("input: the 99th percentile of t1ce lies 9.0 standard deviations")
     assert quality.of_input(volume, {}) == []
+    for beyond, odd in ((0.4, False), (0.6, True)):  # half a deviation, for the training's differ less
+        bright[1] = volume.p99[1] + (0.1 + beyond) * volume.std[1]
+        assert bool(quality.of_input(replace(volume, p99=bright), known)) == odd
 
 
 def test_much_enhancing_tumour_that_became_necrosis_is_flagged(volume, labels):

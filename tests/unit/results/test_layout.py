@@ -7,7 +7,7 @@ import pytest
 from bts.cases.layouts import find_cases
 from bts.images.nifti import read_nifti, write_labelmap
 from bts.results.files import SIGNATURE, is_ours
-from bts.results.layout import convention_of
+from bts.results.layout import convention_of, left_to_do, marker_key
 from bts.storage import Entry
 from tests import builders
 
@@ -25,6 +25,16 @@ from tests import builders
 def test_the_case_tells_the_convention_unless_a_flag_or_the_model_does(case, asked, targets, convention):
     (found,) = find_cases([Entry(f"{case}/{case}_t1.nii.gz", 1, "v")]).cases
     assert convention_of(found, asked, targets) == convention
+
+
+def test_a_case_that_two_runs_wrote_at_once_is_done_again():
+    """Their labelmaps have one name: whose is there, nothing tells."""
+    (case,) = find_cases([Entry("A/A_t1.nii.gz", 1, "v")]).cases
+    one, two = (marker_key("A", mark * 12) for mark in "ab")
+    assert left_to_do([(case, "a" * 12)], {one}, set(), 0).done == 1
+    (again,) = left_to_do([(case, "a" * 12)], {one, two}, set(), 0).todo
+    assert set(again.older) == {one, two}
+    assert left_to_do([(case, "a" * 12)], {one, two}, {two}, 0).done == 1
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])

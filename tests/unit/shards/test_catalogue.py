@@ -10,6 +10,7 @@ from bts.cases.read import load_case
 from bts.errors import UsageError
 from bts.shards import catalogue
 from bts.shards.format import write_shard
+from bts.shards.holds import SUPERSEDED, in_force
 from bts.storage import Store
 from tests import builders
 
@@ -35,6 +36,13 @@ def test_a_shard_is_described_by_its_footer(tmp_path):
     _, truth = builders.voxels()
     assert first.tumour == (truth > 0).sum() and second.tumour == 0
     assert first.brain == 17 * 20 * 7 and first.mean[3] == pytest.approx(450, abs=30)
+
+
+def test_a_superseded_shard_counts_until_its_own_case_has_another():
+    """X.1 and X.2 are two cases."""
+    keys = ["X.1.aaaaaaaaaaaa.parquet", "X.2.aaaaaaaaaaaa.parquet", "X.2.bbbbbbbbbbbb.parquet"]
+    marks = [f"{SUPERSEDED}/{key}.json" for key in keys[:2]]
+    assert in_force(keys, [*keys, *marks]) == [keys[0], keys[2]]
 
 
 def test_a_shard_whose_case_failed_since_is_outdated(tmp_path):
