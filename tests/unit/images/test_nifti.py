@@ -126,6 +126,16 @@ def test_sizes_beyond_the_rank_mean_nothing(beyond):
     assert np.array_equal(found.voxels, read_nifti(GOOD, "x").voxels)
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_a_spacing_that_the_header_lacks_is_that_of_its_sform(axis):
+    zooms = (1.0, 1.2, 2.5)
+    raw = bytearray(
+        builders.nifti(np.zeros((5, 4, 3), np.int16), builders.affine("PIR", zooms), compress=False)
+    )
+    raw[80 + 4 * axis : 84 + 4 * axis] = bytes(4)  # pixdim
+    assert read_nifti(bytes(raw), "x").grid.source_zooms == pytest.approx(zooms)
+
+
 @pytest.mark.parametrize("what", BAD)
 def test_bad_files_are_the_file_s_fault(what):
     data, reason = BAD[what]
