@@ -10,6 +10,7 @@ import torch
 from bts.cases.case import CaseVolume
 from bts.images.grid import guess
 from bts.inference import quality
+from bts.inference.finish import shared
 from bts.inference.segmenter import Segmenter
 from bts.model.load import load
 from bts.notebook import read_case
@@ -98,6 +99,15 @@ def test_what_is_odd_of_the_labels_and_of_the_files_is_told(case):
     placeless = replace(case, grid=guess(case.grid.source_shape, case.grid.source_zooms))
     _, found, _ = through_a_row(segmenter, placeless)
     assert {flag.partition(":")[0] for flag in found} == {"edge", "doubt", "place"}, found
+
+
+def test_models_together_do_what_each_of_them_would():
+    """The mean threshold, and of the rules what all of them have."""
+    one, other = replace(RULES, threshold=0.4), Inference(threshold=0.6, min_et_ml=0.5, min_et_share=0.1)
+    for both in ([one, other], [other, one]):
+        found = shared(both)
+        assert (found.threshold, found.fill_core) == (0.5, False)
+        assert (found.min_et_ml, found.min_et_share, found.min_tumour_ml) == (0.01, 0.05, other.min_tumour_ml)
 
 
 def test_nothing_found_is_one_voxel_of_nothing(case):

@@ -21,6 +21,7 @@ from bts.inference.segmenter import Segmenter
 from bts.model.load import load
 from bts.model.targets import LABELS, REGIONAL
 from bts.notebook import read_case
+from bts.storage import Store
 from jobs import adopt as jobs_adopt
 from jobs.driver.outcome import guarded
 from tests import builders, nnunet_folders
@@ -126,9 +127,11 @@ def test_a_reader_that_reorients_gives_one_answer_however_a_file_is_stored(tmp_p
     assert np.array_equal(labels_of(data, lps), labels_of(data, ras)) == same
 
 
-@pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS"])
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "PIR"])
 def test_a_reader_that_reorients_sees_what_nibabel_gives(tmp_path, codes):
-    volume = case(tmp_path, codes, (0.9, 1.1, 3.5))
+    files = builders.case_files(CASE, matrix=builders.affine(codes, (0.9, 1.1, 3.5)))
+    builders.put_all(Store(tmp_path), files)
+    volume = read_case(tmp_path / CASE)
     theirs = nib.as_closest_canonical(nib.load(tmp_path / CASE / f"{CASE}-t2f.nii.gz"))
     seen = whole_images(volume, ("flair",), "RAS")
     assert np.array_equal(seen[0], theirs.get_fdata().T)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bts.labels import CAVITY, REGIONS
-from bts.scoring.borders import border
+from bts.scoring import borders
 from bts.scoring.lesions import dilate, score_lesions
 from bts.scoring.metrics import DISTANCES, LESIONS, measure
 from bts.scoring.rules import GLIOMA, Rules
@@ -45,9 +45,18 @@ def test_surface_dice_counts_what_lies_within_the_tolerance():
     assert surface_dice(gaps(CUBE, CUBE, MM), 0) == 1 and robust_hausdorff(gaps(CUBE, CUBE, MM)) == 0
 
 
+def test_the_farthest_twentieth_of_a_surface_is_left_out():
+    """One voxel far away: a fortieth of the area, and of the voxels at the border."""
+    found = CUBE | box(slice(20, 21), slice(4, 5), slice(4, 5))
+    assert robust_hausdorff(gaps(found, CUBE, MM)) == 0 == borders.hausdorff(borders.gaps(found, CUBE, MM))
+    assert (
+        robust_hausdorff(gaps(found, CUBE, MM), 1) > 8 < borders.hausdorff(borders.gaps(found, CUBE, MM), 1)
+    )
+
+
 def test_a_mask_that_fills_the_array_has_its_border_there():
     full = np.ones((3, 4, 5), bool)
-    assert np.array_equal(~border(full), box(slice(1, 2), slice(1, 3), slice(1, 4), shape=full.shape))
+    assert np.array_equal(~borders.border(full), box(slice(1, 2), slice(1, 3), slice(1, 4), shape=full.shape))
 
 
 def test_one_lesion_found_one_missed_one_invented():
