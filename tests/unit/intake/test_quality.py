@@ -13,8 +13,8 @@ def measures(**changes):
 @pytest.mark.parametrize(
     ("one", "words"),
     [
-        ({"zooms": (0.9, 0.9, 8.0)}, "slice every 8.0 mm"),
-        ({"zooms": (2.0, 2.0, 3.0)}, "voxels of 2.0 mm"),
+        ({"zooms": (0.9, 8.0, 0.9)}, "slice every 8.0 mm"),
+        ({"zooms": (3.0, 1.0, 2.0)}, "voxels of 2.0 mm"),
         ({"covered": 0.8}, "80% of the brain"),
         ({"turn_deg": 40.0}, "turned by 40°"),
         ({"after": 1.01, "before": 1.0}, "little like T1ce"),

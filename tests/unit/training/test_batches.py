@@ -21,6 +21,7 @@ from bts.training.batches import collate, samples_of
 from bts.training.rows import by_case, read_rows
 from tests import builders
 
+CASE = "BraTS-SSA-00001-000"
 FLAT = replace(
     PRESETS["fast"], modalities=("flair", "t1"), size=(8, 8), layers=Layers(widths=(4,)),
     sampling=Sampling(empty_slices=1),
@@ -33,10 +34,13 @@ def store(tmp_path) -> Store:
     return shard_of(tmp_path)
 
 
-def shard_of(folder: Path, zooms=(1, 1, 1)) -> Store:
-    """The shard of one case with pixels of so many mm along x, y, z."""
+def shard_of(folder: Path, zooms=(1, 1, 1), **other: bytes) -> Store:
+    """The shard of one case with pixels of so many mm along x, y, z; `other` files for some modalities."""
     cases, made = Store(folder / "cases"), Store(folder / "shards")
-    builders.put_all(cases, builders.case_files("BraTS-SSA-00001-000", matrix=builders.affine("LPS", zooms)))
+    files = builders.case_files(CASE, matrix=builders.affine("LPS", zooms))
+    for role, data in other.items():
+        files[f"{CASE}/{CASE}-{builders.NAMES_2023[role]}.nii.gz"] = data
+    builders.put_all(cases, files)
     (case,) = find_cases(cases.list()).cases
     made.put("case.parquet", write_shard(load_case(case, cases), {}))
     return made
@@ -140,6 +144,16 @@ def test_a_case_of_fewer_slices_is_padded(store):
     filled = batch["images"][:, 0].any(axis=(2, 3))
     assert (filled.sum(axis=1) == depth).all()
     assert (batch["constants"][:, :, ~filled[0], 3] == 1).all()
+
+
+def test_a_slice_that_flair_does_not_show_is_cut_anywhere(tmp_path):
+    """Other modalities have a wider field of view."""
+    flair = builders.voxels()[0]["flair"]
+    flair[:, :, 6:] = 0
+    store = shard_of(tmp_path, flair=builders.nifti(flair, builders.affine()))
+    batch = batch_of(store, replace(FLAT, sampling=Sampling(empty_slices=1)))
+    shown = batch["images"].any(axis=(2, 3))
+    assert shown[:, 0].any() and not shown[:, 0].all() and shown[:, 1].sum() > shown[:, 0].sum()
 
 
 def test_a_stack_holds_its_neighbours_as_channels(store):
