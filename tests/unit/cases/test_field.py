@@ -99,7 +99,7 @@ def as_dict(case: Case) -> dict:
          "BraTS20_Training_355/W39_1998.09.19_Segm.nii"],
         [f"P/brain_{role}.nii.gz" for role in ("t1", "t1ce", "t2", "fl")] + ["P/P_seg.nii.gz"],
         [f"P/{role}/P_{role}.nii.gz" for role in ("T1", "T1ce", "T2", "FLAIR", "seg")],
-        [f"P/{role}/image.nii.gz" for role in ("1_T1", "2_T1GD", "3_T2", "4_FLAIR")] + ["P/P_seg.nii.gz"],
+        [f"d/P/{role}/x.nii.gz" for role in ("1_T1", "2_T1GD", "3_T2", "4_FLAIR")] + ["d/P/P_seg.nii.gz"],
         [f"d/P/{role}/NIFTI/{role}.nii.gz" for role in ("T1", "T1GD", "T2", "FLAIR")] + ["d/P/seg.nii.gz"],
     ],
     ids=["ucsf-pdgm", "upenn-gbm", "mu", "bids", "kaggle", "slicer", "slicer label", "backslash", "captk",
@@ -179,7 +179,7 @@ def test_where_there_is_no_case_it_is_said_what_to_do(tmp_path, key, said):
     ("end", "flair"), [(" {}_bet.nii.gz", "T2-FLAIR"), (" {}.nii.gz", "FLAIR"), (".{}.nii", "fla")]
 )
 def test_roles_are_proposed_that_make_cases_of_what_is_there(tmp_path, end, flair):
-    keys = [f"P{n}/P{n}{end.format(role)}" for n in (7, 8) for role in ("T1", "t1c", "T2", flair)]
+    keys = [f"set/P{n}/P{n}{end.format(role)}" for n in (7, 8) for role in ("T1", "t1c", "T2", flair)]
     masks = [key.replace(".nii", "_mask.nii") for key in keys if "T1" in key]
     builders.put_all(Store(tmp_path), dict.fromkeys([*keys, *masks], b"x"))
     with pytest.raises(UsageError, match="no case found") as caught:

@@ -13,7 +13,13 @@ def test_names_depend_on_the_key_and_tell_nothing():
     assert "4711" not in name and "20260115" not in name
     assert here.patient("4711") == Identity("a" * 20).patient("4711") != there.patient("4711")
     assert here.visit("4711", "20260115", "1.2.3") != here.visit("4711", "20260116", "1.2.3")
-    assert here.mark != there.mark
+    assert len({here.mark, there.mark, Identity("a" * 20, keep=True).mark}) == 3
+
+
+def test_names_are_those_of_every_version_before():
+    """Otherwise each patient would come a second time."""
+    one = Identity("a" * 20)
+    assert (one.patient("4711"), one.visit("4711", "20260115", "1.2.3")) == ("7d20ce0ee1", "df1144bc2b")
 
 
 def test_the_key_of_the_environment_counts(monkeypatch):

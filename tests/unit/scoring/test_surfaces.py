@@ -33,6 +33,8 @@ def test_a_shift_is_as_many_millimetres_as_the_spacing_says(axis, spacing):
     found = gaps(CUBE, np.roll(CUBE, 2, axis=axis), spacing)
     assert robust_hausdorff(found) == pytest.approx(2 * spacing[axis])
     assert robust_hausdorff(found, share=1) == pytest.approx(2 * spacing[axis])
+    between = borders.gaps(CUBE, np.roll(CUBE, 2, axis=axis), spacing)
+    assert borders.hausdorff(between) == borders.hausdorff(between, 1) == pytest.approx(2 * spacing[axis])
 
 
 def test_surface_dice_counts_what_lies_within_the_tolerance():
