@@ -123,8 +123,6 @@ def _means(
 
 def _gaps(pairs: Pairs, numbers: list[int], spacing: tuple[float, ...]) -> list[borders.Borders]:
     """Between lesions and their matches."""
-    if not numbers:
-        return []
     of_truth, of_prediction = (ndimage.find_objects(side) for side in (pairs.lesions, pairs.parts))
     found = []
     for number in numbers:

@@ -37,6 +37,19 @@ def test_labels_come_back_to_the_very_voxels(codes, rotation):
     assert np.allclose(back.header.get_zooms(), (1.0, 1.2, 2.5))
 
 
+@pytest.mark.parametrize("codes", ["LPS", "LAS", "RPS", "PIR", "SAL"])
+def test_a_qform_alone_tells_the_place_of_left_handed_grids_too(codes):
+    labels = np.random.default_rng(1).integers(0, 4, (5, 6, 7)).astype(np.uint8)
+    raw = bytearray(builders.nifti(labels, builders.affine(codes, (1, 1.2, 2.5), 0.2), compress=False))
+    both = read_nifti(bytes(raw), "x")
+    raw[254:256] = bytes(2)  # sform_code
+    found = read_nifti(bytes(raw), "x")
+    assert np.array_equal(found.voxels, both.voxels) and found.grid.same_place(both.grid, 1e-4)
+    back = reread(write_labelmap(found.voxels, found.grid, ""))
+    assert np.array_equal(np.asarray(back.dataobj), labels)
+    assert np.allclose(back.affine, builders.affine(codes, (1, 1.2, 2.5), 0.2), atol=1e-5)
+
+
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "PIR", "SAL"])
 def test_canonical_axes_point_left_back_and_up(codes):
     """A ramp along one world direction must rise along the axis that the docstring promises."""

@@ -151,7 +151,7 @@ def test_a_slice_that_flair_does_not_show_is_cut_anywhere(tmp_path):
     flair = builders.voxels()[0]["flair"]
     flair[:, :, 6:] = 0
     store = shard_of(tmp_path, flair=builders.nifti(flair, builders.affine()))
-    batch = batch_of(store, replace(FLAT, sampling=Sampling(empty_slices=1)))
+    batch = batch_of(store, replace(FLAT, sampling=Sampling(kind="patches", empty_slices=1)))
     shown = batch["images"].any(axis=(2, 3))
     assert shown[:, 0].any() and not shown[:, 0].all() and shown[:, 1].sum() > shown[:, 0].sum()
 
