@@ -54,6 +54,19 @@ def test_the_same_network_comes_back(network, data):
     assert torch.equal(model.network(x), network.eval()(x))
 
 
+@pytest.mark.parametrize(
+    ("more", "chose"), [({"epochs": 1}, ()), ({"epochs": 2}, ("C",)), ({"epochs": 1, "sweep": "s"}, ("C",))]
+)
+def test_the_card_has_what_the_training_left(network, more, chose):
+    """The held-out patients chose the weights where there was more than one validation to choose from."""
+    told = {"validation": {"dice/WT": 0.8}, "inputs": {"t2": [[-1.5, -1.0], [2.0, 2.5]]}}
+    meta = {**told, "training_patients": ["A", "B"], "held_out_patients": ["C"], **more}
+    card = read_card(save_model(network, PRESET, meta), "m")
+    assert {"validation": card.validation, "inputs": card.inputs} == told
+    assert (card.training_patients, card.validation_patients) == (("A", "B"), chose)
+    assert card.modalities == ("flair", "t2") and card.predicts == ("regions", "sigmoid")
+
+
 def test_equal_models_are_equal_bytes(network, data):
     assert save_model(network, PRESET, META) == data
     assert digest(save_model(network, PRESET, {})) != digest(data)
