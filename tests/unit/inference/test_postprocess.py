@@ -49,6 +49,13 @@ def test_small_pieces_of_core_become_oedema_and_of_enhancing_tumour_necrosis():
     assert postprocess(labels, enhancing, 1.0).tolist() == [[[1, 1, 1, 2, 2, 1, 2, 2, 1, 2, 3, 3]]]
 
 
+def test_a_crumb_goes_before_pieces_are_compared():
+    """Its three voxels enhance, two of the tumour do: these would have gone as a piece smaller than it."""
+    labels = np.array([[[2, 2, 3, 3, 2, 2, 0, 3, 3, 3]]], np.uint8)
+    settings = Inference(min_tumour_ml=0.004, min_et_piece_ml=0.003)
+    assert postprocess(labels, settings, 1.0).tolist() == [[[2, 2, 3, 3, 2, 2, 0, 0, 0, 0]]]
+
+
 def test_what_a_core_encloses_in_a_slice_is_core():
     ring = np.array([[3, 3, 3, 0], [3, 2, 1, 2], [1, 0, 3, 0], [3, 3, 3, 0]], np.uint8)
     whole = np.array([[3, 3, 3, 0], [3, 1, 1, 2], [1, 1, 3, 0], [3, 3, 3, 0]], np.uint8)
