@@ -138,11 +138,14 @@ def test_volumes_are_slices_in_order_and_hold_tumour_where_asked(store):
         assert np.array_equal(cuts[np.ascontiguousarray(image).tobytes()], labels) and labels.any()
 
 
-def test_a_case_of_fewer_slices_is_padded(store):
+@pytest.mark.parametrize("tumour_centred", [0, 1])
+def test_a_case_of_fewer_slices_is_padded_on_both_sides(store, tumour_centred):
     depth = len(whole(store, "mask"))
-    batch = batch_of(store, replace(DEEP, size=(16, 8, 8)))
+    sampling = replace(DEEP.sampling, tumour_centred=tumour_centred)
+    batch = batch_of(store, replace(DEEP, size=(16, 8, 8), sampling=sampling))
     filled = batch["images"][:, 0].any(axis=(2, 3))
-    assert (filled.sum(axis=1) == depth).all()
+    first = (16 - depth) // 2
+    assert (filled == np.isin(range(16), range(first, first + depth))).all()
     assert (batch["constants"][:, :, ~filled[0], 3] == 1).all()
 
 
