@@ -4,7 +4,6 @@ import math
 
 import nibabel as nib
 import numpy as np
-from nibabel import orientations
 
 from bts.errors import CaseError
 
@@ -34,8 +33,6 @@ def check_affine(affine: np.ndarray, name: str, mend: str) -> None:
     """Raises CaseError for a 4×4 affine that gives voxels no place."""
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
         raise bad(name, "the affine is not finite or not invertible", mend)
-    if np.isnan(orientations.io_orientation(affine)).any():
-        raise bad(name, "the affine gives no orientation", mend)
     zooms = nib.affines.voxel_sizes(affine)
     if not (SPACING[0] <= zooms.min() and zooms.max() <= SPACING[1]):
         mm = " × ".join(f"{zoom:g}" for zoom in zooms)

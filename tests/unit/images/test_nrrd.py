@@ -125,6 +125,7 @@ BAD = {
     "flat directions": (nrrd(**{"space directions": "(1,0,0) (1,0,0) (0,0,1)"}), "affine"),
     "infinite origin": (nrrd(**{"space origin": "(inf,0,0)"}), "does not tell its place"),
     "an origin that float32 does not hold": (nrrd(**{"space origin": "(1e39,0,0)"}), "affine"),
+    "voxels of a micrometre": (nrrd(**{"space directions": "(1e-3,0,0) (0,1,0) (0,0,1)"}), "mm; 0"),
     "voxels of a kilometre": (nrrd(**{"space directions": "(1e6,0,0) (0,1,0) (0,0,1)"}), "mm"),
     "no place, no spacings": (nrrd(**NO_PLACE), "neither its place nor its spacings"),
     "no place, a spacing below zero": (nrrd(spacings="1 -1 1", **NO_PLACE), "neither its place"),

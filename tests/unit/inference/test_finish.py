@@ -124,6 +124,12 @@ def test_the_outline_is_the_brain(case):
     assert again.modalities == case.modalities and np.array_equal(again.p99, case.p99)
 
 
+def test_a_case_over_the_whole_grid_is_itself(case):
+    again = case.uncropped()
+    assert np.array_equal(again.images, case.whole(case.images)) and again.origin == (0, 0, 0)
+    assert np.array_equal(again.brain, case.whole(case.brain))
+
+
 def test_a_cut_lies_where_it_was(case):
     box = (slice(2, 5), slice(1, 9), slice(3, 4))
     part = case.cut(box)

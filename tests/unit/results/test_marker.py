@@ -28,7 +28,7 @@ NAMES = ("labels", "flags", "models", "options", "inputs", "expected_dice", "lab
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("value", [None, 7, "x", ["x"], {"x": 1}, {"x": None}, [None]])
+@pytest.mark.parametrize("value", [None, 7, "x", ["x"], {"x": 1}, {"x": 7}, {"x": None}, [None]])
 def test_a_field_that_is_spoilt_is_empty_and_stops_nobody(name, value):
     found = Marker.from_json(json.dumps({**json.loads(WHOLE.to_json()), name: value, "later": 1}).encode())
     assert found.case_id == "A" and isinstance(found.maker, str) and isinstance(found.versions_read, dict)

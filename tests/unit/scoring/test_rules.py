@@ -111,6 +111,14 @@ def test_a_crumb_beside_a_perfect_lesion():
     assert of["2026"]["lesion_f1"] == pytest.approx(2 / 3) and "lesion_f1" not in of["2024"]
 
 
+@pytest.mark.parametrize("year", RULES)
+def test_a_spacing_of_many_digits_is_not_rounded(year):
+    found = scores(
+        RULES[year]["gli"], labelmap((3, (2, 2, 2), 6)), labelmap((3, (2, 2, 3), 6)), (0.9375,) * 3
+    )
+    assert found["ET"]["hd95"] == pytest.approx(0.9375, abs=1e-5)
+
+
 def test_a_crumb_is_measured_in_voxels_or_in_mm3():
     """50 voxels of 8 mm³ each, invented: dropped by the rules that leave out 50 voxels, and not by 50 mm³."""
     truth = labelmap((3, (2, 2, 2), 6))
