@@ -173,6 +173,9 @@ def test_small_metastases_are_only_detected_in_2026():
     assert "lesion_dice" not in of and "large_f1" not in of and of["small_recall"] == 1
     of = scores(rules, labelmap(large), labelmap(large, false))["ET"]
     assert of["lesion_dice"] == 0.5, "a false one counts where none is missed, too"
+    edge = np.zeros(SHAPE, np.uint8)
+    edge[1:6, 1:3, 1:3] = 3
+    assert scores(rules, edge, edge)["ET"]["large_f1"] == scores(rules, edge, edge)["ET"]["lesion_dice"] == 1
     doubled = scores(rules, labelmap(small), labelmap(small), spacing=(2.0, 2.0, 2.0))["ET"]
     assert doubled["lesion_dice"] == 1 and "small_f1" not in doubled, "64 mm³ are large"
 
