@@ -216,7 +216,10 @@ def test_what_pads_a_slice_is_background_as_in_training():
 
 def test_other_spacings_are_predicted_at_one_millimetre():
     assert working_size((100, 80), (1.0, 1.04)) == (100, 80)
-    assert working_size((100, 80), (2.0, 0.5)) == (200, 40)
+    assert working_size((100, 80), (2.0, 0.5)) == (200, 40) and working_size((100, 80), (0.5, 0.5)) == (
+        50,
+        40,
+    )
     fine = volume(shape=(6, 42, 36), zooms=(1.0, 0.5, 0.5))
     labels = Segmenter([bright()])(fine)
     assert labels.shape == (6, 42, 36)
