@@ -18,6 +18,7 @@ from typing import Literal
 from bts.cases import worklist
 from bts.cases.layouts import Listing
 from bts.errors import Failure, UsageError
+from bts.fingerprint import fingerprint
 from bts.intake import picture, tools
 from bts.intake.identity import Identity, case_id, read_identity
 from bts.intake.rules import Rules, read_rules
@@ -159,7 +160,7 @@ def inputs_of(study: Study) -> dict[str, str]:
     versions = {
         r: {f"{n:04d}": e.version for n, e in enumerate(entries)} for r, entries in study.files.items()
     }
-    return {role: worklist.fingerprint(of, options={}, version=0) for role, of in versions.items()}
+    return {role: fingerprint(of, options={}, version=0) for role, of in versions.items()}
 
 
 def plan(
@@ -169,7 +170,7 @@ def plan(
     wanted, void = [], set()
     for case in listing.cases:
         made = made_of(studies[case.id], options)
-        mark = worklist.fingerprint(made.pop("inputs"), options={"case": case.id, **made}, version=FORMAT)
+        mark = fingerprint(made.pop("inputs"), options={"case": case.id, **made}, version=FORMAT)
         images = [
             key for key in case_keys(case.id, studies[case.id].files).values() if not key.startswith("_")
         ]

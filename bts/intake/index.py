@@ -11,8 +11,8 @@ from dataclasses import asdict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bts.cases.worklist import fingerprint
 from bts.errors import CaseError
+from bts.fingerprint import fingerprint
 from bts.intake.headers import FORMAT, Header, read_header
 from bts.intake.identity import Identity
 from bts.intake.rules import Rules

@@ -6,9 +6,9 @@ Not a command.
 import json
 from datetime import UTC, datetime
 
-from bts.cases import worklist
 from bts.cases.case import Case
 from bts.errors import CaseError
+from bts.fingerprint import fingerprint
 from bts.intake import dicom_seg
 from bts.intake.native import on_case_grid, to_native, volumes_ml, write_labels
 from bts.plain_json import parse
@@ -33,7 +33,7 @@ def seg_key(case_id: str, space: str) -> str:
 def mark_of(case: Case, space: str, dicom_seg: bool) -> str:
     """The fingerprint of what is delivered of a labelmap."""
     options = {"case": case.id, "space": space, "dicom_seg": dicom_seg}
-    return worklist.fingerprint(case.versions, options=options, version=FORMAT)
+    return fingerprint(case.versions, options=options, version=FORMAT)
 
 
 class Deliver:
