@@ -23,7 +23,7 @@ from bts.cases.layouts import find_cases
 from bts.cases.read import fetch, load_case
 from bts.images.nifti import read_nifti
 from bts.inference.segmenter import Segmenter
-from bts.intake.grids import Image, Lattice, resample, rigid_parts
+from bts.intake.grids import Image, Lattice, resample, turn_deg
 from bts.intake.register import shifted
 from bts.intake.strip import brain_mask
 from bts.intake.study_to_case import Options, bring, case_keys, take_in, write_case
@@ -130,7 +130,7 @@ def far(apart: dict[str, np.ndarray], centre: np.ndarray) -> str:
     told = []
     for role, matrix in apart.items():
         shift = np.linalg.norm((matrix @ [*centre, 1])[:3] - centre)
-        told.append(f"{role} {rigid_parts(matrix)[0]:.2f}° {shift:.2f} mm")
+        told.append(f"{role} {turn_deg(matrix):.2f}° {shift:.2f} mm")
     return ", ".join(told)
 
 

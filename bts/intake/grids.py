@@ -12,12 +12,11 @@ import numpy as np
 from nibabel import orientations
 
 from bts.errors import CaseError
+from bts.images.grid import CANONICAL
 from bts.intake import tools
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SHEAR = 2e-3  # by which directions may miss the right angle: rounding of a header's text
-BRATS_SHAPE = (155, 240, 240)
-BRATS_AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +67,26 @@ class Image:
     lattice: Lattice
 
 
-BRATS = Lattice(BRATS_SHAPE, BRATS_AFFINE)
+BRATS = Lattice((155, 240, 240), np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]]))
 
 
 def isotropic(lattice: Lattice, mm: float = 1.0) -> Lattice:
     """A lattice of that spacing over the same field of view, along the same axes, these ordered as LPS."""
-    turn = orientations.ornt_transform(
-        orientations.io_orientation(lattice.affine), orientations.axcodes2ornt("LPS")
-    )
+    turn = orientations.ornt_transform(orientations.io_orientation(lattice.affine), CANONICAL)
     affine = lattice.affine @ orientations.inv_ornt_aff(turn, lattice.shape[::-1])
-    shape = [lattice.shape[::-1][int(axis)] for axis in np.argsort(turn[:, 0])]
-    zooms = np.linalg.norm(affine[:3, :3], axis=0)
-    count = [max(1, round(n * zoom / mm)) for n, zoom in zip(shape, zooms, strict=True)]
-    steps = affine[:3, :3] / zooms * mm
-    out = np.eye(4)
-    out[:3, :3] = steps
-    # The same outer edge: half a voxel before the first centre.
-    out[:3, 3] = affine[:3, 3] + (steps - affine[:3, :3]) @ np.full(3, 0.5)
-    return Lattice(tuple(count[::-1]), out)
+    x, y, z = (lattice.shape[::-1][int(axis)] for axis in np.argsort(turn[:, 0]))
+    return rescaled(Lattice((z, y, x), affine), np.full(3, mm))
+
+
+def rescaled(lattice: Lattice, zooms: np.ndarray) -> Lattice:
+    """The same axes and outer edge with voxels of `zooms` mm along x, y, z."""
+    old = np.array(lattice.zooms)
+    count = [max(1, round(n * a / b)) for n, a, b in zip(lattice.shape[::-1], old, zooms, strict=True)]
+    affine = lattice.affine.copy()
+    affine[:3, :3] = lattice.affine[:3, :3] / old * zooms
+    # Half a voxel lies between the outer edge and the first centre.
+    affine[:3, 3] += (affine[:3, :3] - lattice.affine[:3, :3]) @ np.full(3, 0.5)
+    return Lattice(tuple(count[::-1]), affine)
 
 
 def to_itk(image: Image) -> Any:
@@ -159,7 +160,7 @@ def resample_scan(image: Image, onto: Lattice, matrix: np.ndarray, *, stripped: 
     return np.clip(cubic, low, high).astype(np.float32, copy=False)
 
 
-def rigid_parts(matrix: np.ndarray) -> tuple[float, float]:
-    """(degrees that a rigid 4×4 turns, mm that it shifts the origin)."""
+def turn_deg(matrix: np.ndarray) -> float:
+    """Degrees that a rigid 4×4 turns."""
     cosine = (np.trace(matrix[:3, :3]) - 1) / 2
-    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))), float(np.linalg.norm(matrix[:3, 3]))
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))

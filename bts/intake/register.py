@@ -11,7 +11,7 @@ import numpy as np
 
 from bts.errors import CaseError
 from bts.intake import tools
-from bts.intake.grids import LPS, Image, Lattice, isotropic, resample, to_itk
+from bts.intake.grids import LPS, Image, Lattice, isotropic, resample, rescaled, to_itk
 
 COARSE_MM = 6.0  # of the copies that starting points are compared on
 LEVELS = ((4.0, 2.0, 100), (2.0, 0.5, 60))  # mm of a voxel, mm of the first step, most steps
@@ -49,16 +49,6 @@ def coarsened(image: Image, mm: float) -> Image:
     )
     onto = rescaled(image.lattice, coarse)
     return Image(resample(Image(smooth, image.lattice), onto, np.eye(4)), onto)
-
-
-def rescaled(lattice: Lattice, zooms: np.ndarray) -> Lattice:
-    """The same axes and outer edge with voxels of `zooms` mm along x, y, z."""
-    old = np.array(lattice.zooms)
-    count = [max(1, round(n * a / b)) for n, a, b in zip(lattice.shape[::-1], old, zooms, strict=True)]
-    affine = lattice.affine.copy()
-    affine[:3, :3] = lattice.affine[:3, :3] / old * zooms
-    affine[:3, 3] += (affine[:3, :3] - lattice.affine[:3, :3]) @ np.full(3, 0.5)
-    return Lattice(tuple(count[::-1]), affine)
 
 
 def _improve(fixed: Image, moving: Image, start: np.ndarray, step: float, most: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from bts.errors import CaseError
 from bts.intake import atlas as atlases
 from bts.intake import picture, quality, tools
 from bts.intake.convert import convert
-from bts.intake.grids import BRATS, Image, Lattice, isotropic, resample, resample_scan, rigid_parts
+from bts.intake.grids import BRATS, Image, Lattice, isotropic, resample, resample_scan, turn_deg
 from bts.intake.register import pyramid, register, similarity, starts_between, starts_to_atlas
 from bts.intake.strip import Strip, brain_mask
 
@@ -150,7 +150,7 @@ def _measure(role: str, images, voxels, space: Lattice, to_t1ce: np.ndarray, mat
         before = similarity(voxels["t1ce"][mask], resample(images[role], space, to_t1ce)[mask])
     zooms = images[role].lattice.zooms
     return quality.Measures(
-        zooms, round(covered, 4), round(rigid_parts(moved)[0], 2), round(before, 4), round(after, 4)
+        zooms, round(covered, 4), round(turn_deg(moved), 2), round(before, 4), round(after, 4)
     )
 
 
