@@ -82,24 +82,8 @@ def _by_dcm2niix(folder: Path, files: list[bytes], what: str) -> Volume:
     for n, data in enumerate(files):
         (source / f"{n:05d}.dcm").write_bytes(data)
     # No side file (-b n), no compression, no crop or rotation, voxels as they are stored (-l o).
-    how = [
-        "-b",
-        "n",
-        "-z",
-        "n",
-        "-x",
-        "n",
-        "-l",
-        "o",
-        "-m",
-        "y",
-        "-f",
-        "volume",
-        "-o",
-        str(made),
-        str(source),
-    ]
-    done = _run([tools.load("dcm2niix").bin, *how], what)
+    how = ["-b", "n", "-z", "n", "-x", "n", "-l", "o", "-m", "y", "-f", "volume", "-o"]
+    done = _run([tools.load("dcm2niix").bin, *how, str(made), str(source)], what)
     found = sorted(made.glob("*.nii"))
     if done.returncode or len(found) != 1:
         raise CaseError(

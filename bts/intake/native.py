@@ -3,13 +3,11 @@
 Arrays are (z, y, x) in the order of their file; matrices 4×4 in mm of RAS+, case → series.
 """
 
-import nibabel as nib
 import numpy as np
-from isal import igzip
 
 from bts.errors import CaseError
 from bts.images.grid import Volume
-from bts.images.nifti import LABEL_INTENT
+from bts.images.nifti import LABEL_INTENT, write_image
 from bts.intake.grids import Image, Lattice, resample
 from bts.labels import REGIONS
 
@@ -44,12 +42,7 @@ def to_native(labels: Image, record: dict, role: str, lattice: Lattice | None = 
 
 def write_labels(labels: Image) -> bytes:
     """A NIfTI labelmap (uint8, labels of the project); equal labels give equal bytes."""
-    image = nib.Nifti1Image(labels.voxels.T, labels.lattice.affine)
-    image.set_qform(labels.lattice.affine, 1)
-    image.set_sform(labels.lattice.affine, 1)
-    image.header.set_xyzt_units("mm")
-    image.header["intent_code"] = LABEL_INTENT
-    return igzip.compress(image.to_bytes(), 1, mtime=0)
+    return write_image(labels.voxels, labels.lattice.affine, LABEL_INTENT)
 
 
 def volumes_ml(labels: Image) -> dict[str, float]:

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-import nibabel as nib
 import numpy as np
-from isal import igzip
 
 from bts.errors import CaseError
+from bts.images.nifti import write_image
 from bts.intake import atlas as atlases
 from bts.intake import picture, quality, tools
 from bts.intake.convert import convert
@@ -175,10 +174,10 @@ def write_case(
         whole = np.clip(np.rint(image * scales[role]), 0, MOST)
         # Within the brain 0 would mean that there is none.
         whole = np.where(mask & (image > 0), np.maximum(whole, 1), whole * mask)
-        files[keys[role]] = write_image(whole.astype(np.int16), space)
+        files[keys[role]] = write_image(whole.astype(np.int16), space.affine)
     stripped = options.strip != "none"
     if stripped:
-        files[keys["mask"]] = write_image(mask.astype(np.uint8), space)
+        files[keys["mask"]] = write_image(mask.astype(np.uint8), space.affine)
     files[keys["check"]] = picture.draw(voxels["t1ce"], voxels.get("flair"), mask if stripped else None)
     return files, scales
 
@@ -187,15 +186,6 @@ def _scale(image: np.ndarray) -> float:
     """1 where int16 holds the values well."""
     brightest = float(image.max())
     return 1.0 if FINE <= brightest <= MOST else 4000.0 / max(brightest, 1e-30)
-
-
-def write_image(voxels: np.ndarray, lattice: Lattice) -> bytes:
-    """Voxels (z, y, x) as .nii.gz; equal voxels give equal bytes."""
-    image = nib.Nifti1Image(voxels.T, lattice.affine)
-    image.set_qform(lattice.affine, 1)
-    image.set_sform(lattice.affine, 1)
-    image.header.set_xyzt_units("mm")
-    return igzip.compress(image.to_bytes(), 1, mtime=0)
 
 
 def _digest(data: bytes | np.ndarray) -> str:

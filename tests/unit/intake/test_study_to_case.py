@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from bts.errors import CaseError
-from bts.images.nifti import read_nifti
+from bts.images.nifti import read_nifti, write_image
 from bts.intake import dicom_seg
 from bts.intake.grids import Image, Lattice, resample
 from bts.intake.native import on_case_grid, to_native, volumes_ml, write_labels
-from bts.intake.study_to_case import Options, take_in, write_image
+from bts.intake.study_to_case import Options, take_in
 from bts.phantom.head import make_head
 from bts.phantom.study import CANARY, encode, write_series
 from tests.unit.intake.conftest import SIZE
@@ -100,7 +100,7 @@ def test_the_record_tells_what_was_done(taken):
 
 
 def test_a_labelmap_on_another_grid_is_refused(taken):
-    data = write_image(np.zeros((4, 5, 6), np.uint8), Lattice((4, 5, 6), np.eye(4)))
+    data = write_image(np.zeros((4, 5, 6), np.uint8), np.eye(4))
     with pytest.raises(CaseError, match="not that of the case"):
         on_case_grid(read_nifti(data, "x.nii.gz"), "x.nii.gz", taken.record)
 
