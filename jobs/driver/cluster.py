@@ -9,12 +9,10 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import ray.data
     from ray.util.metrics import Gauge
 
 from bts.errors import RunError
@@ -119,19 +117,18 @@ def check_seen(output: Store | None, case_id: str, *keys: str) -> None:
         raise RunError(f"{problem}; {mend}")
 
 
-def one_task_each(rows: Sequence[dict]) -> "ray.data.Dataset":
-    """Rows, one a case, for Ray's tasks; starts Ray."""
-    import ray.data
-
-    start_ray()
-    return ray.data.from_items(list(rows), override_num_blocks=len(rows))
-
-
 def cores() -> int:
     """CPUs of the cluster, its nodes of now together."""
     import ray
 
     return int(ray.cluster_resources().get("CPU", 0))
+
+
+def node_cpus() -> list[int]:
+    """CPUs of each node of now."""
+    import ray
+
+    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
 
 
 def is_started() -> bool:

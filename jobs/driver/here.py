@@ -3,18 +3,25 @@
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal
+from typing import Literal, Protocol
 
 from bts.errors import RunError
 from bts.storage import Store
+from jobs.driver.cluster import start_ray
 from jobs.driver.progress import say
+from jobs.workers.tries import tried, worker_deaths
 
 UseRay = Literal["auto", "yes", "no"]
-Task = Callable[[dict], dict]
 FEW = 8  # cases; Ray is up in some ten seconds, in which one process does about as many
 BEGUN = "_runs/here"  # in the output while a process does cases itself; what killed the process left it there
+
+
+class Task(Protocol):
+    """A function of a row, or an object that is called with one."""
+
+    def __call__(self, row: dict, /) -> dict: ...
 
 
 def fits_here(ray: UseRay, cases: int, output: Store | None = None) -> bool:
@@ -30,6 +37,21 @@ def fits_here(ray: UseRay, cases: int, output: Store | None = None) -> bool:
         say("a case may have killed the last run: Ray does them now, and keeps them apart")
         output.delete(BEGUN)
     return not died
+
+
+def in_tasks(rows: Sequence[dict], task: Task, ray: UseRay, what: str) -> Iterator[dict]:
+    """The task's result of every row: by this process if they are few, else by a task of Ray's each.
+
+    what: is done, for the message where that kills its workers. Raises RunError.
+    """
+    if fits_here(ray, len(rows)):
+        return map(task, rows)
+    from ray.data import from_items
+
+    start_ray()
+    with worker_deaths(what):
+        data = from_items(list(rows), override_num_blocks=len(rows))
+        return iter(tried(data.map, task.__call__).take_all())
 
 
 def noted(rows: Iterable[dict], output: Store) -> Generator[dict]:

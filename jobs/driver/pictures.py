@@ -8,7 +8,7 @@ bts.scoring.comparison's.
 
 import json
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from bts.colours import Colours
 from bts.errors import UsageError
@@ -18,11 +18,10 @@ from bts.report.page import Picture, choose
 from bts.results.match import Pair
 from bts.scoring.scores import Scored, means
 from bts.storage import Store
-from jobs.driver.cluster import one_task_each
-from jobs.driver.here import UseRay, fits_here
+from jobs.driver.here import UseRay, in_tasks
 from jobs.workers.draw import Draw, DrawSide
-from jobs.workers.tries import tried, worker_deaths
 
+DRAWING = "drawing pictures"  # for the message where that kills its workers
 SHOWN = ("dice", "iou")
 SOMETIMES = re.compile(r"cases/.+\.html|montage\.png|brats\.csv|comparison(\.csv|(-.+)?\.png)")
 """Files that not every report of a folder has."""
@@ -38,7 +37,7 @@ def draw_cases(
     rows = [{**pair.to_row(), "large": pair.case.id in large} for pair in pairs if pair.case.id in wanted]
     if not rows:
         return [], []
-    found = {row["case_id"]: row for row in drawn(rows, drawer, ray)}
+    found = {row["case_id"]: row for row in in_tasks(rows, drawer, ray, DRAWING)}
     shown = []
     for title, one in chosen.items():
         row = found[one.case_id]
@@ -46,14 +45,6 @@ def draw_cases(
             panels = dict(zip(row["captions"], row["panels"], strict=True))
             shown.append(Picture(title, one, row["slice"], panels, row["turning"]))
     return shown, [(one, found[one.case_id]["pair"]) for one in worst if found[one.case_id]["pair"]]
-
-
-def drawn(rows: Sequence[dict], drawer: Draw | DrawSide, ray: UseRay) -> Iterator[dict]:
-    """A drawer's result of every row."""
-    if fits_here(ray, len(rows)):
-        return map(drawer, rows)
-    with worker_deaths("drawing pictures"):
-        return iter(tried(one_task_each(rows).map, drawer.__call__).take_all())
 
 
 def montage(worst: Sequence[tuple[Scored, bytes]], colours: Colours) -> bytes:
@@ -105,5 +96,5 @@ def draw_comparison(
             if pair.case.id in chosen:
                 chosen[pair.case.id][name] = pair.to_row()
     rows = [{"pairs": json.dumps(of)} for of in chosen.values()]
-    grids = drawn(rows, drawer, ray)
+    grids = in_tasks(rows, drawer, ray, DRAWING)
     return found | {f"comparison-{r['case_id']}.png": r["png"] for r in grids if r["png"]}

@@ -10,7 +10,7 @@ from bts.errors import UsageError
 from bts.inference.options import Engine, check_engine
 from bts.storage import Store
 from jobs.driver import machine
-from jobs.driver.cluster import start_ray
+from jobs.driver.cluster import node_cpus, start_ray
 from jobs.driver.here import UseRay, fits_here
 from jobs.driver.models import Models
 from jobs.driver.pipeline import Stage, stream
@@ -103,7 +103,7 @@ def predict_by_actors(
 
     start_ray()
     alone = not os.environ.get("RAY_ADDRESS")
-    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    cpus = node_cpus()
     gpus = wanted_gpus(may_use(settings), int(ray.cluster_resources().get("GPU", 0)), alone)
     asked = settings.predictors or 0
     tasks = min(max(2, sum(cpus) // 2, IO_TASKS * asked), len(rows))
@@ -147,9 +147,8 @@ def share(settings: Asked, drivers: int) -> int:
     import ray
 
     start_ray()
-    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     gpus = wanted_gpus(may_use(settings), int(ray.cluster_resources().get("GPU", 0)), alone=False)
-    return max(1, (settings.predictors or pool(cpus, gpus, settings.gpu_share)[0]) // drivers)
+    return max(1, (settings.predictors or pool(node_cpus(), gpus, settings.gpu_share)[0]) // drivers)
 
 
 def wanted_gpus(gpu: str, there: int, alone: bool) -> int:

@@ -13,11 +13,9 @@ from bts.intake.identity import Identity
 from bts.intake.index import index_key, kept_rows, write_index
 from bts.intake.rules import Rules
 from bts.storage import Entry, Store
-from jobs.driver.cluster import one_task_each
-from jobs.driver.here import UseRay, fits_here
+from jobs.driver.here import UseRay, in_tasks
 from jobs.driver.progress import counted, say
 from jobs.workers.intake import ReadTags
-from jobs.workers.tries import tried, worker_deaths
 
 FILES_A_TASK = 256
 
@@ -62,13 +60,7 @@ def _read(
     say(f"{source.uri}: reading the tags of {counted(len(entries), 'file')}")
     parts = [entries[n : n + FILES_A_TASK] for n in range(0, len(entries), FILES_A_TASK)]
     rows = [{"entries": json.dumps([asdict(entry) for entry in part])} for part in parts]
-    results = list(_results(rows, ReadTags(source, identity, rules), ray))
+    tags = ReadTags(source, identity, rules)
+    results = list(in_tasks(rows, tags, ray, "reading the tags of scans"))
     headers = [Header(**row) for result in results for row in json.loads(result["rows"])]
     return headers, [Failure(**one) for result in results for one in json.loads(result["failures"])]
-
-
-def _results(rows: list[dict], task: ReadTags, ray: UseRay) -> Iterable[dict]:
-    if fits_here(ray, len(rows)):
-        return map(task, rows)
-    with worker_deaths("reading the tags of scans"):
-        return tried(one_task_each(rows).map, task.__call__).take_all()

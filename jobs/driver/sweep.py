@@ -4,7 +4,6 @@ import os
 from dataclasses import replace
 from typing import Protocol
 
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.util.queue import Queue
@@ -12,6 +11,7 @@ from ray.util.queue import Queue
 from bts.errors import CaseError, Failure, RunError
 from bts.storage import Store
 from jobs.driver import training
+from jobs.driver.cluster import node_cpus
 from jobs.workers.rank import Job
 from jobs.workers.trial import Trial, run_trial
 
@@ -82,8 +82,7 @@ def dice_of(result: tune.Result) -> float:
 def resources(settings: Asked) -> dict[str, float]:
     """What a trial asks of the cluster. Raises UsageError for a GPU that this machine does not have."""
     gpu = training.wants_gpu(settings.gpu, workers=1)
-    most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    cpus = settings.cpus or (1 if gpu else max(1, most))
+    cpus = settings.cpus or (1 if gpu else max([1, *node_cpus()]))
     return {"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus}
 
 
