@@ -94,3 +94,8 @@ class UsageError(Exception):
 
 class RunError(Exception):
     """The run cannot go on (no bucket, no disk space): the job exits with 1 and one clear line."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line: its class where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from bts.cases.case import STATISTICS, CaseVolume
 from bts.cases.worklist import NOTE
-from bts.errors import RunError, UsageError
+from bts.errors import RunError, UsageError, first_line
 from bts.modalities import MODALITIES
 from bts.shards.format import metadata_of, read_volume
 from bts.shards.holds import in_force
@@ -117,7 +117,7 @@ def blame(store: Store, key: str, error: Exception) -> Exception:
         store.read(key)
     except OSError as refused:
         return RunError(f"{store.uri}/{key}: cannot be read: {refused}")
-    problem = "".join(filter(str.isprintable, (str(error) or type(error).__name__).splitlines()[0]))
+    problem = "".join(filter(str.isprintable, first_line(error)))
     mend = "delete it and run jobs.preprocess again"
     return UsageError(f"{store.uri}/{key}: not a shard of this project, or damaged ({problem}); {mend}")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge
 
-from bts.errors import RunError
+from bts.errors import RunError, first_line
 from bts.storage import Store
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -71,9 +71,8 @@ def _init(what: str, **how) -> None:
     except Exception as error:  # Ray raises this very class where its processes do not come up in time
         with contextlib.suppress(Exception):
             ray.shutdown()
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         mend = "run again when the machine has less to do, or with more free memory and disk space"
-        raise RunError(f"{what} did not start: {said}; {mend}") from error
+        raise RunError(f"{what} did not start: {first_line(error)}; {mend}") from error
 
 
 def check_cluster(address: str) -> None:

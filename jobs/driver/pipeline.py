@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bts.errors import LOST, STORE, UNREADABLE, Failure, RunError
+from bts.errors import LOST, STORE, UNREADABLE, CaseError, Failure, RunError, first_line
 from bts.storage import Store
 from jobs.driver.cluster import cores, start_ray
 from jobs.driver.here import UseRay, fits_here, noted, run_here
@@ -139,8 +139,8 @@ def _together(rows: list[dict], stages: list[Stage], size: int, bound: int) -> G
             yield from unpack(block)
     except RayError as error:
         check_packages(error)
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        problem = f"more than {bound} cases were lost with their workers, the last one by: {said}"
+        problem = f"more than {bound} cases were lost with their workers"
+        problem += f", the last one by: {first_line(error)}"
         raise RunError(f"{problem}; likely there is too little memory: use a larger machine") from error
 
 
@@ -171,8 +171,7 @@ def lost(case_id: str, stage: str) -> Failure:
     """Of a case whose worker dies whenever it does it."""
     problem = f"its worker was killed or crashed each time at {stage}, likely for want of memory"
     mend = "give it a machine with more memory, or look at the size of its files; then run again"
-    message = f"case {case_id}: {problem}; {mend}"
-    return Failure(case_id=case_id, stage=stage, error=problem, mend=mend, message=message, kind=LOST)
+    return Failure.of(CaseError(problem, mend=mend, case=case_id, stage=stage, kind=LOST))
 
 
 class Alike:

@@ -57,5 +57,4 @@ def unforeseen(case_id: str, stage: str, error: Exception) -> Failure:
     problem = f"{kind}{': ' if said else ''}{said} ({place})"
     short = isinstance(error, MemoryError) or kind == "OutOfMemoryError"
     mend = "use a machine with more memory" if short else "run again; if it stays, report it with this line"
-    message = f"case {case_id}: {problem}; {mend}"
-    return Failure(case_id=case_id, stage=stage, error=problem, mend=mend, message=message, kind=kind)
+    return Failure.of(CaseError(problem, mend=mend, case=case_id, stage=stage, kind=kind))

@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 
-from bts.errors import RunError
+from bts.errors import RunError, first_line
 
 RETRIES = 2  # of a task after its worker's death, among others
 
@@ -27,6 +27,5 @@ def worker_deaths(what: str) -> Iterator[None]:
     try:
         yield
     except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         mend = "likely there is too little memory: use a larger machine; otherwise look at the files"
-        raise RunError(f"{what} killed its worker each time ({said}); {mend}") from error
+        raise RunError(f"{what} killed its worker each time ({first_line(error)}); {mend}") from error
