@@ -38,6 +38,11 @@ class Case:
         """Role → ETag, or size+mtime, of each of its files."""
         return {role: entry.version for role, entry in self.files.items()}
 
+    @property
+    def bytes(self) -> int:
+        """Of its files together."""
+        return sum(entry.size for entry in self.files.values())
+
     def to_json(self) -> str:
         """For a row of a Ray dataset."""
         return json.dumps(asdict(self))

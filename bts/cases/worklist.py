@@ -56,8 +56,7 @@ class Todo:
     def to_row(self) -> dict:
         """For a Ray dataset."""
         named = {"case_id": self.case.id, "case": self.case.to_json()}
-        size = sum(entry.size for entry in self.case.files.values())
-        return {**named, "fingerprint": self.fingerprint, "older": list(self.older), "bytes": size}
+        return {**named, "fingerprint": self.fingerprint, "older": list(self.older), "bytes": self.case.bytes}
 
 
 @dataclass(slots=True)
@@ -74,7 +73,7 @@ class Work:
 
 def largest_first(todo: Iterable[Todo]) -> list[Todo]:
     """By the bytes of their files: a large case that comes last would be waited for alone."""
-    return sorted(todo, key=lambda one: -sum(entry.size for entry in one.case.files.values()))
+    return sorted(todo, key=lambda one: -one.case.bytes)
 
 
 def plan(

@@ -89,8 +89,8 @@ class MakeCase:
     def fetch(self, case: Case) -> dict[str, list[bytes]]:
         """{modality: its files}. Raises CaseError without their keys."""
         scans: dict[str, list[bytes]] = {}
-        if (size := sum(entry.size for entry in case.files.values())) > MOST_BYTES:
-            problem = f"its series have {size / 2**30:.0f} GiB together, no study of a head has"
+        if case.bytes > MOST_BYTES:
+            problem = f"its series have {case.bytes / 2**30:.0f} GiB together, no study of a head has"
             raise CaseError(problem, mend="look at the scans", case=case.id, stage="read")
         for name, entry in sorted(case.files.items()):
             role = name.partition("/")[0]
