@@ -6,6 +6,7 @@ Reading trouble is the case's (`OSError`, turned into a `CaseError` by who reads
 run's (`RunError`), for a store that takes no results ends every case alike.
 """
 
+import contextlib
 import io
 import os
 import re
@@ -14,12 +15,13 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property
 from operator import attrgetter
 from stat import S_ISREG
 from typing import TYPE_CHECKING, BinaryIO
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from bts import s3_listing
 from bts.errors import STORE, UNREADABLE, RunError, UsageError
@@ -85,7 +87,11 @@ class Store:
 
     @property
     def local(self) -> bool:
-        return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def _s3(self) -> bool:
+        return "s3" in self.fs.protocol
 
     def path(self, key: str) -> str:
         """Where `key` is within the filesystem, as `fs` and `arrow_fs()` name it."""
@@ -97,7 +103,7 @@ class Store:
 
         if self.local:
             return pyarrow.fs.LocalFileSystem()
-        if "s3" in self.fs.protocol:
+        if self._s3:
             from bts.arrow_s3 import Handler
 
             return pyarrow.fs.PyFileSystem(Handler(self.fs))
@@ -150,13 +156,12 @@ class Store:
 
     def _walk_remote(self, prefix: str) -> Iterator[Entry]:
         try:
-            s3 = "s3" in self.fs.protocol
-            find = partial(s3_listing.find, self.fs) if s3 else partial(self.fs.find, detail=True)
-            found = find(self.path(prefix))
+            top = self.path(prefix)
+            found = s3_listing.find(self.fs, top) if self._s3 else self.fs.find(top, detail=True)
             bucket = self.root.split("/")[0]
             # A missing prefix is an empty one; a missing bucket is a mistake that must not look like that. S3
             # has told by then, and lets only those ask for the bucket itself who may list all of it.
-            if not found and not s3 and not self.fs.exists(bucket):
+            if not found and not self._s3 and not self.fs.exists(bucket):
                 raise FileNotFoundError(f"there is no bucket {bucket}")
         except FileNotFoundError as error:
             raise RunError(f"{self.uri}: {_reason(error)}") from error
@@ -182,11 +187,11 @@ class Store:
             with open(self.path(key), "rb") as file:
                 return file.read()
         # Otherwise s3fs asks for the size first, to fetch pieces side by side: two requests an object.
-        how = {"max_concurrency": 1} if "s3" in self.fs.protocol else {}
+        how = {"max_concurrency": 1} if self._s3 else {}
         try:
             return self.fs.cat_file(self.path(key), **how)
         except PermissionError as error:
-            if "s3" in self.fs.protocol and not s3_listing.lists(self.fs, self.path(key)):
+            if self._s3 and not s3_listing.lists(self.fs, self.path(key)):
                 raise FileNotFoundError(f"there is no {key}") from error
             raise
         except OSError:
@@ -196,24 +201,20 @@ class Store:
 
     def put(self, key: str, data: bytes) -> None:
         """Write the whole object, replacing what was there: at once where the store can. Raises RunError."""
-        try:
+        with self._or_run_error(key, "written"):
             if self.local:
                 self._put_local(self.path(key), io.BytesIO(data))
             else:
                 self.fs.pipe_file(self.path(key), data)  # S3: one PUT, or a multipart upload: both atomic
-        except Exception as error:
-            raise RunError(f"{self.uri}/{key}: cannot be written: {_reason(error)}") from error
 
     def put_file(self, key: str, path: str) -> None:
         """Write a file of this machine as an object, as `put` does, not through memory. Raises RunError."""
-        try:
+        with self._or_run_error(key, "written"):
             if self.local:
                 with open(path, "rb") as file:
                     self._put_local(self.path(key), file)
             else:
                 self.fs.put_file(path, self.path(key))
-        except Exception as error:
-            raise RunError(f"{self.uri}/{key}: cannot be written: {_reason(error)}") from error
 
     @staticmethod
     def _put_local(path: str, data: BinaryIO) -> None:
@@ -234,12 +235,16 @@ class Store:
 
     def delete(self, key: str) -> None:
         """Remove the object; one that is gone already is fine. Raises RunError."""
-        try:
+        with self._or_run_error(key, "deleted"), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(key))
-        except FileNotFoundError:
-            return
+
+    @contextlib.contextmanager
+    def _or_run_error(self, key: str, what: str) -> Iterator[None]:
+        """Each store raises its own classes."""
+        try:
+            yield
         except Exception as error:
-            raise RunError(f"{self.uri}/{key}: cannot be deleted: {_reason(error)}") from error
+            raise RunError(f"{self.uri}/{key}: cannot be {what}: {_reason(error)}") from error
 
 
 def trouble(error: BaseException) -> str:
