@@ -74,27 +74,7 @@ def find_cases(
     """
     sidecars = sidecars or Sidecars()
     listing = Listing(unclear=sidecars.unclear if labels == "auto" else ())
-    layouts = (*layouts, *LAYOUTS)
-    found: Groups = {}
-    bare: Groups = {}
-    for entry, key in data_of(entries):
-        hidden = key.rpartition("/")[2].startswith(".")
-        layout, place = (None, None) if hidden else place_of(key, layouts)
-        if OURS & set(key.split("/")):
-            if place:
-                listing.strays.append(entry.key)
-        elif layout is None or place is None:
-            _set_aside(entry, key, listing)
-        else:
-            role = sidecars.channels.get(place.folder, {}).get(place.role, place.role)
-            if not role:  # a channel of another kind of image
-                listing.strays.append(entry.key)
-                continue
-            where, groups = (place.folder, place.case_id), bare if layout.bare else found
-            if (one := groups.get(where)) is None:
-                one = groups[where] = Found()
-            one.files.setdefault(role, []).append(entry)
-            one.datasets.add(layout.dataset)
+    found, bare = _group(entries, (*layouts, *LAYOUTS), sidecars, listing)
     if left := join(found, bare, listing.strays):
         listing.strays = sorted([*listing.strays, *left])
     folders: dict[str, dict[str, Found]] = {}
@@ -113,6 +93,32 @@ def find_cases(
     return listing
 
 
+def _group(
+    entries: Iterable[Entry], layouts: tuple[Naming, ...], sidecars: Sidecars, listing: Listing
+) -> tuple[Groups, Groups]:
+    """(files whose names tell a case, files that lack its name, as `join` takes them). Strays and figshare's
+    slices go to the listing."""
+    found: Groups = {}
+    bare: Groups = {}
+    for entry, key in data_of(entries):
+        hidden = key.rpartition("/")[2].startswith(".")
+        layout, place = (None, None) if hidden else place_of(key, layouts)
+        if OURS & set(key.split("/")):
+            if place:
+                listing.strays.append(entry.key)
+        elif layout is None or place is None:
+            _set_aside(entry, key, listing)
+        elif not (role := sidecars.channels.get(place.folder, {}).get(place.role, place.role)):
+            listing.strays.append(entry.key)  # a channel of another kind of image
+        else:
+            where, groups = (place.folder, place.case_id), bare if layout.bare else found
+            if (one := groups.get(where)) is None:
+                one = groups[where] = Found()
+            one.files.setdefault(role, []).append(entry)
+            one.datasets.add(layout.dataset)
+    return found, bare
+
+
 def _set_aside(entry: Entry, key: str, listing: Listing) -> None:
     name = key.rpartition("/")[2]
     if SLICE.search(key):
@@ -124,7 +130,7 @@ def _set_aside(entry: Entry, key: str, listing: Listing) -> None:
 def _look_for_truths(found: Groups, listing: Listing) -> None:
     """Of cases without a truth: a stray of their folder, or with their name, that looks like one. Where there
     are several, a corrected one."""
-    without = {case.id for case in listing.cases if case.files and not {"seg"} & case.files.keys()}
+    without = {case.id for case in listing.cases if "seg" not in case.files}
     by_folder: dict[str, list[str]] = {}
     for folder, case_id in found:
         by_folder.setdefault(folder, []).append(case_id)
