@@ -38,27 +38,29 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
         say(f"{source.uri}: {strays} of no case: {examples(listing.strays)}")
     for case_id, key in list(listing.truth_like.items())[:3]:
         say(f"case {case_id} has no ground truth; this looks like it: {key} {AS_TRUTH}")
+    if len(listing.truth_like) > 3:
+        say(f"… and {len(listing.truth_like) - 3} more cases like it")
     if patients and listing.unnamed:
         few = examples(listing.unnamed)
         unnamed = counted(len(listing.unnamed), "case")
         say(f"--patients tells nothing of {unnamed}, each its own patient: {few}")
     for key in listing.unclear[:3]:
         say(f"{source.uri}/{key}: names labels that are not known; ground truth there needs --labels")
-    if len(listing.truth_like) > 3:
-        say(f"… and {len(listing.truth_like) - 3} more cases like it")
     if not found and not listing.slices:
-        example = "BraTS2021_00000/BraTS2021_00000_flair.nii.gz, or figshare's 1.mat"
-        images = any(IMAGE.search(key) for key in listing.strays)
-        other = (
-            "; unpack archives, convert other formats to .nii.gz; DICOM files become cases by jobs.intake"
-            if listing.strays
-            else "; check the path"
-        )
-        why = "" if images else f": no image is there{other}"
-        shown = " ".join(map(shlex.quote, roles_for(listing.strays))) or "t1=*_PRE.nii.gz …"
-        said = f"; other names are said by --roles {shown}" if images else ""
-        raise UsageError(f"{source.uri}: no case found{why}; expected files such as {example}{said}")
+        raise UsageError(f"{source.uri}: no case found{_why_none(listing.strays)}")
     return listing
+
+
+def _why_none(strays: Sequence[str]) -> str:
+    """What to do where no file (strays: all there are) is of a case."""
+    expected = "expected files such as BraTS2021_00000/BraTS2021_00000_flair.nii.gz, or figshare's 1.mat"
+    if any(IMAGE.search(key) for key in strays):
+        roles = " ".join(map(shlex.quote, roles_for(strays))) or "t1=*_PRE.nii.gz …"
+        return f"; {expected}; other names are said by --roles {roles}"
+    other = "check the path"
+    if strays:
+        other = "unpack archives, convert other formats to .nii.gz; DICOM files become cases by jobs.intake"
+    return f": no image is there; {other}; {expected}"
 
 
 def describe(listing: Listing) -> Iterator[str]:
