@@ -11,7 +11,7 @@ DICOM SEG carries the identity of its scans, for it goes where they came from.
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from typing import Any, Literal, get_args
 
@@ -34,6 +34,8 @@ from jobs.workers.deliver import FORMAT, Deliver, mark_of, native_key, seg_key
 
 Space = Literal["t1ce", "t1", "t2", "flair"]
 SPACES = get_args(Space)
+NOT_ASKED: dict[str, Any] = {"uri": "", "keys": [], "problem": "", "nifti": False}
+"""Where the files of a series lie, and their keys there, or the problem; nifti: it did not come as DICOM."""
 
 
 @dataclass(frozen=True)
@@ -152,12 +154,11 @@ def run(todo: list[worklist.Todo], cases: Store, deliver: Deliver, settings: Set
         say("nothing to do: no labelmap is left to deliver")
         return
     scans = find_scans(todo, cases, settings) if settings.dicom_seg else {}
-    none = json.dumps({"uri": "", "keys": [], "problem": "", "nifti": False})
     made = {case.id: case.to_json() for case in list_folder(cases, "brats2023").cases}
     rows = [
         {
             **one.to_row(),
-            "scans": scans.get(one.case.id, none),
+            "scans": json.dumps(scans.get(one.case.id, NOT_ASKED)),
             "made_case": made.get(one.case.id, ""),
         }
         for one in worklist.largest_first(todo)
@@ -166,28 +167,28 @@ def run(todo: list[worklist.Todo], cases: Store, deliver: Deliver, settings: Set
     yield from stream("deliver", rows, stages, settings.ray, deliver.output)
 
 
-def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> dict[str, str]:
-    """Case id → JSON of where the files of its series lie: uri, keys, or the problem; nifti: it has none."""
+def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Case id → where the files of its series lie, as NOT_ASKED has it."""
     identity, _ = read_identity(False)
-    listed: dict[str, dict[str, str]] = {}
     rows = series_files(cases, (entry.key for entry in cases.list("_index")))
+
+    @cache
+    def listed(uri: str) -> dict[str, str]:
+        return {identity.opaque(entry.key): entry.key for entry in Store(uri).list()}
+
     found = {}
     for one in todo:
-        told: dict[str, Any] = {"uri": "", "keys": [], "problem": "", "nifti": False}
+        told = found[one.case.id] = {**NOT_ASKED}
         try:
             record = parse(cases.read(one.case.files["record"].key))
             told["uri"] = settings.scans or str(record["scans"])
             series = record["series"].get(settings.space, {"uid": "", "files": 0})
             uid, count = (str(record["study_uid"]), str(series["uid"])), int(series["files"])
-            told["nifti"] = not series["uid"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             told["problem"] = f"the record of jobs.intake cannot be read ({type(error).__name__})"
-            found[one.case.id] = json.dumps(told)
             continue
-        if told["uri"] not in listed:
-            entries = Store(told["uri"]).list()
-            listed[told["uri"]] = {identity.opaque(entry.key): entry.key for entry in entries}
-        there = listed[told["uri"]]
+        told["nifti"] = not series["uid"]
+        there = listed(told["uri"])
         keys = [] if told["nifti"] else [there[file] for file in rows.get(uid, ()) if file in there]
         if len(keys) == count:
             told["keys"] = keys
@@ -195,7 +196,6 @@ def find_scans(todo: list[worklist.Todo], cases: Store, settings: Settings) -> d
             told["problem"] = "its source series has more files now than when it was taken in"
         else:
             told["problem"] = "its source series is not there any more, or was indexed under another key"
-        found[one.case.id] = json.dumps(told)
     return found
 
 

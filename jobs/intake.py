@@ -201,10 +201,9 @@ def run(rows: list[dict], make: MakeCase, use: UseRay) -> Iterator[dict]:
     if not rows:
         say("nothing to do: no study is left to take in")
         return
-    if fits_here("yes" if use == "auto" and len(rows) > 1 else use, len(rows), make.output):
-        yield from stream("intake", rows, [Stage("intake", make)], "no", make.output)
-        return
-    yield from stream("intake", rows, [Stage("intake", make, resources={"num_cpus": 1, "memory": MEMORY})])
+    here = fits_here("yes" if use == "auto" and len(rows) > 1 else use, len(rows), make.output)
+    stages = [Stage("intake", make, resources={"num_cpus": 1, "memory": MEMORY})]
+    yield from stream("intake", rows, stages, "no" if here else "yes", make.output)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,15 @@ def fits_here(ray: UseRay, cases: int, output: Store | None = None) -> bool:
     process died of that in this output; what has been said of one is taken away."""
     if ray != "auto" or cases > FEW or os.environ.get("RAY_ADDRESS"):
         return ray == "no"
+    if output is None:
+        return True
     try:
-        died = output is not None and output.read(BEGUN) is not None
+        output.read(BEGUN)
     except OSError:  # there is none, or the run will end of it soon
-        died = False
-    if died and output is not None:
-        say("a case may have killed the last run: Ray does them now, and keeps them apart")
-        output.delete(BEGUN)
-    return not died
+        return True
+    say("a case may have killed the last run: Ray does them now, and keeps them apart")
+    output.delete(BEGUN)
+    return False
 
 
 def in_tasks(rows: Sequence[dict], task: Task, ray: UseRay, what: str) -> Iterator[dict]:
