@@ -85,7 +85,7 @@ def is_dicom(data: bytes) -> bool:
 
 def read_header(
     read: Callable[[int | None], bytes], size: int, file: str, version: str, identity: Identity, rules: Rules
-):
+) -> Header | None:
     """The Header of one DICOM file, or None of a file that is none or holds no MR image.
 
     read(n) gives its first n bytes, read(None) all. Raises CaseError for a DICOM file that cannot be read.

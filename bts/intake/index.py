@@ -87,15 +87,12 @@ def write_index(rows: Iterable[Header]) -> bytes:
 
 def read_row(entry: Entry, file: str, source: Store, identity: Identity, rules: Rules) -> Header:
     """The row of one file. Raises CaseError, which does not name its key."""
-    path = source.path(entry.key)
 
     def read(count: int | None) -> bytes:
         try:
-            return (
-                source.read(entry.key)
-                if count is None
-                else source.fs.cat_file(path, start=0, end=min(count, entry.size))
-            )
+            if count is None:
+                return source.read(entry.key)
+            return source.fs.cat_file(source.path(entry.key), start=0, end=min(count, entry.size))
         except Exception as error:  # each store raises its own classes
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise CaseError(f"it cannot be read ({reason})", mend="copy it again", stage="index") from None

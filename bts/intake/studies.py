@@ -168,7 +168,7 @@ def _nifti_study(
 
 
 def _facts(entry: Entry) -> Facts:
-    """A file's name tells; where its folder holds nothing else, the folder's name does too."""
+    """What the name of a file tells; that of its folder tells nothing."""
     named = NIFTI.match(entry.key.rpartition("/")[2])
     assert named, "nothing else is listed"
     return Facts(plain(named["stem"]))

@@ -42,7 +42,6 @@ class Taken:
 
     files: dict[str, bytes]
     record: dict
-    warnings: list[str]
 
 
 @dataclass(slots=True)
@@ -55,7 +54,7 @@ class Clock:
     def step(self, name: str):
         started = time.monotonic()
         yield
-        self.seconds[name] = round(self.seconds.get(name, 0) + time.monotonic() - started, 2)
+        self.seconds[name] = round(time.monotonic() - started, 2)
 
 
 def case_keys(case_id: str, roles) -> dict[str, str]:
@@ -84,7 +83,7 @@ def take_in(case_id: str, scans: Mapping[str, list[bytes]], options: Options, *,
         where = mask if options.strip != "none" else voxels["t1ce"] > voxels["t1ce"].mean()
         measured = {r: _measure(r, images, voxels, space, to_t1ce, matrices, where) for r in images}
         brain = _brain(mask, space, options)
-        warnings = quality.warnings(measured, brain.get("ml"), brain.get("overlap"))
+        flags = quality.warnings(measured, brain.get("ml"), brain.get("overlap"))
         files, scales = write_case(case_id, voxels, mask, space, options)
     series = {
         role: {
@@ -101,13 +100,13 @@ def take_in(case_id: str, scans: Mapping[str, list[bytes]], options: Options, *,
         "space": {"name": "SRI24" if options.atlas == "sri24" else "t1ce", **space.to_json()},
         "series": series,
         "brain": brain,
-        "flags": warnings,
+        "flags": flags,
         "options": asdict(options),
         "versions": {"format": FORMAT, **tools.versions()},
         "seconds": clock.seconds,
         "files": {key: _digest(data) for key, data in files.items()},
     }
-    return Taken(files, record, warnings)
+    return Taken(files, record)
 
 
 def bring(

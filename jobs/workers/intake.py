@@ -59,7 +59,8 @@ class MakeCase:
             problem = f"its images could not be worked on ({str(error).strip().splitlines()[-1][:200]})"
             raise CaseError(problem, mend="look at the scans", stage="intake") from error
         numbers = {role: told["number"] for role, told in study["series"].items()} if study["uid"] else {}
-        warnings = [*quality.of_names(study["also"]), *quality.of_order(numbers), *taken.warnings]
+        flags = taken.record["flags"]
+        warnings = [*quality.of_names(study["also"]), *quality.of_order(numbers), *flags]
         hold = self.hold and warnings
         files = {
             held(key) if hold and not key.startswith("_") else key: data for key, data in taken.files.items()
