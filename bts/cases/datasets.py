@@ -26,8 +26,6 @@ class Dataset:
     """Label convention of its truths; UNKNOWN: the name does not tell, --labels must."""
     conventions: tuple[str, ...] = ()
     """Those that its releases have used under the same names, where several: what a message offers."""
-    targets: tuple[str, ...] = ("regions", "labels")
-    """What a model for it may predict."""
     reader: str = "roles"
     """How its files hold a case, a key of bts.cases.read.READERS."""
     placed: bool = True
@@ -42,7 +40,6 @@ OTHER = Dataset(name="other")
 FIGSHARE = Dataset(
     name="figshare",
     convention="figshare",
-    targets=("tumour", "tumour_types"),
     reader="slices",
     placed=False,  # a slice is axial, coronal or sagittal, and tells not which
     spaced=False,

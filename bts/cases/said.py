@@ -64,7 +64,6 @@ class Table:
     """A CSV file of keys: a layout that knows each file by name."""
 
     places: Mapping[str, Place]
-    name: str = "--roles"
     sign: str = ""
     dataset: str = OTHER.name
     bare: bool = False
@@ -128,9 +127,8 @@ def _expression(glob: str) -> str:
 
 
 def _table(uri: str) -> Table:
-    rows = _rows(uri, {"case"})
     places: dict[str, Place] = {}
-    for row in rows:
+    for row in _rows(uri, {"case"}):
         for role in FILE_ROLES:
             if key := (row.get(role) or "").strip():
                 key = with_slashes(key)
