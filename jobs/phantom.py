@@ -53,9 +53,9 @@ def main(settings: Settings) -> Outcome:
     there = output.keys()
     wanted = range(settings.start, settings.start + settings.count)
     todo = [index for index in wanted if not there.issuperset(keys(settings, index))]
-    written = sum(run(todo, settings, output))
+    size = sum(run(todo, settings, output))
     counts = {"cases": settings.count, "written": len(todo), "unchanged": settings.count - len(todo)}
-    return Outcome(output, counts | {"bytes": written})
+    return Outcome(output, counts | {"bytes": size})
 
 
 def check(settings: Settings) -> None:

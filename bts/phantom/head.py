@@ -22,6 +22,7 @@ BONE_SIGNAL = 0.08
 NOISE = 0.015  # standard deviation, relative to the brain's median
 CSF_MM, BONE_MM, SCALP_MM = 3.0, 9.0, 14.0  # outer edges of the shells around the brain
 FOLDS_MM = 10.0  # sulci that are narrower are within the skull's inner surface
+BASE_TURN_DEG, BASE_SHIFT_MM = 12.0, 15.0  # by which a patient may lie askew, about and along each axis
 AXIAL, SAGITTAL, CORONAL = "axial", "sagittal", "coronal"
 # Columns: where a step along the file's x, y and z leads, in RAS+.
 ORIENTATIONS = {
@@ -128,14 +129,11 @@ def random_pose(
     return pose
 
 
-def base_pose(
-    head: Head, rng: np.random.Generator, turn_deg: float = 12.0, shift_mm: float = 15.0
-) -> np.ndarray:
+def base_pose(head: Head, rng: np.random.Generator) -> np.ndarray:
     """How the patient lies in the scanner: 4×4, head's mm → scanner's, the head near the isocentre."""
-    middle = _middle(np.eye(4), head)
     centred = np.eye(4)
-    centred[:3, 3] = -middle
-    return random_pose(rng, turn_deg, shift_mm) @ centred
+    centred[:3, 3] = -_middle(np.eye(4), head)
+    return random_pose(rng, BASE_TURN_DEG, BASE_SHIFT_MM) @ centred
 
 
 def _middle(pose: np.ndarray, head: Head) -> np.ndarray:

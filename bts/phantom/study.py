@@ -8,7 +8,7 @@ CANARY, so that a test can look for it where no name may be.
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import nibabel as nib
@@ -102,12 +102,8 @@ def make_study(
     vendor: str | None = None,
     size: tuple[int, int, int] = SIZE,
     extras: bool = True,
-    thickness: float | None = None,
 ) -> Study:
-    """Study `index` of the set `seed`; the vendors take turns.
-
-    thickness: mm of every slice instead of the vendor's own.
-    """
+    """Study `index` of the set `seed`; the vendors take turns. extras: also what lies beside the four."""
     vendor = vendor or VENDORS[index % len(VENDORS)]
     rng = np.random.default_rng([seed, index, 77])
     head = make_head(seed, index, size)
@@ -116,8 +112,6 @@ def make_study(
     for number, (role, (plan, description, times, sequence)) in zip(
         (2, 7, 5, 6), SEQUENCES[vendor].items(), strict=True
     ):
-        if thickness is not None:
-            plan = replace(plan, zooms=(*plan.zooms[:2], thickness))
         tags = {"times": times, "sequence": sequence, "contrast": role == "t1ce"}
         made.append(Series(number, description, take(head, plan, base, rng), tags))
     if extras:
@@ -196,10 +190,8 @@ def _identify(data, study: Study, series: Series, place: int) -> None:
     data.SOPClassUID, data.SOPInstanceUID = MR_IMAGE, study.uid(series.number, place)
     data.StudyInstanceUID, data.SeriesInstanceUID = study.uid("study"), study.uid("series", series.number)
     data.FrameOfReferenceUID = study.uid("frame")
-    data.PatientName, data.PatientID = (
-        f"{CANARY}^Name{study.index}",
-        f"{CANARY}-ID-{study.seed}-{study.index}",
-    )
+    data.PatientName = f"{CANARY}^Name{study.index}"
+    data.PatientID = f"{CANARY}-ID-{study.seed}-{study.index}"
     data.PatientBirthDate, data.PatientSex = "19570213", "F"
     data.InstitutionName, data.ReferringPhysicianName = f"{CANARY} Hospital", f"{CANARY}^Doctor"
     data.StationName, data.AccessionNumber = f"{CANARY}MR1", f"{CANARY}77"
@@ -227,10 +219,8 @@ def _describe(data, study: Study, series: Series) -> None:
         data.InversionTime = ti
     if tags["contrast"]:
         data.ContrastBolusAgent = "Gadovist" if siemens else "7.5 ML MULTIHANCE"
-    kind = ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"] if tags.get("derived") else ["ORIGINAL", "PRIMARY"]
-    data.ImageType = (
-        kind if tags.get("derived") else [*kind, *(["M", "ND", "NORM"] if siemens else ["OTHER"])]
-    )
+    taken = ["ORIGINAL", "PRIMARY", *(["M", "ND", "NORM"] if siemens else ["OTHER"])]
+    data.ImageType = ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"] if tags.get("derived") else taken
     data.MagneticFieldStrength = 3 if siemens else 1.5
 
 
