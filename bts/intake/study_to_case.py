@@ -73,7 +73,7 @@ def take_in(case_id: str, scans: Mapping[str, list[bytes]], options: Options, *,
     with clock.step("convert"):
         images = {role: convert(files, role, dicom=dicom) for role, files in scans.items()}
     with clock.step("register"):
-        space, to_t1ce, matrices = _register(images, options)
+        space, matrices = _register(images, options)
     with clock.step("resample"):
         voxels = bring(images, space, matrices, options)
     with clock.step("strip"):
@@ -81,7 +81,7 @@ def take_in(case_id: str, scans: Mapping[str, list[bytes]], options: Options, *,
     with clock.step("write"):
         # Where the skull stays, what is bright stands for the brain in the measures.
         where = mask if options.strip != "none" else voxels["t1ce"] > voxels["t1ce"].mean()
-        measured = {r: _measure(r, images, voxels, space, to_t1ce, matrices, where) for r in images}
+        measured = {role: _measure(role, images, voxels, space, matrices, where) for role in images}
         brain = _brain(mask, space, options)
         flags = quality.warnings(measured, brain.get("ml"), brain.get("overlap"))
         files, scales = write_case(case_id, voxels, mask, space, options)
@@ -117,10 +117,8 @@ def bring(
     return {r: resample_scan(image, space, matrices[r], stripped=stripped) for r, image in images.items()}
 
 
-def _register(
-    images: Mapping[str, Image], options: Options
-) -> tuple[Lattice, np.ndarray, dict[str, np.ndarray]]:
-    """(the case's grid, case → T1ce, {role: case → series})."""
+def _register(images: Mapping[str, Image], options: Options) -> tuple[Lattice, dict[str, np.ndarray]]:
+    """(the case's grid, {role: case → series})."""
     head = images["t1ce"]
     fixed = pyramid(head)
     to_t1ce, space = np.eye(4), isotropic(head.lattice)
@@ -134,22 +132,28 @@ def _register(
         if role != "t1ce":
             moved = register(fixed, pyramid(image), starts_between(head.lattice, image.lattice))
             matrices[role] = moved @ to_t1ce
-    return space, to_t1ce, matrices
+    return space, matrices
 
 
-def _measure(role: str, images, voxels, space: Lattice, to_t1ce: np.ndarray, matrices, mask: np.ndarray):
-    """Of one series on the case's grid."""
-    whole = Image(np.ones(images[role].lattice.shape, np.uint8), images[role].lattice)
-    covered = float((resample(whole, space, matrices[role]) > 0.5)[mask].mean())
-    moved = matrices[role] if role == "t1ce" else matrices[role] @ np.linalg.inv(to_t1ce)
-    before = after = 0.0
+def _measure(
+    role: str,
+    images: Mapping[str, Image],
+    voxels: Mapping[str, np.ndarray],
+    space: Lattice,
+    matrices: Mapping[str, np.ndarray],
+    mask: np.ndarray,
+) -> quality.Measures:
+    """Of one series on the case's grid; mask: bool (z, y, x), the brain."""
+    scan, moved, before, after = images[role], matrices[role], 0.0, 0.0
+    whole = Image(np.ones(scan.lattice.shape, np.uint8), scan.lattice)
+    covered = float((resample(whole, space, moved) > 0.5)[mask].mean())
     if role != "t1ce":
-        after = similarity(voxels["t1ce"][mask], voxels[role][mask])
-        before = similarity(voxels["t1ce"][mask], resample(images[role], space, to_t1ce)[mask])
-    zooms = images[role].lattice.zooms
-    return quality.Measures(
-        zooms, round(covered, 4), round(turn_deg(moved), 2), round(before, 4), round(after, 4)
-    )
+        t1ce, to_t1ce = voxels["t1ce"][mask], matrices["t1ce"]
+        before = similarity(t1ce, resample(scan, space, to_t1ce)[mask])
+        after = similarity(t1ce, voxels[role][mask])
+        moved = moved @ np.linalg.inv(to_t1ce)
+    figures = round(covered, 4), round(turn_deg(moved), 2), round(before, 4), round(after, 4)
+    return quality.Measures(scan.lattice.zooms, *figures)
 
 
 def _brain(mask: np.ndarray, space: Lattice, options: Options) -> dict:
