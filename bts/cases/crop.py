@@ -32,9 +32,8 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
                 file=_key(case, role),
             )
     mask = None if seg is None else _labels(case, seg)
-    around = [_background(v.voxels) if case.traits.stripped else 0 for v in volumes.values()]
-    named = zip(volumes, volumes.values(), around, strict=True)
-    voxels = {role: exchanged(volume.voxels, value) for role, volume, value in named}
+    around = {m: _background(v.voxels) if case.traits.stripped else 0 for m, v in volumes.items()}
+    voxels = {m: exchanged(volume.voxels, around[m]) for m, volume in volumes.items()}
     box = filled_box(*voxels.values(), *([] if mask is None else [mask]))
     crops = {role: whole[box] for role, whole in voxels.items()}
     for role, crop in crops.items():
@@ -60,7 +59,7 @@ def assemble(case: Case, volumes: dict[str, Volume], seg: Volume | None) -> Case
         std=std,
         p01=p01,
         p99=p99,
-        background=tuple(map(float, around)) if any(around) else (),
+        background=tuple(map(float, around.values())) if any(around.values()) else (),
     )
 
 

@@ -87,7 +87,7 @@ class Grid:
     @property
     def zooms(self) -> tuple[float, float, float]:
         """Voxel size in mm along (D, H, W)."""
-        size = np.sqrt((self.source_affine[:3, :3] ** 2).sum(axis=0))
+        size = nib.affines.voxel_sizes(self.source_affine)
         x, y, z = (float(size[int(a)]) for a in np.argsort(self._to_canonical[:, 0]))
         return z, y, x
 

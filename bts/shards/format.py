@@ -21,18 +21,18 @@ from bts.modalities import MODALITIES
 from bts.parquet import check_plain
 from bts.plain_json import parse
 
+PIXELS = (*MODALITIES, "mask")  # columns
 FORMAT = 1  # raised when a shard's content changes for the same input; part of every fingerprint
 ROW_GROUP = 32  # slices: the unit that a reader fetches
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("case_id", "patient_id", "dataset", "group")]
     + [(name, pa.int16()) for name in ("z", "height", "width", "y0", "x0")]
-    + [(name, pa.binary()) for name in (*MODALITIES, "mask")]
+    + [(name, pa.binary()) for name in PIXELS]
     + [("dtype", pa.string())]
     + [(name, pa.list_(pa.float32())) for name in STATISTICS]
     + [(name, pa.int32()) for name in ("brain_px", "tumour_px")]
 )
-PIXELS = (*MODALITIES, "mask")
 
 
 def write_shard(volume: CaseVolume, inputs: dict[str, str]) -> bytes:
