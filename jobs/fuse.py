@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.datasets import identify
+from bts.cases.layouts import Listing
 from bts.cases.sidecars import told_beside
 from bts.errors import CaseError, Failure, UsageError
 from bts.inference.fusion import MOST, Method
@@ -66,19 +67,14 @@ def main(settings: Settings) -> Outcome:
     settings.check()
     folders, output = [Store(uri) for uri in settings.labelmaps], Store(settings.fused)
     listings = [{entry.key: entry for entry in folder.list()} for folder in folders]
+    told = []
     for folder, listing in zip(folders, listings, strict=True):
         if not labelmaps_of(listing):
             raise UsageError(f"{folder.uri}: there are no labelmaps here; expected CASE.nii.gz")
-    part, parts = settings.which_part()
-    cases = [
-        case
-        for case in cases_in(listings, spelt(settings.labels))
-        if worklist.part_of(case.id, parts) == part
-    ]
-    told = [
-        told_beside(folder, listing.values(), settings.labels)
-        for folder, listing in zip(folders, listings, strict=True)
-    ]
+        told.append(told_beside(folder, listing.values(), settings.labels))
+    named = Listing(cases_in(listings, spelt(settings.labels)))
+    incremental.keep_part(named, settings)
+    cases = named.cases
     pairs, unpaired = paired(cases, folders, listings, told)
     there = output.keys()
     refuse_foreign(pairs, there, output, "give --fused another folder")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bts.errors import Failure, RunError, UsageError
+from bts.plain_json import parse
 from bts.storage import Store
 from jobs.driver.cluster import start_ray
 from jobs.driver.outcome import COULD_NOT_RUN, DONE, SOME_FAILED, WRONG_USAGE, Outcome
@@ -169,7 +170,7 @@ def stop(client: "JobSubmissionClient", drivers: Iterable[Driver]) -> None:
 def report_of(driver: Driver, output: Store) -> dict[str, Any]:
     """The run report of a driver, empty where it came to none."""
     try:
-        return json.loads(output.read(driver.line["report"])) if driver.line else {}
+        return parse(output.read(driver.line["report"])) if driver.line else {}
     except (KeyError, OSError, ValueError) as error:
         say(f"{driver.name}: its run report cannot be read ({error})")
         return {}
@@ -180,12 +181,9 @@ def join(drivers: Sequence[Driver], reports: Sequence[dict], output: Store, max_
     lines = [driver.line for driver in drivers if driver.line]
     told = [json.dumps(one) for report in reports for one in report.get("failed_cases", ())]
     failed = [Failure.from_json(one) for one in dict.fromkeys(told)]  # one that all drivers find is one
-    counts = {
-        name: max(values) if name in SAME else sum(values)
-        for name, value in (lines[0].items() if lines else ())
-        if name not in ("failed", "seconds") and type(value) is int
-        for values in [[line.get(name, 0) for line in lines]]
-    }
+    first = lines[0] if lines else {}
+    counted = [name for name in first if name not in ("failed", "seconds") and type(first[name]) is int]
+    counts = {name: (max if name in SAME else sum)(line.get(name, 0) for line in lines) for name in counted}
     if "cases" in counts:
         counts["cases"] -= len(told) - len(failed)
     died = [driver for driver in drivers if driver.code not in (DONE, SOME_FAILED)]

@@ -39,9 +39,10 @@ def work(config: dict) -> dict:
 
     def keep(progress: Progress, figures: dict, name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
             if number == 0:
                 write_state(progress, folder)
-            checkpoint = Checkpoint.from_directory(folder) if number == 0 else None
+                checkpoint = Checkpoint.from_directory(folder)
             ray.train.report(figures, checkpoint=checkpoint, checkpoint_dir_name=name)
 
     return rank.train(
