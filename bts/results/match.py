@@ -220,14 +220,17 @@ def read_prediction(pair: Pair, labelmaps: Store) -> Volume:
 
 
 def read_vouched(pair: Pair, cases: Store, labelmaps: Store) -> tuple[Volume, list[Marker], str]:
-    """(the same, the markers of its very bytes, their digest). Raises CaseError, also where the case has
-    other files now than the labelmap was made of."""
+    """(labels of the project on their own grid, the markers of these very bytes, their digest). Raises
+    CaseError, also where the case has other files now than the labelmap was made of."""
     markers = read_markers(pair, labelmaps)
     refuse_older(pair, markers, cases)
     return _read_labelmap(pair, markers, labelmaps)
 
 
-def _read_labelmap(pair: Pair, markers: Sequence[Marker], labelmaps: Store):
+def _read_labelmap(
+    pair: Pair, markers: Sequence[Marker], labelmaps: Store
+) -> tuple[Volume, list[Marker], str]:
+    """As `read_vouched` has it, whatever files the case has now."""
     data = fetch(pair.labelmap, labelmaps)
     found = decode(data, pair.labelmap)
     labels, _, own = _prediction(data, found, pair, markers)

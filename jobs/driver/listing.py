@@ -87,9 +87,9 @@ def describe(listing: Listing) -> Iterator[str]:
 
 
 def set_unfit_aside(listing: Listing, for_figshare: bool, source: Store, who: str) -> list[str]:
-    """Take what a model is not for out of the listing, and name it: figshare's slices, or all but those.
+    """Take figshare's slices, or all but those, out of the listing of a model that does not segment them.
 
-    `who` is the model, for the message. Raises UsageError if nothing is left.
+    Returns their keys, or the cases' ids. who: the model, for the message. Raises UsageError if none is left.
     """
     cases = [case.id for case in listing.cases] + [problem.case for problem in listing.problems]
     slices = [entry.key for entry in listing.slices]

@@ -91,7 +91,7 @@ def plain(text: str) -> str:
 
 
 def hand_over(on_report: Callable[..., None], *report: object) -> None:
-    """A training's report. What MLflow or its database has against it is no reason to stop training."""
+    """Pass on a training's report. An error of MLflow or its database does not stop the training."""
     try:
         on_report(*report)
     except Exception as error:
