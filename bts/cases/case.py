@@ -24,9 +24,9 @@ class Case:
     group: str
     """Tumour grade or type where the listing tells it, else empty."""
     labels: str
-    """Convention of its truth: a key of bts.labels.CONVENTIONS, or UNKNOWN."""
+    """Convention of its truth: a key of bts.labels.CONVENTIONS, pairs (bts.labels.spelt), or UNKNOWN."""
     files: dict[str, Entry]
-    """By role: t1, t1ce, t2, flair, seg; MSD's 4D `image`; figshare's slices by their number."""
+    """By role: t1, t1ce, t2, flair, seg; MSD's 4D `image`; figshare's slices by their keys."""
 
     @property
     def traits(self) -> Dataset:
@@ -62,7 +62,7 @@ class CaseVolume:
     dataset: str
     group: str
     labels: str
-    """Convention of the case's truth in its files, a key of bts.labels.CONVENTIONS, or empty."""
+    """Convention of the case's truth in its files, as Case has it."""
     modalities: tuple[str, ...]
     images: np.ndarray
     """(C, D, H, W) int16, uint16 or float32: the source's own values, background 0."""

@@ -15,9 +15,10 @@ import numpy as np
 from bts.cases.case import Case
 from bts.errors import CaseError
 from bts.images.grid import Volume, lps
+from bts.labels import TYPES
 from bts.storage import Entry
 
-TUMOURS = {1: "meningioma", 2: "glioma", 3: "pituitary"}
+TUMOURS = {label: name for name, (label,) in TYPES.items()}
 FIELDS = ("image", "tumorMask", "label", "PID")
 MAX_BYTES = 32 << 20  # of one file, and of one array in it; the set's are 0.3 and 0.5 MB
 

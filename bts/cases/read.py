@@ -149,7 +149,7 @@ def load_case(
 
     allow_missing: modalities that the case may lack, and then has no channel of.
 
-    Raises CaseError with the case, the file, the stage ("read" or "check") and the mend.
+    Raises CaseError with the case, the file, the stage ("list", "read" or "check") and the mend.
     """
     try:
         if error := foreseen(case, allow_missing):

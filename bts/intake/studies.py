@@ -4,7 +4,7 @@ DICOM files are told by their tags (the index), NIfTI files by their names.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bts.cases.case import Case
@@ -108,21 +108,22 @@ def find_studies(
     """Choose the series of every study. dicoms: entries by what stands for their key in a Header."""
     found = Found()
     for files in by_folder(niftis).values():
-        _add(found, lambda files=files: _nifti_study(files, identity, rules, missing_allowed))
+        _add(found, _nifti_study, files, identity, rules, missing_allowed)
     headers = list(headers)
     if lost := sum(bool(header.what and not header.study) for header in headers):
         problem = f"{lost} MR images have no Study Instance UID, so that they are of no study"
         error = CaseError(problem, mend="export them again", case="without a study", stage="choose")
         found.problems.append(error)
     for uid, series in series_of.group(h for h in headers if h.study).items():
-        _add(found, lambda uid=uid, s=series: _dicom_study(uid, s, dicoms, rules, missing_allowed))
+        _add(found, _dicom_study, uid, series, dicoms, rules, missing_allowed)
     _refuse_twins(found)
     return found
 
 
-def _add(found: Found, make) -> None:
+def _add(found: Found, make: Callable[..., Study], *of: object) -> None:
+    """The study that is made of these, or why there is none."""
     try:
-        found.studies.append(make())
+        found.studies.append(make(*of))
     except CaseError as error:
         found.problems.append(error)
 

@@ -37,7 +37,7 @@ class Shard:
     """Its case failed when it was last preprocessed: the shard is of older files."""
     modalities: tuple[str, ...]
     labels: str
-    """Label convention of its truth, a key of bts.labels.CONVENTIONS."""
+    """Label convention of its truth, as Case has it."""
     voxels: int
     """Of the source's whole grid."""
     brain: int

@@ -1,4 +1,4 @@
-"""What preprocess and segment share: flags that cut the work, the notes of failures; and the dry run.
+"""What the jobs that do only what is new share: flags that cut the work, notes of failures, the dry run.
 
 Not a command. A case is done once; one that fails is noted in the output's `_failed/` and tried again in some
 later runs, then left aside until its inputs or options change, and listed as failed all the while.

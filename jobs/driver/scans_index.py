@@ -1,6 +1,7 @@
 """The tags of all files of a listing of scans: from the kept index, and from those files that are new.
 
-Not a command: intake and deliver run it. The index is kept in `_index/` of the cases.
+Not a command: intake runs it. The index is kept in `_index/` of the cases, where deliver, status and view
+read it.
 """
 
 import json

@@ -57,7 +57,7 @@ class Feed:
             yield from samples_of(table, self.job.plan.preset, rng)
 
     def tables(self, epoch: int) -> Iterator[pa.Table]:
-        """The drawn slices of an epoch, a table a shard, in the order of the deal."""
+        """The drawn slices of an epoch, a table a shard, in the order in which `draw.deal` gives them."""
         if self.next_epoch != epoch:  # the first epoch of this run, or the one after a broken-off epoch
             self.pieces = prefetch.ahead(self._pieces(epoch), 1)
         self.next_epoch = None
