@@ -15,20 +15,13 @@ from typing import Literal
 from bts.cases import worklist
 from bts.cases.case import Case
 from bts.cases.layouts import find_cases
+from bts.cases.read import reader_of
 from bts.errors import Failure, UsageError
 from bts.inference.options import SegmentOptions, engine_version
 from bts.labels import WRITTEN_AS, can_be_written, spelt
 from bts.results import colour_tables
 from bts.results.files import refuse_foreign
-from bts.results.layout import (
-    convention_of,
-    inputs_of,
-    labelmap_key,
-    left_to_do,
-    marker_key,
-    results_of,
-    whole,
-)
+from bts.results.layout import convention_of, labelmap_key, left_to_do, marker_key, results_of, whole
 from bts.storage import Entry, Store
 from jobs.driver import drivers, incremental, predicting
 from jobs.driver.figshare_index import index_figshare
@@ -182,7 +175,7 @@ def plan(
 def fingerprint(case: Case, write: Write, **more: object) -> str:
     """Of a case's results, with `more` options than were asked for."""
     options = {**write.options_of(case), **more}
-    return worklist.case_fingerprint(case, inputs_of(case), options=options, version=FORMAT)
+    return worklist.case_fingerprint(case, reader_of(case).inputs(case), options=options, version=FORMAT)
 
 
 if __name__ == "__main__":

@@ -31,14 +31,9 @@ def convention_of(case: Case | CaseVolume, asked: str, targets: str) -> str:
     return case.labels if case.labels and can_be_written(case.labels) else "brats2023"
 
 
-def inputs_of(case: Case) -> list[str]:
-    """Roles of the files that a labelmap is made from."""
-    return reader_of(case).inputs(case)
-
-
 def versions_of(case: Case) -> dict[str, str]:
     """Role → version of the files that a labelmap of the case would now be made from."""
-    return {role: case.files[role].version for role in inputs_of(case)}
+    return {role: case.files[role].version for role in reader_of(case).inputs(case)}
 
 
 def labelmap_key(case_id: str) -> str:
@@ -67,11 +62,6 @@ def left_to_do(
     return worklist.plan(wanted, known, ".json", retries, one_place=True)
 
 
-def mask_folder(case_id: str) -> str:
-    """Where the masks of a figshare patient's slices lie."""
-    return f"masks/{case_id}/"
-
-
 def probability_key(case_id: str, target: str) -> str:
     """Where the probabilities of a target lie."""
     return f"_probabilities/{case_id}.{target}.nii.gz"
@@ -85,7 +75,7 @@ def held(key: str) -> str:
 def result_keys(case: Case) -> list[str]:
     """The labelmap, and of figshare the mask of each slice: what there must be for a case to be done."""
     numbered = case.files if case.traits.reader == "slices" else ()
-    masks = [f"{mask_folder(case.id)}{figshare.number(key)}.png" for key in numbered]
+    masks = [f"masks/{case.id}/{figshare.number(key)}.png" for key in numbered]
     return [labelmap_key(case.id), *masks]
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from bts.cases import figshare
 from bts.cases.case import Case
+from bts.cases.read import reader_of
 from bts.images.grid import Grid
 from bts.labels import REGIONS, WRITTEN_AS
 from bts.plain_json import parse
-from bts.results.layout import inputs_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +120,13 @@ def describe(
     case: Case, labels_DHW: np.ndarray, grid: Grid, convention: str, key: str, labelmap: bytes
 ) -> dict:
     """The fields about the case and its labels: what was made, from what, how much was found."""
+    files = {role: case.files[role] for role in reader_of(case).inputs(case)}
     return {
         "case_id": case.id,
         "labelmap": {"key": key, "bytes": len(labelmap), "blake2b": digest(labelmap)},
         "labels": convention,
         **_amounts(labels_DHW, grid, convention),
-        "inputs": {r: {"key": case.files[r].key, "version": case.files[r].version} for r in inputs_of(case)},
+        "inputs": {role: {"key": file.key, "version": file.version} for role, file in files.items()},
     }
 
 

@@ -24,19 +24,15 @@ def run(job: str, kind: type, work: Callable[..., Outcome], about: str, argv: li
         given = f"there is no preset {argv[0]}" if named else "give a preset first"
         print(f"jobs.{job}: {given}; PRESET --help lists its flags:\n{known}", file=sys.stderr)
         return WRONG_USAGE
-    return guarded(job, lambda: work(_checked(job, kind, about, argv), argv[0]))
-
-
-def _checked(job: str, kind: type, about: str, argv: list[str]) -> Any:
-    try:
-        return parse(job, kind, about, argv)
-    except ValueError as error:  # of a preset's own checks, which tyro lets through at the top level
-        raise UsageError(str(error)) from None
+    return guarded(job, lambda: work(parse(job, kind, about, argv), argv[0]))
 
 
 def parse(job: str, kind: type, about: str, argv: list[str]) -> Any:
-    """`PRESET [flags]` as a value of `kind`, whose field `preset` defaults to that preset."""
+    """`PRESET [flags]` as a value of `kind`, whose `preset` defaults to that one. Raises UsageError."""
     prog, text = f"python -m jobs.{job} {argv[0]}", describe(about)
     needed = {f.name: tyro.MISSING for f in fields(kind) if f.default is MISSING and f.name != "preset"}
     default = kind(**needed, preset=PRESETS[argv[0]])
-    return tyro.cli(kind, prog=prog, description=text, args=argv[1:], default=default)
+    try:
+        return tyro.cli(kind, prog=prog, description=text, args=argv[1:], default=default)
+    except ValueError as error:  # of a preset's own checks, which tyro lets through at the top level
+        raise UsageError(str(error)) from None
