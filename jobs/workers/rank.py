@@ -55,22 +55,19 @@ def train(
 
     on_report: of rank 0. keep(progress, figures, name): a checkpoint, called by every rank.
     """
+    report: OnReport = on_report if rank == 0 else lambda *_: None
 
     def figures_of_all(figures: dict) -> dict:
         return {**figures, "samples_per_second": figures["samples_per_second"] * world}
 
-    def tell(epoch: int, seconds: float, figures: dict) -> None:
-        if rank == 0:
-            on_report(epoch, seconds / 60, figures)
-
     def on_epoch(progress: Progress) -> None:
         figures = figures_of_all(progress.metrics)
         keep(progress, figures, f"epoch-{progress.epoch:05d}")
-        tell(progress.epoch, progress.seconds, figures)
+        report(progress.epoch, progress.seconds / 60, figures)
 
     def on_progress(progress: Progress, figures: dict) -> None:
         figures = figures_of_all(figures)
-        tell(progress.epoch, figures.pop("seconds"), figures)
+        report(progress.epoch, figures.pop("seconds") / 60, figures)
 
     progress = loop.train(
         job.plan.preset,
