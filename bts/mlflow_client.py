@@ -76,12 +76,11 @@ def _alone(folder: str) -> Iterator[None]:
 
 def reason(error: Exception, uri: str) -> str:
     """What MLflow, or the store below it, says, in one line without the login of its URI."""
-    lines = (str(error) or type(error).__name__).splitlines()
-    if "database is locked" in lines[0]:
+    first, *more = (str(error) or type(error).__name__).splitlines()
+    if "database is locked" in first:
         return LOCKED
-    first = lines[0]
-    if first.endswith(":") and len(lines) > 1:  # a heading: what it announces comes next
-        first += f" {lines[1].strip('# ')}"
+    if first.endswith(":") and more:  # a heading: what it announces comes next
+        first += f" {more[0].strip('# ')}"
     return first.replace(uri, without_login(uri))
 
 

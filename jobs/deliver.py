@@ -24,6 +24,7 @@ from bts.intake import tools
 from bts.intake.identity import read_identity
 from bts.intake.index import series_files
 from bts.plain_json import parse
+from bts.results.labelmap_names import by_case
 from bts.results.layout import MARKER, RESULT, left_to_do, marker_key
 from bts.storage import Entry, Store
 from jobs.driver import incremental
@@ -89,7 +90,7 @@ def main(settings: Settings) -> Outcome:
 def list_cases(labelmaps: Store, cases: Store) -> tuple[list[Case], int]:
     """(each labelmap with its record and that of its case; how many wait for review). It says how many are
     of other cases."""
-    records, markers = _by_case(cases), _by_case(labelmaps)
+    records, markers = _records(cases), _records(labelmaps)
     found, others, waiting = [], 0, 0
     for entry in labelmaps.list():
         named = RESULT.fullmatch(entry.key)
@@ -111,13 +112,10 @@ def list_cases(labelmaps: Store, cases: Store) -> tuple[list[Case], int]:
     return found, waiting
 
 
-def _by_case(store: Store) -> dict[str, list[Entry]]:
+def _records(store: Store) -> dict[str, list[Entry]]:
     """Case id → its result records: one, unless two runs overlapped."""
-    found: dict[str, list[Entry]] = {}
-    for entry in store.list("_done"):
-        if marker := MARKER.fullmatch(entry.key):
-            found.setdefault(marker["case"], []).append(entry)
-    return found
+    entries = {entry.key: entry for entry in store.list("_done")}
+    return {case: [entries[key] for key in keys] for case, keys in by_case(entries, MARKER).items()}
 
 
 def _numbered(role: str, entries: Iterable[Entry]) -> dict[str, Entry]:

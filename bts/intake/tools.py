@@ -1,5 +1,6 @@
 """The packages of requirements-intake.txt and requirements-brain.txt, loaded only where they are used."""
 
+import contextlib
 import importlib
 import importlib.metadata
 import logging
@@ -58,8 +59,6 @@ def versions() -> dict[str, str]:
     )
     found = {}
     for name in names:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
