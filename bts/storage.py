@@ -240,7 +240,7 @@ class Store:
 
     @contextlib.contextmanager
     def _or_run_error(self, key: str, what: str) -> Iterator[None]:
-        """Each store raises its own classes."""
+        """Turn what a store raises, each its own classes, into a RunError."""
         try:
             yield
         except Exception as error:

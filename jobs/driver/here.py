@@ -43,7 +43,7 @@ def fits_here(ray: UseRay, cases: int, output: Store | None = None) -> bool:
 def in_tasks(rows: Sequence[dict], task: Task, ray: UseRay, what: str) -> Iterator[dict]:
     """The task's result of every row: by this process if they are few, else by a task of Ray's each.
 
-    what: is done, for the message where that kills its workers. Raises RunError.
+    what: such as "drawing pictures", for the message where that kills its workers. Raises RunError.
     """
     if fits_here(ray, len(rows)):
         return map(task, rows)
