@@ -6,6 +6,7 @@ An extra (requirements-openvino.txt), loaded where it is asked for alone.
 import importlib
 import io
 import sys
+import threading
 import warnings
 from types import ModuleType
 from typing import Any
@@ -37,14 +38,16 @@ class Compiled:
         self.network, self.example = network, example
         self.followed: Any = None
         self.made: dict[torch.Size | None, Any] = {}
+        self.turn = threading.Lock()  # a network of OpenVINO is at one input at a time
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         images = images.contiguous()
         size = None if self.any_size else images.shape
-        if size not in self.made:
-            self.made = {}  # one at a time: each has its own memory
-            self.made[size] = self._made(images)
-        return torch.from_numpy(self.made[size](images.numpy())[0])
+        with self.turn:
+            if size not in self.made:
+                self.made = {}  # one at a time: each has its own memory
+                self.made[size] = self._made(images)
+            return torch.from_numpy(self.made[size](images.numpy())[0])
 
     def _made(self, images: torch.Tensor) -> Any:
         if self.example is None:
@@ -71,9 +74,11 @@ class CompiledGraph:
         """Raises UsageError where OpenVINO is not installed, and RuntimeError for what it cannot run."""
         openvino = load()
         self.made = compiled(openvino, openvino.Core().read_model(io.BytesIO(data)), half=False)
+        self.turn = threading.Lock()
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.made(images.contiguous().numpy())[0])
+        with self.turn:
+            return torch.from_numpy(self.made(images.contiguous().numpy())[0])
 
 
 def compiled(openvino: ModuleType, model: Any, half: bool) -> Any:

@@ -62,16 +62,14 @@ def predict_here(
     rows: list[dict], read: Read, write: Write, models: Models, settings: Asked
 ) -> Iterator[dict]:
     """In this process, with the threads that an actor would have."""
-    from bts.model.adopted import Adopted
     from bts.model.device import pick_device
     from jobs.workers.predict import Predict
 
     gpus = wanted_gpus(may_use(settings), int(pick_device(None).type == "cuda"), alone=True)
     cores = machine.cores()
     _, threads, _ = pool([cores], gpus)
-    theirs = any(isinstance(model, Adopted) for model in models.loaded)
-    room = side_by_side(cores // threads, machine.memory(), theirs, settings.engine)
-    together = GPU_CASES if gpus else room
+    room = 1 if settings.engine == "openvino" else cores // threads  # its network is at one case at a time
+    together = GPU_CASES if gpus else side_by_side(room, machine.memory())
     how = (lambda: models.loaded, None if gpus else "cpu", threads, write.options)
     for some, memory in by_size(rows):
         predict = Stage("predict", Predict, how, at_once=1 if memory else together)
@@ -79,17 +77,14 @@ def predict_here(
         yield from stream("segment", some, stages, "no", write.output)
 
 
-def side_by_side(room: int, memory: int, theirs: bool, engine: Engine) -> int:
-    """Cases that this process predicts at a time.
+def side_by_side(room: int, memory: int) -> int:
+    """Cases that this process predicts at a time: two at least, for one leaves even two cores idle now and
+    then, unless memory is short.
 
     room: for how many there are threads; a case alone has no more of them, for on their number depends the
-    last digit of some sums. memory: bytes that there are. theirs: whether a model is another tool's.
+    last digit of some sums. memory: bytes that there are.
     """
-    if engine != "torch":
-        return 1  # OpenVINO's network is at one case at a time
-    if not theirs:  # one of our networks leaves even two cores idle now and then, and takes little memory
-        room = max(2, room)
-    return max(1, min(room, memory // MEMORY_A_CASE))
+    return max(1, min(max(2, room), memory // MEMORY_A_CASE))
 
 
 def predict_by_actors(
