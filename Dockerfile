@@ -7,6 +7,8 @@ RUN pip install --no-cache-dir -r /home/ray/requirements.txt
 COPY --chown=ray bts /home/ray/bts
 COPY --chown=ray jobs /home/ray/jobs
 ENV PYTHONPATH=/home/ray
+# Ray tells its makers nothing of the cluster.
+ENV RAY_USAGE_STATS_ENABLED=0
 ARG COMMIT=
 ENV BTS_COMMIT=$COMMIT
 WORKDIR /home/ray
