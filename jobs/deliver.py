@@ -106,7 +106,7 @@ def list_cases(labelmaps: Store, cases: Store) -> tuple[list[Case], int]:
         files |= _numbered("marker", markers.get(case_id, ()))
         found.append(Case(case_id, case_id, "scans", "", "", files))
     if others:
-        say(f"{labelmaps.uri}: {others} labelmaps are not of cases that jobs.intake made")
+        say(f"{labelmaps.uri}: {counted(others, 'labelmap')} of no case that jobs.intake made")
     if waiting:
         say(f"{labelmaps.uri}: {counted(waiting, 'labelmap')} in _held/ for review, not delivered")
     return found, waiting
@@ -134,10 +134,14 @@ def plan(cases: list[Case], there: set[str], settings: Settings) -> worklist.Wor
     wanted, void = [], set()
     # What else is delivered of the very same labelmaps stands beside it, and is no older result.
     others = [o for o in product(SPACES, (False, True)) if o != (settings.space, settings.dicom_seg)]
-    beside = {mark_of(case, *other) for case in cases for other in others}
+    marks = {case.id: mark_of(case, settings.space, settings.dicom_seg) for case in cases}
+    markers = by_case(there, MARKER)
+    own = {case.id: [marker_key(case.id, marks[case.id])] for case in cases}
+    more = [case for case in cases if markers.get(case.id, own[case.id]) != own[case.id]]
+    beside = {mark_of(case, *other) for case in more for other in others}
     there = {key for key in there if beside.isdisjoint(key.split("."))}
     for case in cases:
-        mark = mark_of(case, settings.space, settings.dicom_seg)
+        mark = marks[case.id]
         keys = {native_key(case.id, settings.space)}
         keys |= {seg_key(case.id, settings.space)} if settings.dicom_seg else set()
         if not keys <= there:

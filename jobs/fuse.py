@@ -9,7 +9,7 @@ labelmaps lie on different grids, fails alone. What comes out is a folder as job
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from bts.cases import worklist
@@ -21,7 +21,7 @@ from bts.errors import CaseError, Failure, UsageError
 from bts.inference.fusion import MOST, Method
 from bts.labels import UNKNOWN, spelt
 from bts.results.files import refuse_foreign
-from bts.results.labelmap_names import labelmaps_of
+from bts.results.labelmap_names import by_case, labelmaps_of
 from bts.results.layout import labelmap_key, left_to_do, marked_cases, marker_key
 from bts.results.match import Pair, match
 from bts.storage import Entry, Store
@@ -89,7 +89,7 @@ def main(settings: Settings) -> Outcome:
         return incremental.rehearse(reasons, {**counts, "todo": len(work.todo)}, failed)
     for key in work.stale:
         output.delete(key)
-    note_unpaired(unpaired, cases, settings.method, output)
+    note_unpaired(unpaired, cases, settings.method, output, there)
     make = Fuse(folders, output, settings.method)
     settled = incremental.settle(run(work.todo, pairs, make, settings.ray), work, output)
     incremental.say_flagged(settled.flagged)
@@ -142,11 +142,16 @@ def paired(
     return whole, [Failure.of(problem) for problem in problems.values()]
 
 
-def note_unpaired(failed: Iterable[Failure], cases: Iterable[Case], method: Method, output: Store) -> None:
+def note_unpaired(
+    failed: Iterable[Failure], cases: Iterable[Case], method: Method, output: Store, there: Set[str]
+) -> None:
     """Note the cases that have not a labelmap of now in every folder: what was fused of them is an older one,
     and not to be scored."""
-    known = {case.id: case for case in cases}
+    known = {case.id: case for case in cases if labelmap_key(case.id) in there}
+    noted = by_case(there, worklist.NOTE)
     for failure in failed:
+        if failure.case_id not in known or failure.case_id in noted:
+            continue
         case = known[failure.case_id]
         incremental.note([(worklist.Todo(case, fingerprint(case, (), method, ())), failure)], output)
 

@@ -145,7 +145,7 @@ def list_studies(
     for row in earlier:
         named.setdefault(row.study, set()).add(case_id(row.patient, row.visit))
     made = marked_cases(there)
-    also = {s.case_id: sorted(named.get(s.uid, set()) & made - {s.case_id}) for s in found.studies}
+    also = {s.case_id: sorted((named.get(s.uid, set()) - {s.case_id}) & made) for s in found.studies}
     studies = {study.case_id: replace(study, also=tuple(also[study.case_id])) for study in found.studies}
     return studies, Listing([study.to_case() for study in found.studies], found.problems), failed, others
 

@@ -106,7 +106,7 @@ def check(settings: Settings, index: CaseIndex, source: Store) -> None:
         why = "; --scans is for cases that jobs.intake made" if settings.scans else ""
         raise UsageError(f"{source.uri}: there is no case that can be shown{why}")
     if not any(one.pair for one in index.shown.values()):
-        say(f"{index.labelmaps.uri}: no labelmap of these cases is there")
+        say(f"{index.labelmaps.uri}: no labelmap of these cases is there that can be shown")
     if settings.case and settings.case not in index.shown:
         raise UsageError(
             f"--case {settings.case}: not among the {counted(len(index.shown), 'case')} of {source.uri}, "

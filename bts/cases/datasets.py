@@ -130,7 +130,7 @@ VISITS = (
     r"(?P<p>sub-[^_]+)_ses-[^_]+(_.*)?",
     r"(?P<p>RHUH-\d+|UCSD-PTGBM-\d+|BraTSReg_\d+)_\d+(_.*)?",
     r"(?P<p>10\d{4})[A-Z]",  # UCSF's metastases
-    rf"(?P<p>.*\d.*?)[_-]({VISIT}|v)[_-]?\d+([_-].*)?",
+    rf"(?P<p>.*\d.*?)[_-](({VISIT})[_-]?\d+|v[_-]?\d{{1,2}})([_-].*)?",
     rf"(?P<p>.*\d.*?)[_-]({DATE}|{DAY})([_-].*)?",
     r"(?P<p>.*\d.*?)[_-](baseline|pre-?op|post-?op)([_-].*)?",
 )

@@ -200,9 +200,9 @@ def decode(data: bytes, key: str, *, channels: int = 0) -> Volume:
     return read_nifti(data, key, channels=channels)
 
 
-def refuse_other_names(data: bytes, convention: str, file: str) -> None:
+def refuse_other_names(data: bytes, convention: str, file: str, *, truth: bool = True) -> None:
     """Raise CaseError where a segmentation calls a value otherwise than its convention does: 3D Slicer
-    numbers segments as they were made, whatever data set the case is of."""
+    numbers segments as they were made, whatever data set the case is of. truth: --labels speaks of it."""
     if convention == UNKNOWN or not file.lower().endswith(".nrrd"):
         return
     names, known = names_of(data, file), values_of(convention)
@@ -211,6 +211,7 @@ def refuse_other_names(data: bytes, convention: str, file: str) -> None:
         if label and known.get(value) != STRUCTURES[label]:
             told = named_as(names)
             said = f"say so with --labels {told}" if told else f"spell them out: --labels {EXAMPLE}"
+            said = said if truth else f"number the segments as {convention} does"
             raise CaseError(
                 f"its segment of value {value} is named {name[:40]!r}; the convention {convention} has "
                 f"{meaning(convention)}",

@@ -67,6 +67,7 @@ def _write(voxels_DHW: np.ndarray, grid: Grid, descrip: str, intent: int) -> byt
     header["cal_max"] = header["cal_min"] = 0
     header["intent_code"], header["intent_name"] = intent, b""
     header["descrip"] = descrip.encode("ascii", "replace")[:79]
+    header["magic"] = header.single_magic  # of a source that has its first three bytes alone
     header["vox_offset"] = header.single_vox_offset
     body = header.binaryblock.ljust(header.single_vox_offset, b"\0")
     body += np.ascontiguousarray(grid.to_source(voxels_DHW)).tobytes()

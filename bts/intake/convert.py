@@ -41,13 +41,17 @@ def convert(files: list[bytes], what: str, *, dicom: bool) -> Image:
 
 
 def check_tags(made: Lattice, files: list[bytes], what: str) -> None:
-    """Raise CaseError where the tags of multi-frame files tell what dcm2niix does not heed: frames in another
-    order than that of the stack, which it puts elsewhere, and a scale of its own for each frame."""
-    datasets = read_source(files)
+    """Raise CaseError where the tags tell what dcm2niix does not heed: frames of a multi-frame file in
+    another order than that of the stack, which it puts elsewhere, and a scale of its own for each frame."""
+    try:
+        datasets = read_source(files)
+        told = lattice_of(datasets)[0]
+    except CaseError:  # of tags that lie where no standard has them, which dcm2niix may find all the same
+        return
     frames = datasets[0].get("PerFrameFunctionalGroupsSequence", ())
     scaled = (frame.get("PixelValueTransformationSequence") for frame in frames)
     scales = {str(groups[0].get("RescaleSlope")) for groups in scaled if groups}
-    away = np.linalg.norm(made.corners[:, None] - lattice_of(datasets)[0].corners, axis=-1).min(axis=1).max()
+    away = np.linalg.norm(made.corners[:, None] - told.corners, axis=-1).min(axis=1).max()
     problem = ""
     if len(scales) > 1:
         problem = f"its frames have {len(scales)} scales (Rescale Slope), of which dcm2niix heeds one"

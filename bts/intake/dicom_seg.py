@@ -119,7 +119,7 @@ def write_seg(
                 segment_descriptions=_segments(hd, model, version, by_model),
                 series_instance_uid=_uid("series", *wanted),
                 series_number=SERIES_NUMBER + int(first.get("SeriesNumber", 0) or 0),
-                sop_instance_uid=_uid("instance", *wanted, found),
+                sop_instance_uid=_uid("instance", *wanted, found, *(() if by_model else ("SEMIAUTOMATIC",))),
                 instance_number=1,
                 manufacturer=MAKER,
                 manufacturer_model_name=MAKER,
@@ -142,12 +142,12 @@ def write_seg(
 
 
 def _names(hd: Any, source: Any) -> dict[str, str]:
-    """UTF-8 for the names of a source whose own character sets highdicom does not know, such as Japan's, of
-    which the first is empty."""
-    said = source.get("SpecificCharacterSet") or []
+    """UTF-8 for the names of a source whose own character sets highdicom does not take: several, such as
+    Japan's, of which the first is empty, and those with code extensions (ISO 2022)."""
+    said = source.get("SpecificCharacterSet")
     known = {one.value for one in hd.SpecificCharacterSetValues}
-    sets = {said} if isinstance(said, str) else set(said)
-    return {} if sets <= known else {"specific_character_set": "ISO_IR 192"}
+    takes = said is None or (isinstance(said, str) and said in known and "2022" not in said)
+    return {} if takes else {"specific_character_set": "ISO_IR 192"}
 
 
 def _segments(hd: Any, model: str, version: str, by_model: bool) -> list[Any]:

@@ -111,7 +111,7 @@ class CaseIndex:
         for case in cases:
             pair = pairs.get(case.id)
             note = notes.get(case.id) or _note(case, pair)
-            marker = markers.get(case.id, Marker())
+            marker = markers[case.id] if pair else Marker()
             self.shown[case.id] = Shown(case, pair, note, marker, dice.get(case.id, {}))
 
     def volume(self, case_id: str, role: str) -> bytes:

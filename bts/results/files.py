@@ -52,6 +52,8 @@ def refuse_edited(key: str, markers: Iterable[str], output: Store, mend: str) ->
 
     key: of the labelmap, markers: of its markers. mend: what to do, for the message.
     """
+    if not (markers := tuple(markers)):
+        return
     try:
         data = output.read(key)  # first: another run deletes the marker first
         known = [Marker.from_json(output.read(one)) for one in markers]

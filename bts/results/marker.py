@@ -106,6 +106,8 @@ class Marker:
         return self.labelmap.get("blake2b") in (None, labelmap_digest)
 
 
+NOT_TOLD = "not told"
+"""In place of the digest of what made one of several fused labelmaps."""
 TEXTS = ("case_id", "labels", "cases", "fingerprint", "written")
 NUMBERS = ("volumes_ml", "expected_dice", "seconds")
 MAPPINGS = (*NUMBERS, "labelmap", "tumour_px", "inputs", "options", "versions")

@@ -293,7 +293,7 @@ def _prediction(
         refuse_cut_off(found, pair.labelmap)
     markers = _speaking_of(data, markers, pair)
     convention = written_in(pair, markers)
-    refuse_other_names(data, convention, pair.labelmap)
+    refuse_other_names(data, convention, pair.labelmap, truth=False)
     mend = f"write the labelmap in the convention {convention}"
     return _labels(found.voxels, convention, pair.labelmap, mend), convention, markers
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from bts.cases.case import Case
-from bts.cases.layouts import Listing
+from bts.cases.layouts import OURS, Listing
 from bts.cases.names import IMAGE
 from bts.cases.read import reader_of
 from bts.cases.said import list_folder, roles_for
@@ -47,12 +47,13 @@ def list_cases(source: Store, labels: str, roles: Sequence[str] = (), patients: 
     for key in listing.unclear[:3]:
         say(f"{source.uri}/{key}: names labels that are not known; ground truth there needs --labels")
     if not found and not listing.slices:
-        raise UsageError(f"{source.uri}: no case found{_why_none(listing.strays)}")
+        theirs = [key for key in listing.strays if not OURS & set(key.split("/"))]
+        raise UsageError(f"{source.uri}: no case found{_why_none(theirs)}")
     return listing
 
 
 def _why_none(strays: Sequence[str]) -> str:
-    """What to do where no file (strays: all there are) is of a case."""
+    """What to do where no file (strays: all there are but what the jobs write) is of a case."""
     expected = "expected files such as BraTS2021_00000/BraTS2021_00000_flair.nii.gz, or figshare's 1.mat"
     if any(IMAGE.search(key) for key in strays):
         roles = " ".join(map(shlex.quote, roles_for(strays))) or "t1=*_PRE.nii.gz …"

@@ -14,11 +14,14 @@ from jobs.driver.progress import counted, examples, say
 def matched_with(labelmaps: Store, cases: Sequence[Case], source: Store, labels: str, rules: str) -> Matched:
     """The cases with a folder's labelmaps. labels, rules: the flags of that name. Raises UsageError.
 
-    The folder may be that of the cases (`source`): their own files are no labelmaps, or a ground truth would
-    be scored against itself.
+    The folder may be that of the cases (`source`): their own files are no labelmaps, nor is what lies in
+    their folders, or a ground truth would be scored against itself.
     """
     own = {source.path(entry.key) for case in cases for entry in case.files.values()}
-    entries = [entry for entry in labelmaps.list() if labelmaps.path(entry.key) not in own]
+    there = labelmaps.list()
+    entries = [entry for entry in there if labelmaps.path(entry.key) not in own]
+    if len(entries) < len(there):
+        entries = [entry for entry in entries if "/" not in entry.key or entry.key[0] == "_"]
     return match(cases, entries, rules=rules, labels=told_beside(labelmaps, entries, labels))
 
 

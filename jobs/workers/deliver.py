@@ -13,7 +13,7 @@ from bts.intake import dicom_seg
 from bts.intake.native import on_case_grid, to_native, volumes_ml, write_labels
 from bts.plain_json import parse
 from bts.results.layout import marker_key
-from bts.results.marker import digest
+from bts.results.marker import NOT_TOLD, digest
 from bts.results.match import Pair, read_vouched
 from bts.storage import Store, trouble
 
@@ -80,8 +80,9 @@ class Deliver:
             on_slices = to_native(labels, record, self.space, lattice)
             maker = "+".join(str(one["name"]).rpartition("/")[2] for one in models) or "labelmap"
             version = "+".join(str(one["digest"]) for one in models) or of_bytes[:12]
+            by_model = bool(models) and not any(one["digest"] == NOT_TOLD for one in models)
             files[seg_key(case.id, self.space)] = dicom_seg.write_seg(
-                datasets, on_slices, places, maker, version, by_model=bool(models)
+                datasets, on_slices, places, maker, version, by_model=by_model
             )
         before, after = volumes_ml(labels), volumes_ml(native)
         told = {

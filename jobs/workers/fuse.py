@@ -17,7 +17,7 @@ from bts.inference.fusion import Method, fuse
 from bts.labels import REGIONS, from_internal
 from bts.results.files import SIGNATURE, refuse_edited
 from bts.results.layout import labelmap_key, marker_key
-from bts.results.marker import Marker, digest
+from bts.results.marker import NOT_TOLD, Marker, digest
 from bts.results.match import Pair, read_markers, read_prediction, written_in
 from bts.scoring.metrics import volumes_ml
 from bts.storage import Store
@@ -72,7 +72,7 @@ class Fuse:
     def made_by(self, pair: Pair, folder: Store) -> dict[str, str]:
         """What made one of the labelmaps: the models that its marker names, else the folder."""
         makers = {marker.maker for marker in read_markers(pair, folder)} - {""}
-        return {"name": folder.uri, "digest": ", ".join(sorted(makers)) or "not told"}
+        return {"name": folder.uri, "digest": ", ".join(sorted(makers)) or NOT_TOLD}
 
     def convention(self, first: Pair, fused: np.ndarray) -> str:
         """The first folder's, if it has a value for every label. Raises CaseError."""

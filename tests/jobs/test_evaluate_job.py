@@ -112,6 +112,9 @@ def test_labelmaps_of_nnunet_are_in_the_labels_of_its_dataset_json(tmp_path, cap
 def test_a_ground_truth_is_not_scored_against_itself(tmp_path, capsys):
     together, _, report = folders(str(tmp_path))
     together.put(f"{PERFECT}-seg.nii.gz", nifti(TRUTH, RAS))
+    together.put(
+        f"{PERFECT}/{PERFECT}_seg.nii.gz", nifti(TRUTH, RAS)
+    )  # another one, as MONAI names labelmaps
     code, said, _ = run(capsys, together, together, report)
     assert code == 2 and "nothing to score" in said
     together.put(f"{PERFECT}.nii.gz", nifti(MOVED, RAS))

@@ -51,7 +51,7 @@ def preprocess_a_changed_scan(place: Path) -> tuple[str, str]:
     return older, f"{case.id}.{'f' * 12}.parquet"
 
 
-def test_a_runthat_was_cut_off_goes_on_with_its_shards_and_a_new_one_takes_those_of_now(place, capsys):
+def test_a_training_that_was_cut_off_goes_on_with_its_shards_and_a_new_one_takes_those_of_now(place, capsys):
     settings, asked, plan = begin(place)
     plans.keep_plan(settings, asked, plan)
     older, newer = preprocess_a_changed_scan(place)
@@ -103,7 +103,7 @@ def test_a_shard_is_in_force_again_when_what_superseded_it_is_taken_back(tmp_pat
     assert seen[0] == seen[2] != seen[1] and len(shards.keys("_superseded")) == 1
 
 
-def test_two_shards_of_a_case_without_a_runare_refused_as_before(place):
+def test_two_shards_of_a_case_without_a_training_are_refused_as_before(place):
     shards = Store(place / "shards")
     first = shards.list()[0].key
     shards.put(first.replace("0123456789ab", "f" * 12), shards.read(first))
@@ -127,7 +127,7 @@ def test_too_few_gpus_for_the_workers_are_told(monkeypatch, capsys):
     assert training.wants_gpu("auto", 3) and not capsys.readouterr().err
 
 
-def test_a_runthat_waits_for_nodes_says_so(monkeypatch, capsys):
+def test_a_training_that_waits_for_nodes_says_so(monkeypatch, capsys):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setattr(training.ray, "cluster_resources", lambda: {"CPU": 2.0})
     given = {"shards": "", "models": "", "preset": PRESETS["fast"]}

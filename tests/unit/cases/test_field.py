@@ -165,7 +165,9 @@ def test_files_without_a_cases_name_give_way_to_those_with_it():
 
 @pytest.mark.parametrize(
     ("key", "said"),
-    [("", "no image is there; check the path"), ("S/IM0001", "no image is there; .* jobs.intake"),
+    [("", "no image is there; check the path"),
+     ("_held/P/P_t1.nii.gz", "no image is there; check the path"),
+     ("S/IM0001", "no image is there; .* jobs.intake"),
      ("P/P_t1.img", "no image is there; .* to .nii.gz"),
      ("P/P_PRE.nii.gz", "no case found; expected .*; other names are said by --roles")],
 )  # fmt: skip

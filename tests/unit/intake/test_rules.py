@@ -51,6 +51,14 @@ def test_a_protocol_with_and_without_agent_tells_nothing_of_its_series(protocol)
     assert rules.what(Facts(plain("AX T1 PRE", protocol))) == "t1"
 
 
+def test_a_protocol_that_names_another_series_too_tells_nothing_of_a_t1():
+    rules = read_rules()
+    assert rules.what(Facts(plain("Ax T1 SE", "BRAIN IAC FIESTA W/WO"))) == "t1"
+    assert rules.what(Facts(plain("Ax T1 POST", "CISS BRAIN"))) == "t1ce"
+    assert rules.what(Facts(plain("t1_mprage_prescan"))) == "t1"
+    assert rules.what(Facts(plain("SAG T2", "BRAIN W SWITCH"))) == "t2"
+
+
 def test_diffusion_susceptibility_and_angiography_are_no_modality():
     for name in ("ep2d_diff_3scan_ADC", "AX DWI", "SWI_Images", "TOF_3D", "PD AX", "Ax T2* GRE", "ASL"):
         assert read_rules().what(Facts(plain(name))) not in ("t1", "t1ce", "t2", "flair")

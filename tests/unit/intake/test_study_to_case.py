@@ -217,7 +217,9 @@ def test_no_name_of_a_patient_is_in_a_warning(t2):
     assert CANARY.encode() in seg and not [one for one in caught if CANARY in str(one.message)]
 
 
-@pytest.mark.parametrize("charset", [["", "ISO 2022 IR 87"], "ISO_IR 6"])
+@pytest.mark.parametrize(
+    "charset", [["", "ISO 2022 IR 87"], ["ISO_IR 100", "ISO 2022 IR 87"], "ISO_IR 6", "ISO 2022 IR 100"]
+)
 def test_a_name_in_any_character_set_is_that_of_the_seg(siemens, t2, charset):
     """No Japanese study got a SEG: the first of its character sets is empty."""
     _, labels, places = t2

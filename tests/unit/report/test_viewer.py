@@ -204,7 +204,7 @@ def test_a_report_without_scores_is_a_mistake(tmp_path):
     [
         ({"space": "flair"}, "--space flair: is a series of the scanner's; give --scans too"),
         ({"scans": "nowhere"}, "no case that can be shown; --scans is for cases that jobs.intake made"),
-        ({}, "nowhere: no labelmap of these cases is there"),
+        ({}, "nowhere: no labelmap of these cases is there that can be shown"),
     ],
 )
 def test_what_shows_nothing_is_said(tmp_path, monkeypatch, capsys, flags, said):
