@@ -112,14 +112,20 @@ def test_labelmaps_of_nnunet_are_in_the_labels_of_its_dataset_json(tmp_path, cap
 def test_a_ground_truth_is_not_scored_against_itself(tmp_path, capsys):
     together, _, report = folders(str(tmp_path))
     together.put(f"{PERFECT}-seg.nii.gz", nifti(TRUTH, RAS))
-    together.put(
-        f"{PERFECT}/{PERFECT}_seg.nii.gz", nifti(TRUTH, RAS)
-    )  # another one, as MONAI names labelmaps
     code, said, _ = run(capsys, together, together, report)
     assert code == 2 and "nothing to score" in said
     together.put(f"{PERFECT}.nii.gz", nifti(MOVED, RAS))
     _, _, details = run(capsys, together, together, report)
     assert details["scored"] == 1 and 0 < details["dice"]["WT"] < 1
+
+
+def test_nor_against_another_ground_truth_beside_it(tmp_path, capsys):
+    """UCSF's metastases have two in each folder; the second is named as MONAI names labelmaps."""
+    together, _, report = folders(str(tmp_path))
+    for end in ("_BraTS-seg", "_seg"):
+        together.put(f"{PERFECT}/{PERFECT}{end}.nii.gz", nifti(TRUTH, RAS))
+    code, said, _ = run(capsys, together, together, report, roles=("seg=*_BraTS-seg.nii.gz",))
+    assert code == 2 and "nothing to score" in said
 
 
 def test_other_folders_are_scored_beside_and_drawn(five, tmp_path, capsys):
