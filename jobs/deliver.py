@@ -136,8 +136,7 @@ def plan(cases: list[Case], there: set[str], settings: Settings) -> worklist.Wor
     others = [o for o in product(SPACES, (False, True)) if o != (settings.space, settings.dicom_seg)]
     marks = {case.id: mark_of(case, settings.space, settings.dicom_seg) for case in cases}
     markers = by_case(there, MARKER)
-    own = {case.id: [marker_key(case.id, marks[case.id])] for case in cases}
-    more = [case for case in cases if markers.get(case.id, own[case.id]) != own[case.id]]
+    more = [case for case in cases if {*markers.get(case.id, ())} - {marker_key(case.id, marks[case.id])}]
     beside = {mark_of(case, *other) for case in more for other in others}
     there = {key for key in there if beside.isdisjoint(key.split("."))}
     for case in cases:

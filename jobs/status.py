@@ -72,7 +72,8 @@ def main(settings: Settings) -> Outcome:
     show("held for review", waiting)
     show("flagged", [f"{case}: {'; '.join(flags)}" for case, flags in flagged.items()])
     show("failed", failures(notes, output))
-    others = labelmaps_of(keys, marked_cases(keys)).keys() - marked_cases(keys) - notes.keys()
+    marked = marked_cases(keys)
+    others = labelmaps_of(keys, marked).keys() - marked - notes.keys()
     show("without a result record, of another tool or a run that was cut off", sorted(others), "labelmap")
     show("with a result record that cannot be read; delete it, then jobs.segment makes them anew", unreadable)
     if listing:
